@@ -1,0 +1,24 @@
+"""Composition root of `evalkit`: every command is an import string, so `--help` loads no library."""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App
+
+from prefkit.cli import run
+
+app = App(name="evalkit", help="Held-out accuracy of implicit rewards, reports, and blind comparison.")
+app.command("evalkit.commands:score", help="Score held-out pairs with a policy and its reference.")
+app.command("evalkit.commands:report", help="Turn scores into one number with its interval, and a report.")
+app.command("evalkit.commands:generate", help="Answer held-out prompts with a model.")
+app.command("evalkit.side_by_side.command:side_by_side", name="side-by-side", help="Compare two models blind.")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

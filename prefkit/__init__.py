@@ -1,0 +1,1 @@
+"""Human judgements in, validated preference shards out."""

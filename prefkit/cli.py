@@ -1,0 +1,60 @@
+"""Composition root of `prefkit`: every command is an import string, so `--help` loads no library."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from prefkit.errors import UserError
+
+EXTRAS = {  # module that is missing -> the extra that brings it
+    **dict.fromkeys(["torch", "transformers", "peft", "accelerate", "bitsandbytes"], "train"),
+    **dict.fromkeys(["pandas", "scipy", "jinja2"], "eval"),
+    **{"gradio": "ui", "ray": "ray", "psycopg": "postgres"},
+}
+
+app = App(name="prefkit", help="From human judgements to a tuned model and an honest number.")
+app.command("prefkit.commands:convert", help="Turn a preference source into validated Arrow shards.")
+app.command("prefkit.commands:sources", help="List the sources convert understands.")
+app.command("prefkit.commands:show", help="Print pairs of a data set.")
+app.command("prefkit.commands:verify", help="Check a data set against its manifest (exit 1 if it fails).")
+app.command("prefkit.commands:stats", help="Describe a data set: counts, lengths, margins, biases.")
+app.command("prefkit.commands:sample", help="Write a small synthetic dump in the real Stack Exchange format.")
+app.command("prefkit.commands:trace", help="Follow one pair from its line in the dump to its row in the report.")
+app.command("prefkit.web.label:label", help="Label pairs in the browser, blind and by keyboard.")
+
+train = App(name="train", help="SFT and DPO with LoRA or QLoRA; each prompt computed once.")
+train.command("train.cli:tiny_model", name="tiny-model", help="Train a tokenizer and write a small random model.")
+train.command("train.cli:sft", help="Supervised fine-tuning on the chosen responses.")
+train.command("train.cli:dpo", help="Direct preference optimisation on pairs.")
+app.command(train)
+
+
+def run(app: App, argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return 0 fine, 1 a check said no, 2 the user's mistake (one line on stderr)."""
+    try:
+        result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except (UserError, CycloptsError) as e:
+        message = " ".join(str(e).split())
+    except ModuleNotFoundError as e:
+        extra = EXTRAS.get((e.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        message = f"{e.name} is not installed: pip install 'prefkit[{extra}]'"
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        return 130
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""The one error shown without a traceback: what is wrong, where, and what to do. Exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend, shown as one line: `what (where): fix`."""
+
+    def __init__(self, what: str, where: object = "", fix: str = ""):
+        self.what, self.where, self.fix = what, str(where), fix
+        super().__init__(what + (f" ({where})" if self.where else "") + (f": {fix}" if fix else ""))
+
+    def __reduce__(self):  # crosses process pools whole
+        return type(self), (self.what, self.where, self.fix)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """A `UserError` for a name that is not in a registry, with the nearest known one."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(f"unknown {kind} {name!r}", fix=f"{hint}known: {', '.join(known)}")

@@ -1,0 +1,61 @@
+"""Rules of the house, held by the syntax tree and by a fresh interpreter."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "transformers", "peft", "gradio", "accelerate", "bitsandbytes"}
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            found |= {node.module or ""} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def roots(names: set[str]) -> set[str]:
+    return {n.partition(".")[0] for n in names}
+
+
+@pytest.mark.parametrize("path", modules("prefkit"), ids=str)
+def test_prefkit_knows_neither_train_nor_evalkit(path):
+    assert not roots(imports(path)) & {"train", "evalkit"}
+
+
+@pytest.mark.parametrize("path", [p for p in modules("prefkit") if "web" not in p.parts], ids=str)
+def test_prefkit_imports_nothing_heavy_when_imported(path):
+    assert not roots(imports(path, top_level_only=True)) & HEAVY
+
+
+@pytest.mark.parametrize("path", modules("train"), ids=str)
+def test_train_does_not_know_evalkit(path):
+    assert "evalkit" not in roots(imports(path))
+
+
+@pytest.mark.parametrize("path", modules("evalkit"), ids=str)
+def test_evalkit_imports_only_the_core_of_train(path):
+    names = {n for n in imports(path) if n.partition(".")[0] == "train"}
+    assert all(n == "train.core" or n.startswith("train.core.") for n in names), names
+
+
+@pytest.mark.parametrize("argv", [["-c", "import prefkit.cli"], ["-m", "prefkit.cli", "--help"], ["-c", "import evalkit"]])
+def test_help_and_import_load_nothing_heavy(argv):
+    out = subprocess.run([sys.executable, "-X", "importtime", *argv], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in out.stderr.splitlines() if "|" in line}
+    assert loaded
+    assert not loaded & HEAVY
