@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownCommandError
 
-from prefkit.errors import UserError
+from prefkit.errors import UserError, unknown_name
 
 EXTRAS = {  # module that is missing -> the extra that brings it
     **dict.fromkeys(["torch", "transformers", "peft", "accelerate", "bitsandbytes"], "train"),
@@ -37,18 +37,27 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
     try:
         result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
-    except (UserError, CycloptsError) as e:
-        message = " ".join(str(e).split())
-    except ModuleNotFoundError as e:
-        extra = EXTRAS.get((e.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        message = f"{e.name} is not installed: pip install 'prefkit[{extra}]'"
+    except (UserError, CycloptsError, ImportError) as e:
+        message = _one_line(e)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def _one_line(e: Exception) -> str:
+    if isinstance(e, UnknownCommandError):  # its own message would import every command to look for synonyms
+        e = unknown_name("command", (e.unused_tokens or [""])[0], [n for n in e.app or [] if not n.startswith("-")])
+    elif isinstance(e, CycloptsError):
+        e.verbose = False
+    elif isinstance(e, ImportError):
+        missing = e.__cause__ if isinstance(e.__cause__, ImportError) else e  # a lazy command wraps the import that failed
+        extra = EXTRAS.get((missing.name or "").partition(".")[0])
+        if extra is None:
+            raise e
+        return f"{missing.name} is not installed: pip install 'prefkit[{extra}]'"
+    return " ".join(str(e).split())
 
 
 def main() -> None:
