@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)  ## a synthetic dump to a tuned model and a held-out number, on CPU, in minutes
-	$(BIN)/python -m prefkit.demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh recipes/demo.sh demo
 
 test: $(READY)  ## all tests but the slow ones; every skip is printed with its reason
 	$(BIN)/python -m pytest -n 2 --dist loadfile

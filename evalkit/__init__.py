@@ -1,0 +1,14 @@
+"""A held-out number you can defend: `score_pairs` runs the models, `build_report` turns their scores into the number."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOMES = {"score_pairs": "evalkit.score", "build_report": "evalkit.report"}
+__all__ = ["build_report", "score_pairs"]
+
+
+def __getattr__(name: str):
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

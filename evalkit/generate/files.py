@@ -1,0 +1,80 @@
+"""answers.jsonl: one line a prompt {id, prompt, response, model, n_tokens, finish}; written once whole, resumable."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+
+from evalkit.generate.base import Backend, Settings
+from prefkit.errors import UserError
+from prefkit.schema import Message, prompt_hash
+
+BACKENDS = {"local": "evalkit.generate.local"}  # name -> module with `answers`
+
+
+def distinct_prompts(pairs: pa.Table, limit: int | None = None) -> dict[str, list[Message]]:
+    """The prompts of a pairs table by their hash, each once, in order of appearance."""
+    found: dict[str, list[Message]] = {}
+    for chunk in pairs.select(["prompt"]).to_batches():
+        for prompt in chunk["prompt"].to_pylist():
+            if limit is not None and len(found) == limit:
+                return found
+            found.setdefault(prompt_hash(prompt), prompt)
+    return found
+
+
+def write_answers(
+    model: str,
+    prompts: dict[str, list[Message]],
+    out: Path,
+    settings: Settings,
+    *,
+    name: str | None = None,
+    backend: str = "local",
+    progress: Callable[[int], None] = lambda n: None,
+) -> int:
+    """Answer prompts into `out`; return how many answers were cut at the token limit.
+
+    Lines gather in `.OUT.partial`, so that an interrupted run goes on where it stopped; the file appears under its own
+    name when it is whole, in the order of the prompts. `progress` is told of each answer.
+    """
+    if out.exists():
+        raise UserError("the answers exist already", out, "give another --out or remove the file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    wanted = json.dumps({"model": model, "name": name, "settings": vars(settings)}, sort_keys=True)
+    done = _read_partial(partial, wanted)
+    progress(len(done))
+    todo = [(key, prompt) for key, prompt in prompts.items() if key not in done]
+    answers: Backend = importlib.import_module(BACKENDS[backend]).answers
+    with open(partial, "a" if done else "w", encoding="utf-8") as f:
+        if not done:
+            f.write(wanted + "\n")
+        for answer in answers(model, [p for _, p in todo], settings) if todo else ():
+            key, prompt = todo[answer.index]
+            done[key] = {"id": key, "prompt": prompt, "response": answer.text, "model": name or Path(model).name}
+            done[key] |= {"n_tokens": answer.n_tokens, "finish": answer.finish}
+            f.write(json.dumps(done[key], ensure_ascii=False) + "\n")
+            f.flush()
+            progress(1)
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text("".join(json.dumps(done[k], ensure_ascii=False) + "\n" for k in prompts), encoding="utf-8")
+    temporary.replace(out)
+    partial.unlink()
+    return sum(done[k]["finish"] != "stop" for k in prompts)
+
+
+def _read_partial(partial: Path, wanted: str) -> dict[str, dict]:
+    """Whole lines of an interrupted run with the same settings; the torn last line of a killed one is done again."""
+    if not partial.exists():
+        return {}
+    head, *lines = partial.read_text(encoding="utf-8").split("\n")
+    if head != wanted:
+        return {}
+    whole = lines[:-1]  # what follows the last newline was never finished
+    partial.write_text("\n".join([head, *whole]) + "\n", encoding="utf-8")
+    return {record["id"]: record for record in map(json.loads, whole)}

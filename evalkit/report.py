@@ -1,0 +1,126 @@
+"""Scores in, one number out: accuracy with its interval, beside the baselines that could explain it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from evalkit.metrics import share_won, summary
+from evalkit.scores import read_scores, scores_path
+from train.core.rewards import rewards
+
+SCHEMA_VERSION = 1
+
+
+def build_report(scores: str | Path | pa.Table) -> dict:
+    """The report of one policy's scores (a folder, a file or a table) as plain data, versioned by `schema_version`.
+
+    Raises `UserError` where `read_scores` does.
+    """
+    table = scores if isinstance(scores, pa.Table) else read_scores(scores)
+    column = {name: table[name].to_numpy() for name in table.column_names}
+    group_N, beta = column["group_id"], float(column["beta"][0])
+    referenced = table["ref_chosen"].null_count == 0
+    ref_chosen_N = column["ref_chosen"] if referenced else 0.0
+    ref_rejected_N = column["ref_rejected"] if referenced else 0.0
+    chosen_N = rewards(column["policy_chosen"], ref_chosen_N, beta)
+    rejected_N = rewards(column["policy_rejected"], ref_rejected_N, beta)
+    margin_N = chosen_N - rejected_N
+
+    baselines = {"longer_wins": column["chars_chosen"] - column["chars_rejected"]}
+    baselines["reference_free"] = column["policy_chosen"] - column["policy_rejected"]
+    if referenced:
+        baselines["reference_only"] = column["ref_chosen"] - column["ref_rejected"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "policy": table["policy"][0].as_py(),
+        "reference": table["reference"][0].as_py(),
+        "beta": beta,
+        "n": table.num_rows,
+        "n_groups": len(np.unique(group_N)),
+        "truncated": int(np.sum(column["truncated"])),
+        "accuracy": share_won(margin_N, group_N).as_dict(),
+        "baselines": {name: share_won(diff_N, group_N).as_dict() for name, diff_N in baselines.items()},
+        "margin": summary(margin_N),
+        "rewards": {"chosen": summary(chosen_N), "rejected": summary(rejected_N)},
+        "scores_sha256": None if isinstance(scores, pa.Table) else _sha256(scores_path(scores)),
+        "run": None if isinstance(scores, pa.Table) else _score_record(scores_path(scores)),
+    }
+
+
+def headline(report: dict) -> str:
+    """The one printed line."""
+    a, longer = report["accuracy"], report["baselines"]["longer_wins"]
+    line = (
+        f"accuracy {a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}] on {report['n']} pairs of {report['n_groups']} prompts"
+        f" · longer wins {longer['value']:.3f} [{longer['low']:.3f}, {longer['high']:.3f}]"
+        f" · mean margin {report['margin']['mean']:+.4f} at β {report['beta']:g}"
+    )
+    return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "")
+
+
+LABELS = {
+    "accuracy": "implicit-reward accuracy",
+    "longer_wins": "longer answer wins",
+    "reference_only": "reference alone (log π_ref)",
+    "reference_free": "policy alone (log π)",
+}
+
+
+def to_markdown(report: dict) -> str:
+    """report.md: the number, what could explain it, and where it comes from."""
+    rows = [("accuracy", report["accuracy"]), *report["baselines"].items()]
+    lines = [
+        f"# {report['policy']} against {report['reference'] or 'no reference'}",
+        "",
+        headline(report),
+        "",
+        "| | value | 95 % interval | strict | ties |",
+        "|---|---|---|---|---|",
+    ]
+    for name, p in rows:
+        lines.append(
+            f"| {LABELS[name]} | {p['value']:.3f} | [{p['low']:.3f}, {p['high']:.3f}] | {p['strict']:.3f} | {p['tie_rate']:.1%} |"
+        )
+    m = report["margin"]
+    lines += [
+        "",
+        "A tie counts one half; `strict` counts it as wrong, as most tools do. The interval is "
+        f"{report['accuracy']['method']}: {report['n']} pairs of {report['n_groups']} prompts weigh as much as "
+        f"{report['accuracy']['n_effective']:.0f} independent pairs.",
+        "",
+        f"Margin β·Δ at β {report['beta']:g}: mean {m['mean']:+.4f}, sd {m['sd']:.4f}, "
+        f"quartiles {m['q25']:+.4f} / {m['median']:+.4f} / {m['q75']:+.4f}. Truncated pairs: {report['truncated']}.",
+    ]
+    if run := report["run"]:
+        dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run["dropped"].items())) or "none"
+        lines += ["", f"Pairs read {run['read']}, scored {run['scored']}, dropped: {dropped}."]
+        lines += ["", f"Data `{run['data']}` split `{run['split']}`, token boundary of the first pair: `{run['boundary']}`."]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(report: dict, out: Path) -> None:
+    """Write report.md, then report.json last, each under a temporary name and renamed."""
+    out.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "report.md": to_markdown(report),
+        "report.json": json.dumps(report, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
+    }
+    for name, text in contents.items():
+        temporary = out / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out / name)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _score_record(path: Path) -> dict | None:
+    record = path.with_suffix(".json")
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
