@@ -1,0 +1,263 @@
+"""The only place where text becomes token ids: prompt and responses are tokenised together, once.
+
+The boundary between prompt and response is the longest token prefix common to the prompt's own ids and every full
+sequence of the group, so that all responses of a prompt share identical prompt ids and `prompt_ids + response_ids`
+is what the tokenizer makes of the whole text. Exactly one BOS, exactly one trained end token unless truncated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from prefkit.errors import UserError, unknown_name
+from prefkit.schema import Message
+
+Ids = np.ndarray  # int32, one dimension
+TooLong = Literal["drop", "truncate_prompt", "truncate_response"]
+
+_DIALOGUE = (
+    "{% for m in messages %}{{ '\n\n' if not loop.first }}{{ m['role'] | capitalize }}: {{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+)
+TEMPLATES = {
+    "question": "Question: {prompt}\n\nAnswer: {response}",
+    "plain": "{prompt}\n\n{response}",
+    "dialogue": _DIALOGUE,  # many turns for a base model without special tokens
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Lengths in tokens, and what becomes of a response or prompt that exceeds them."""
+
+    max_tokens: int = 1024
+    max_prompt_tokens: int | None = None
+    too_long: TooLong = "drop"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Why a prompt or a response cannot be used; the reason is a key of the run's counts."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One prompt and its responses, in the order given.
+
+    `prompt_ids` (int32) is shared by all; `response_ids[i]` is an int32 array or `Dropped`; `prompt_truncated` and
+    `truncated[i]` tell whether tokens were cut from the left of the prompt or the right of response i.
+    """
+
+    prompt_ids: Ids
+    response_ids: tuple[Ids | Dropped, ...]
+    truncated: tuple[bool, ...]
+    prompt_truncated: bool = False
+
+    def boundary(self, tokenizer: Any, width: int = 4) -> str:
+        """The last tokens of the prompt and the first of response 0: `"Ċ" "Answer" ":" | "ĠThe" "Ġhop"`."""
+        first = next((r for r in self.response_ids if not isinstance(r, Dropped)), np.empty(0, np.int32))
+        sides = (self.prompt_ids[-width:], first[:width])
+        return " | ".join(" ".join(f'"{t}"' for t in tokenizer.convert_ids_to_tokens(s.tolist())) for s in sides)
+
+
+@dataclass(frozen=True)
+class Template:
+    """How messages become text: a Jinja chat template, or a format string with `{prompt}` and `{response}`."""
+
+    source: str
+
+    @classmethod
+    def of(cls, spec: str | None, tokenizer: Any) -> Template:
+        """The template named, written out, or stored in a file; None is the tokenizer's own, else "question"."""
+        if spec is None:
+            return cls(tokenizer.chat_template or TEMPLATES["question"])
+        if spec in TEMPLATES:
+            return cls(TEMPLATES[spec])
+        if spec.endswith((".jinja", ".jinja2", ".txt")):
+            path = Path(spec)
+            if not path.is_file():
+                raise UserError("template file not found", spec, "give a file, a format string or a template's name")
+            return cls(path.read_text("utf-8"))
+        template = cls(spec)
+        if not template.is_chat and not (spec.count("{prompt}") == spec.count("{response}") == 1):
+            if "{" not in spec:
+                raise unknown_name("template", spec, TEMPLATES)
+            raise UserError("a format string needs {prompt} and {response} once each", spec, f"e.g. {TEMPLATES['question']!r}")
+        return template
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether this is a Jinja chat template."""
+        return "{%" in self.source or "{{" in self.source
+
+    def is_literal(self, special_tokens: Sequence[str]) -> bool:
+        """Whether the template writes no control token, so that all of its output is ordinary text."""
+        return not self.is_chat or not ("_token" in self.source or any(s in self.source for s in special_tokens))
+
+    @property
+    def digest(self) -> str:
+        """blake2b-128 of the template's text."""
+        return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
+
+    def render(self, tokenizer: Any, prompt: Sequence[Message], responses: Sequence[Sequence[Message]]) -> list[str]:
+        """Text of the prompt ready for an answer, then of prompt + response for each response."""
+        if self.is_chat:
+            chat = {"conversation": list(prompt), "chat_template": self.source, "tokenize": False}
+            head = tokenizer.apply_chat_template(**chat, add_generation_prompt=True)
+            return [head] + [tokenizer.apply_chat_template(**chat | {"conversation": [*prompt, *r]}) for r in responses]
+        before, rest = self.source.split("{prompt}")
+        between, after = rest.split("{response}")
+        head = before + _single_turn(prompt) + between
+        # A trailing space merges into the first word of nearly every answer: it belongs to the response.
+        return [head.rstrip(" "), *(head + _single_reply(r) + after for r in responses)]
+
+
+def encode_prompt_group(
+    tokenizer: Any, template: Template, prompt: list[Message], responses: list[list[Message]], limits: Limits
+) -> Encoded | Dropped:
+    """Token ids of one prompt with its responses; see the module's docstring for the guarantees.
+
+    Over-long responses and prompts become `Dropped` unless `limits.too_long` says otherwise. Raises UserError when the
+    tokenizer has no EOS, or when a format string is given a conversation of several turns.
+    """
+    traits = _traits(tokenizer)
+    literal = template.is_literal(traits.special_tokens)
+    if not literal and any(s in m["content"] for m in _all(prompt, responses) for s in traits.special_tokens):
+        return Dropped("special token in text")
+    texts = template.render(tokenizer, prompt, responses)
+    prompt_ids, *full = _tokenize(tokenizer, texts, literal, traits)
+    cut = min((_common_prefix(prompt_ids, ids) for ids in full), default=len(prompt_ids))
+    if cut == 0:
+        return Dropped("prompt and responses share no token")
+    ends = frozenset() if literal else traits.end_ids
+    tails = [_one_end(ids[cut:], tokenizer, traits.eos, ends) for ids in full]
+    return _apply_limits(prompt_ids[:cut], tails, limits, keep=int(prompt_ids[0] == traits.bos))
+
+
+def encode_prompt(tokenizer: Any, template: Template, prompt: list[Message]) -> list[int]:
+    """Token ids of a prompt that awaits its answer, for generation."""
+    traits = _traits(tokenizer)
+    literal = template.is_literal(traits.special_tokens)
+    return _tokenize(tokenizer, template.render(tokenizer, prompt, []), literal, traits)[0]
+
+
+def stop_ids(tokenizer: Any, template: Template) -> list[int]:
+    """Ids that end a response: EOS, and the template's end-of-turn token where that is another one."""
+    probe = encode_prompt_group(
+        tokenizer, template, [{"role": "user", "content": "a"}], [[{"role": "assistant", "content": "b"}]], Limits()
+    )
+    last = [int(r[-1]) for r in probe.response_ids if not isinstance(r, Dropped)] if isinstance(probe, Encoded) else []
+    return sorted({tokenizer.eos_token_id, *last})
+
+
+@dataclass(frozen=True)
+class _Traits:
+    bos: int | None  # None: sequences of this tokenizer do not begin with one
+    eos: int
+    end_ids: frozenset[int]  # special tokens a template may end a turn with
+    special_tokens: tuple[str, ...]
+
+
+@lru_cache(maxsize=16)
+def _traits(tokenizer: Any) -> _Traits:
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "the tokenizer has no EOS token, so no response could learn to end",
+            tokenizer.name_or_path,
+            "set eos_token in its tokenizer_config.json",
+        )
+    bos = tokenizer.bos_token_id
+    # A tokenizer uses BOS if it adds one itself, or declares one that is not just another name of EOS or padding.
+    adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    uses = adds or (bos is not None and bos not in (tokenizer.eos_token_id, tokenizer.pad_token_id))
+    special = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    ends = frozenset(special) - {tokenizer.unk_token_id}
+    return _Traits(bos if uses else None, tokenizer.eos_token_id, ends, tuple(special.values()))
+
+
+def _all(prompt: list[Message], responses: list[list[Message]]) -> list[Message]:
+    return [*prompt, *(m for r in responses for m in r)]
+
+
+def _single_turn(prompt: Sequence[Message]) -> str:
+    roles = [m["role"] for m in prompt]
+    if roles not in (["user"], ["system", "user"]):
+        raise UserError(
+            f"a format string takes one user turn (after one system turn at most), this prompt has {'/'.join(roles)}",
+            fix="use a chat template: --data.template dialogue, or a .jinja file, or a tokenizer that has one",
+        )
+    return "\n\n".join(m["content"] for m in prompt)
+
+
+def _single_reply(response: Sequence[Message]) -> str:
+    if len(response) != 1:
+        raise UserError(
+            f"a format string takes one message as response, this one has {len(response)}",
+            fix="use a chat template: --data.template dialogue",
+        )
+    return response[0]["content"]
+
+
+def _tokenize(tokenizer: Any, texts: list[str], literal: bool, traits: _Traits) -> list[list[int]]:
+    # In literal text nothing may turn into a control token: "<s>" is strikethrough in half of the web's HTML.
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=literal)["input_ids"]
+    return [_one_bos(ids, traits) for ids in encoded]
+
+
+def _one_bos(ids: list[int], traits: _Traits) -> list[int]:
+    if traits.bos is None:
+        return ids
+    start = next((i for i, t in enumerate(ids) if t != traits.bos), len(ids))
+    return [traits.bos, *ids[start:]]
+
+
+def _one_end(ids: list[int], tokenizer: Any, eos: int, ends: frozenset[int]) -> list[int]:
+    """The response up to its end-of-turn token, or with EOS added; what a template writes after the turn is cut."""
+    end = len(ids)
+    while ends and end and ids[end - 1] not in ends and not tokenizer.decode(ids[end - 1 : end]).strip():
+        end -= 1
+    if not end or ids[end - 1] not in ends:
+        return [*ids, eos]
+    while end > 1 and ids[end - 2] == ids[end - 1]:
+        end -= 1
+    return ids[:end]
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    n = min(len(a), len(b))
+    differ = np.array(a[:n]) != np.array(b[:n])
+    return int(differ.argmax()) if differ.any() else n
+
+
+def _apply_limits(prompt: list[int], tails: list[list[int]], limits: Limits, keep: int) -> Encoded | Dropped:
+    """Cut or drop; `keep` tokens at the start of the prompt (its BOS) survive a cut from the left."""
+    most = min(limits.max_prompt_tokens or limits.max_tokens, limits.max_tokens - 1)
+    results: list[Ids | Dropped] = []
+    truncated = [False] * len(tails)
+    room = most  # for the prompt
+    for i, tail in enumerate(tails):
+        space = limits.max_tokens - len(prompt)
+        if limits.too_long == "truncate_response" and len(tail) > space > 0:
+            tail, truncated[i] = tail[:space], True
+        elif limits.too_long == "truncate_prompt":
+            space = limits.max_tokens - keep - 1  # the prompt keeps its BOS and at least one more token
+        fits = len(tail) <= space
+        results.append(np.array(tail, np.int32) if fits else Dropped("response over max_tokens"))
+        if fits and limits.too_long == "truncate_prompt":
+            room = min(room, limits.max_tokens - len(tail))
+    if len(prompt) > room:
+        if limits.too_long != "truncate_prompt":
+            return Dropped("prompt over max_prompt_tokens" if limits.max_prompt_tokens else "prompt over max_tokens")
+        prompt = prompt[:keep] + prompt[len(prompt) - (room - keep) :]
+        return Encoded(np.array(prompt, np.int32), tuple(results), tuple(truncated), prompt_truncated=True)
+    return Encoded(np.array(prompt, np.int32), tuple(results), tuple(truncated))
