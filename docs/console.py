@@ -48,7 +48,12 @@ def run(command: str, folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        ["sh", "-c", f"exec 2>&1; {command}"], cwd=folder, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["sh", "-c", f"exec 2>&1; {command}"],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout
     lines = []
@@ -78,7 +83,11 @@ def differences(page: str, rewritten: str) -> list[str]:
     """Lines of a diff between what the page shows and what was printed, both masked."""
     shown = [mask(b) for b in BLOCK.findall(page)]
     printed = [mask(b) for b in BLOCK.findall(rewritten)]
-    return list(difflib.unified_diff("\n".join(shown).split("\n"), "\n".join(printed).split("\n"), "page", "printed", lineterm=""))
+    return list(
+        difflib.unified_diff(
+            "\n".join(shown).split("\n"), "\n".join(printed).split("\n"), "page", "printed", lineterm=""
+        )
+    )
 
 
 def main(argv: list[str]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from prefkit.statistics import design_effect, wilson
+from train.core.rewards import hits
 
 FEW_GROUPS = 10
 
@@ -36,7 +37,7 @@ def share_won(difference_N: np.ndarray, group_N: np.ndarray) -> Proportion:
     The interval is Wilson's with k = Σ wins on n_eff = n / max(1, design effect of the prompt groups): pairs of one
     prompt are not independent, so they count for less than as many pairs of different prompts.
     """
-    won = (difference_N > 0) + 0.5 * (difference_N == 0)
+    won = hits(difference_N)
     n = len(won)
     n_groups = len(np.unique(group_N))
     n_effective = n / max(1.0, design_effect(won, group_N))

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from evalkit.metrics import share_won, summary
 from evalkit.scores import read_scores, scores_path
-from train.core.rewards import rewards
+from train.core.rewards import pair_rewards
 
 SCHEMA_VERSION = 1
 
@@ -25,11 +25,8 @@ def build_report(scores: str | Path | pa.Table) -> dict:
     column = {name: table[name].to_numpy() for name in table.column_names}
     group_N, beta = column["group_id"], float(column["beta"][0])
     referenced = table["ref_chosen"].null_count == 0
-    ref_chosen_N = column["ref_chosen"] if referenced else 0.0
-    ref_rejected_N = column["ref_rejected"] if referenced else 0.0
-    chosen_N = rewards(column["policy_chosen"], ref_chosen_N, beta)
-    rejected_N = rewards(column["policy_rejected"], ref_rejected_N, beta)
-    margin_N = chosen_N - rejected_N
+    ref_N = [column[name] if referenced else 0.0 for name in ("ref_chosen", "ref_rejected")]
+    rewards = pair_rewards(column["policy_chosen"], column["policy_rejected"], *ref_N, beta)
 
     baselines = {"longer_wins": column["chars_chosen"] - column["chars_rejected"]}
     baselines["reference_free"] = column["policy_chosen"] - column["policy_rejected"]
@@ -43,10 +40,10 @@ def build_report(scores: str | Path | pa.Table) -> dict:
         "n": table.num_rows,
         "n_groups": len(np.unique(group_N)),
         "truncated": int(np.sum(column["truncated"])),
-        "accuracy": share_won(margin_N, group_N).as_dict(),
+        "accuracy": share_won(rewards.margins, group_N).as_dict(),
         "baselines": {name: share_won(diff_N, group_N).as_dict() for name, diff_N in baselines.items()},
-        "margin": summary(margin_N),
-        "rewards": {"chosen": summary(chosen_N), "rejected": summary(rejected_N)},
+        "margin": summary(rewards.margins),
+        "rewards": {"chosen": summary(rewards.chosen), "rejected": summary(rewards.rejected)},
         "scores_sha256": None if isinstance(scores, pa.Table) else _sha256(scores_path(scores)),
         "run": None if isinstance(scores, pa.Table) else _score_record(scores_path(scores)),
     }
@@ -75,7 +72,7 @@ def to_markdown(report: dict) -> str:
     """report.md: the number, what could explain it, and where it comes from."""
     rows = [("accuracy", report["accuracy"]), *report["baselines"].items()]
     lines = [
-        f"# {report['policy']} against {report['reference'] or 'no reference'}",
+        f"# {_cell(report['policy'])} against {_cell(report['reference'] or 'no reference')}",
         "",
         headline(report),
         "",
@@ -99,8 +96,16 @@ def to_markdown(report: dict) -> str:
     if run := report["run"]:
         dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run["dropped"].items())) or "none"
         lines += ["", f"Pairs read {run['read']}, scored {run['scored']}, dropped: {dropped}."]
-        lines += ["", f"Data `{run['data']}` split `{run['split']}`, token boundary of the first pair: `{run['boundary']}`."]
+        lines += [
+            "",
+            f"Data `{run['data']}` split `{run['split']}`, token boundary of the first pair: `{_cell(run['boundary'])}`.",
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Names come from outside: they stay in their line and outside the table's syntax."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def write_report(report: dict, out: Path) -> None:

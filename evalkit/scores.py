@@ -63,7 +63,9 @@ def read_scores(path: str | Path) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as e:
         raise UserError("not a readable Parquet file", file, "score again") from e
     if missing := [n for n in SCORES.names if n not in table.column_names]:
-        raise UserError(f"not a scores file, columns missing: {', '.join(missing)}", file, "make it with `evalkit score`")
+        raise UserError(
+            f"not a scores file, columns missing: {', '.join(missing)}", file, "make it with `evalkit score`"
+        )
     table = table.select(SCORES.names).cast(SCORES)
     if not table.num_rows:
         raise UserError("no pair was scored", file, "see score.json beside it for what was dropped and why")

@@ -46,7 +46,9 @@ def batched(items: Iterable[int], size: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _draw(network, tokenizer, prompts: list[list[int]], new: int, stop: list[int], settings: Settings) -> list[list[int]]:
+def _draw(
+    network, tokenizer, prompts: list[list[int]], new: int, stop: list[int], settings: Settings
+) -> list[list[int]]:
     """At most `new` token ids after each prompt, those after a stop token included."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     width = max(map(len, prompts))

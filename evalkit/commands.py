@@ -1,0 +1,129 @@
+"""What the commands of `evalkit` do with their arguments: call, and print what a person wants to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from evalkit.scores import scores_path
+from prefkit.errors import UserError
+
+
+def score(
+    *,
+    policy: str,
+    data: Path,
+    out: Path,
+    split: str = "test",
+    reference: str | None = None,
+    beta: float | None = None,
+    template: str | None = None,
+    max_tokens: int | None = None,
+    too_long: Literal["drop", "truncate_prompt", "truncate_response"] = "drop",
+    tokens_per_batch: int = 8192,
+    limit: int | None = None,
+) -> None:
+    """Score held-out pairs with a policy and its reference.
+
+    Parameters
+    ----------
+    policy
+        Run folder, adapter, model folder or hub name.
+    data
+        A data set made by `prefkit convert`.
+    out
+        Folder, or a .parquet file, for the scores.
+    split
+        Which split to score.
+    reference
+        Model to refer to; the run's own by default, `none` for plain log-probabilities.
+    beta
+        Scale of the rewards; the run's own by default, else 0.1.
+    template
+        Chat template or format string; the run's own by default.
+    max_tokens
+        Prompt and response together; the model's context by default.
+    too_long
+        What becomes of longer pairs: drop, truncate_prompt or truncate_response; always counted.
+    tokens_per_batch
+        Padded tokens in one forward pass.
+    limit
+        Score only the first pairs.
+    """
+    from evalkit.score import ScoreOptions, write_result
+    from evalkit.score import score as run
+
+    if scores_path(out).exists():
+        raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
+    options = ScoreOptions(split, reference, beta, template, max_tokens, too_long, tokens_per_batch, limit)
+    result = run(policy, data, options, say=print)
+    print(f"scores   {write_result(result, out)}: {result.table.num_rows} pairs")
+
+
+def report(scores: Path, *, out: Path) -> None:
+    """Turn scores into one number with its interval: report.json, report.md and one printed line.
+
+    Parameters
+    ----------
+    scores
+        Folder or file written by `evalkit score`.
+    out
+        Folder for the report.
+    """
+    from evalkit.report import build_report, headline, write_report
+
+    built = build_report(scores)
+    write_report(built, out)
+    print(headline(built))
+    print(f"wrote {out / 'report.md'} and {out / 'report.json'}")
+
+
+def generate(
+    *,
+    model: str,
+    data: Path,
+    out: Path,
+    split: str = "test",
+    limit: int | None = None,
+    name: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> None:
+    """Answer the held-out prompts of a data set, one JSON line a prompt.
+
+    Parameters
+    ----------
+    model
+        Run folder, adapter, model folder or hub name.
+    data
+        A data set made by `prefkit convert`.
+    out
+        The .jsonl file to write; an interrupted run goes on where it stopped.
+    split
+        Which split's prompts to answer.
+    limit
+        Answer only the first prompts.
+    name
+        How the model is called in results; the folder's name by default.
+    max_new_tokens
+        Tokens of an answer at most.
+    temperature
+        0 takes the likeliest token each time.
+    top_p
+        Share of probability to draw from, with a temperature.
+    seed
+        Of the draws.
+    batch_size
+        Prompts answered at once.
+    """
+    from evalkit.generate.base import Settings
+    from evalkit.generate.files import distinct_prompts, write_answers
+    from prefkit.shards import open_pairs
+
+    prompts = distinct_prompts(open_pairs(data, split), limit)
+    chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size)
+    cut = write_answers(model, prompts, out, chosen, name=name)
+    print(f"wrote {out}: {len(prompts)} answers" + (f", {cut} cut at the token limit" if cut else ""))
