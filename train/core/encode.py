@@ -91,7 +91,9 @@ class Template:
         if not template.is_chat and not (spec.count("{prompt}") == spec.count("{response}") == 1):
             if "{" not in spec:
                 raise unknown_name("template", spec, TEMPLATES)
-            raise UserError("a format string needs {prompt} and {response} once each", spec, f"e.g. {TEMPLATES['question']!r}")
+            raise UserError(
+                "a format string needs {prompt} and {response} once each", spec, f"e.g. {TEMPLATES['question']!r}"
+            )
         return template
 
     @property

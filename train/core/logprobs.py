@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from prefkit.errors import UserError
-from train.core.rows import Batch, Row, collate, plan, single_responses, split_row
+from train.core.plan import plan, single_responses
+from train.core.rows import Batch, Row, collate
 
 TILE_ELEMENTS = 1 << 23  # logits held at once: 32 MB in fp32, which stays near the cache on CPU and fills a GPU
 
@@ -32,7 +33,10 @@ class Head:
     def of(cls, model: Any) -> Head:
         """The head of a causal language model; UserError when it is not a plain linear layer."""
         layer = model.get_output_embeddings()
-        if not isinstance(layer, nn.Linear) or type(layer).__name__ not in ("Linear", "NonDynamicallyQuantizableLinear"):
+        if not isinstance(layer, nn.Linear) or type(layer).__name__ not in (
+            "Linear",
+            "NonDynamicallyQuantizableLinear",
+        ):
             raise UserError(
                 f"the output head is a {type(layer).__name__}, not a plain linear layer",
                 fix="remove lm_head from lora.target_modules and keep it out of quantisation",
@@ -102,7 +106,7 @@ class TiledLogps(torch.autograd.Function):
 
 
 def _tiles(hidden_ND: Tensor, labels_N: Tensor, head: Head, tile: int, probs: bool):
-    """Yield (slice, softmax_TV if `probs`, logps_T in fp64, slope of the soft-cap or None) for one tile after another."""
+    """Yield, tile by tile: slice, softmax_TV if `probs`, logps_T in fp64, slope of the soft-cap or None."""
     wide = torch.promote_types(head.weight_VD.dtype, torch.float32)
     N, V = len(labels_N), len(head.weight_VD)
     buffer_TV = torch.empty(min(tile, N), V, dtype=wide, device=hidden_ND.device)
@@ -135,7 +139,9 @@ def _finish_logits(logits_TV: Tensor, head: Head, slope: bool) -> Tensor | None:
     return slope_TV
 
 
-def _logit_grad(probs_TV: Tensor, labels_T: Tensor, up_T: Tensor | None, slope_TV: Tensor | None, scale: float) -> Tensor:
+def _logit_grad(
+    probs_TV: Tensor, labels_T: Tensor, up_T: Tensor | None, slope_TV: Tensor | None, scale: float
+) -> Tensor:
     """In place: probabilities become the gradient of (upstream-weighted) logps with respect to the raw projection."""
     grad_TV = probs_TV.neg_()
     grad_TV.scatter_add_(1, labels_T[:, None], grad_TV.new_ones(len(labels_T), 1))
@@ -241,7 +247,7 @@ def _parts(row: Row, budget: int, shared: bool) -> list[Row]:
     """The row without pairs, whole where it fits and may be shared, else cut between responses."""
     if not shared or row.tokens > budget:
         return single_responses([row])
-    return split_row(row, row.tokens)
+    return [row]
 
 
 @torch.no_grad()
@@ -261,11 +267,3 @@ def check_head(model: Any) -> None:
             causal.config.model_type,
             "this architecture changes logits in a way train.core.logprobs.Head does not know",
         )
-
-
-@torch.no_grad()
-def check_sharing(model: Any, row: Row) -> float:
-    """Largest difference in nats between one row's shared and separate log-probabilities, summed per response."""
-    whole = response_logps(model, [row], row.tokens)[0].logps_R
-    alone = response_logps(model, [row], row.tokens, shared=False)[0].logps_R
-    return float(np.abs(whole - alone).max())

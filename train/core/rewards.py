@@ -37,7 +37,9 @@ class PairRewards:
         return margin(self.chosen, self.rejected)
 
 
-def pair_rewards(policy_chosen: Any, policy_rejected: Any, ref_chosen: Any, ref_rejected: Any, beta: float) -> PairRewards:
+def pair_rewards(
+    policy_chosen: Any, policy_rejected: Any, ref_chosen: Any, ref_rejected: Any, beta: float
+) -> PairRewards:
     """Rewards of both sides from summed log-probabilities."""
     return PairRewards(
         implicit_reward(policy_chosen, ref_chosen, beta), implicit_reward(policy_rejected, ref_rejected, beta)

@@ -1,11 +1,11 @@
-"""Rows: one prompt with its distinct responses, each computed once; and the plan that fits rows to memory and ranks.
+"""Rows: one prompt with its distinct responses, each computed once; collated into one sequence under a block mask.
 
 Shape suffixes: B rows of a micro-batch, L padded tokens, R responses, P pairs, N response tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -48,11 +48,19 @@ class Row:
         used = sorted({r for p in pairs for r in self.pairs[p]})
         new = {old: i for i, old in enumerate(used)}
         return replace(
-            self,
-            response_ids=tuple(self.response_ids[r] for r in used),
-            pairs=tuple((new[w], new[ell]) for w, ell in (self.pairs[p] for p in pairs)),
+            self.only(used),
+            pairs=tuple((new[w], new[x]) for w, x in (self.pairs[p] for p in pairs)),
             pair_ids=tuple(self.pair_ids[p] for p in pairs),
-            truncated=tuple(self.truncated[r] for r in used),
+        )
+
+    def only(self, responses: Sequence[int]) -> Row:
+        """The same prompt with only these responses (indices), without pairs."""
+        return replace(
+            self,
+            response_ids=tuple(self.response_ids[r] for r in responses),
+            truncated=tuple(self.truncated[r] for r in responses if self.truncated),
+            pairs=(),
+            pair_ids=(),
         )
 
 
@@ -88,7 +96,9 @@ class Rows:
             "responses": sum(len(r.response_ids) for r in self.rows),
             "tokens": sum(r.tokens for r in self.rows),
             "tokens_as_pairs": sum(
-                2 * len(r.prompt_ids) + len(r.response_ids[w]) + len(r.response_ids[x]) for r in self.rows for w, x in r.pairs
+                2 * len(r.prompt_ids) + len(r.response_ids[w]) + len(r.response_ids[x])
+                for r in self.rows
+                for w, x in r.pairs
             ),
         }
 
@@ -165,9 +175,6 @@ def _add_pairs(
     )
 
 
-# ---------------------------------------------------------------------------------------------------- micro-batches
-
-
 @dataclass(frozen=True, eq=False)
 class Batch:
     """A micro-batch as tensors.
@@ -193,7 +200,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
         return replace(self, **moved)
 
 
@@ -231,7 +240,8 @@ def collate(rows: Sequence[Row], shared: bool = True, loss_on: str = "response")
         torch.from_numpy(ids_BL),
         torch.from_numpy(positions_BL),
         _block_mask(torch.from_numpy(segment_BL)) if any(len(s) > 2 for s in sequences) else None,
-        *(torch.from_numpy(np.concatenate([*x, []]).astype(np.int64)) for x in (select, labels)),
+        _concatenate(select),
+        _concatenate(labels),
         torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64)),
         torch.tensor(counts, dtype=torch.int64),
         _pair_index(rows),
@@ -239,11 +249,16 @@ def collate(rows: Sequence[Row], shared: bool = True, loss_on: str = "response")
     )
 
 
+def _concatenate(arrays: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate([*arrays, np.empty(0, np.int64)]).astype(np.int64))
+
+
 def _block_mask(segment_BL: Tensor) -> Tensor:
     """Causal; the prompt (0) is visible to all, a response only to itself, padding (-1) to padding: no empty rows."""
     L = segment_BL.shape[1]
     same_BLL = segment_BL[:, :, None] == segment_BL[:, None, :]
-    return same_BLL.logical_or_(segment_BL[:, None, :] == 0).logical_and_(torch.ones(L, L, dtype=torch.bool).tril_())[:, None]
+    causal_LL = torch.ones(L, L, dtype=torch.bool).tril_()
+    return same_BLL.logical_or_(segment_BL[:, None, :] == 0).logical_and_(causal_LL)[:, None]
 
 
 def _pair_index(rows: Sequence[Row]) -> Tensor:
@@ -252,138 +267,3 @@ def _pair_index(rows: Sequence[Row]) -> Tensor:
         pairs += [(first + w, first + x) for w, x in row.pairs]
         first += len(row.response_ids)
     return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-
-
-# -------------------------------------------------------------------------------------------------------- the plan
-
-
-def plan(lengths: Sequence[int], ranks: int, budget: int, sequences: Sequence[int] | None = None) -> list[list[list[int]]]:
-    """Micro-batches of unit indices for each rank: within `budget` padded tokens, the same number on every rank.
-
-    Unit i is `sequences[i]` (default 1) sequences of at most `lengths[i]` tokens; one unit may exceed the budget alone.
-    Pure and deterministic, so that every rank computes the same plan; micro-batches may be empty where units run out.
-    """
-    many = list(sequences) if sequences is not None else [1] * len(lengths)
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    micro: list[list[int]] = []
-    rows = 0
-    for i in order:
-        if micro and (rows + many[i]) * lengths[micro[-1][0]] <= budget:
-            micro[-1].append(i)
-            rows += many[i]
-        else:
-            micro.append([i])
-            rows = many[i]
-
-    def cost(m: list[int]) -> int:
-        return lengths[m[0]] * sum(many[i] for i in m) if m else 0
-
-    while len(micro) % ranks and any(len(m) > 1 for m in micro):  # an idle rank helps nobody
-        biggest = max((m for m in micro if len(m) > 1), key=cost)
-        at = micro.index(biggest)
-        micro[at : at + 1] = [biggest[: len(biggest) // 2], biggest[len(biggest) // 2 :]]
-    micro += [[] for _ in range(-len(micro) % ranks)]
-    micro.sort(key=cost, reverse=True)
-    # Heaviest first, back and forth over the ranks: totals stay close and every rank forwards alike sizes together.
-    turns = [micro[k : k + ranks] for k in range(0, len(micro), ranks)]
-    turns = [t if n % 2 == 0 else t[::-1] for n, t in enumerate(turns)]
-    return [[turn[rank] for turn in turns] for rank in range(ranks)]
-
-
-def plan_rows(rows: Sequence[Row], ranks: int, budget: int, shared: bool = True) -> list[list[list[Row]]]:
-    """`plan` over rows, after those longer than the budget were split over their responses."""
-    units = [part for row in rows for part in (split_row(row, budget) if shared else [row])]
-    if shared:
-        indices = plan([u.tokens for u in units], ranks, budget)
-    else:
-        indices = plan([u.longest for u in units], ranks, budget, [len(u.response_ids) for u in units])
-    return [[[units[i] for i in micro] for micro in rank] for rank in indices]
-
-
-def split_row(row: Row, budget: int) -> list[Row]:
-    """Parts of a row within `budget` tokens that hold each pair once, both responses together; the prompt is repeated.
-
-    Exact: every pair's loss depends on its own two responses only. A single pair may exceed the budget.
-    """
-    if row.tokens <= budget:
-        return [row]
-    if not row.pairs:  # nothing ties the responses together
-        k = len(row.response_ids)
-        return [_only(row, [i]) for i in range(k)] if k > 1 else [row]
-    left, parts = list(range(len(row.pairs))), []
-    while left:
-        used: set[int] = set()
-        part: list[int] = []
-        size = len(row.prompt_ids)
-
-        def added(p: int, used: set[int] = used) -> int:
-            return sum(len(row.response_ids[r]) for r in set(row.pairs[p]) - used)
-
-        while left:
-            best = min(left, key=lambda p: (added(p), p))
-            if part and size + added(best) > budget:
-                break
-            size += added(best)
-            used |= set(row.pairs[best])
-            part.append(best)
-            left.remove(best)
-        parts.append(row.select(sorted(part)))
-    return parts
-
-
-def _only(row: Row, keep: Sequence[int]) -> Row:
-    return replace(
-        row,
-        response_ids=tuple(row.response_ids[i] for i in keep),
-        truncated=tuple(row.truncated[i] for i in keep if row.truncated),
-    )
-
-
-def single_responses(rows: Iterable[Row]) -> list[Row]:
-    """One row per distinct (prompt, response), without pairs."""
-    return [_only(replace(r, pairs=(), pair_ids=()), [i]) for r in rows for i in range(len(r.response_ids))]
-
-
-# ------------------------------------------------------------------------------------------------- may rows be shared?
-
-_PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies do not depend on the length of the input
-_LEARNED = {"gpt2", "gpt_bigcode"}  # learned positions, looked up by position_ids
-_RECURRENT = ("mamba", "rwkv", "recurrent", "xlstm", "lfm2")
-_RULES: dict[str, Callable[[Any, int], bool]] = {
-    "attention is neither sdpa nor eager": lambda c, n: (c._attn_implementation or "sdpa") not in ("sdpa", "eager"),
-    "layers other than full attention": lambda c, n: bool(_other_layers(c, n)),
-    "a sliding window shorter than the longest sequence": lambda c, n: _window(c) < n,
-    "attention soft-cap under sdpa": lambda c, n: bool(
-        getattr(c, "attn_logit_softcapping", None) and c._attn_implementation == "sdpa"
-    ),
-    "alibi positions": lambda c, n: bool(getattr(c, "alibi", False)) or c.model_type in ("bloom", "mpt"),
-    "rotary frequencies that depend on length": lambda c, n: not _rope_types(c) <= _PLAIN_ROPE,
-    "recurrent layers": lambda c, n: any(word in c.model_type for word in _RECURRENT),
-    "positions are not known to come from position_ids": lambda c, n: not (_rope_types(c) or c.model_type in _LEARNED),
-}
-
-
-def shareable(config: Any, longest: int) -> str | None:
-    """Why one prompt may not be shared by several responses in a model of this configuration; None where it is exact."""
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return next((reason for reason, applies in _RULES.items() if applies(config, longest)), None)
-
-
-def _window(c: Any) -> float:
-    layers = getattr(c, "layer_types", None)
-    active = getattr(c, "sliding_window", None) and getattr(c, "use_sliding_window", True)
-    if layers is not None and "sliding_attention" not in layers:
-        return float("inf")
-    return c.sliding_window if active else float("inf")
-
-
-def _other_layers(c: Any, longest: int) -> set[str]:
-    fine = {"full_attention"} | ({"sliding_attention"} if _window(c) >= longest else set())
-    return set(getattr(c, "layer_types", None) or ["full_attention"]) - fine
-
-
-def _rope_types(c: Any) -> set[str]:
-    rope = getattr(c, "rope_parameters", None) or {}
-    per_layer = [v for v in rope.values() if isinstance(v, dict)] or ([rope] if rope else [])
-    return {r.get("rope_type", "default") for r in per_layer}
-
