@@ -1,0 +1,89 @@
+"""Open a labels database: its path or URL, its settings, its schema version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, insert, make_url, select, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from prefkit.errors import UserError
+from prefkit.judgements import tables as t
+
+BUSY_SECONDS = 30  # how long a writer waits for another: an import of many items is one transaction
+
+
+def database_url(db: str) -> URL:
+    """`labels.db`, `sqlite:///labels.db` or `postgresql://…` as a URL with the driver we install."""
+    if "://" not in db:
+        return URL.create("sqlite", database=db)
+    try:
+        url = make_url(db)
+    except ArgumentError:
+        raise UserError("not a database URL", db, "give a path such as labels.db, or postgresql://user@host/name") from None
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+
+
+def open_engine(db: str, *, create: bool) -> Engine:
+    """An engine on a database of our schema, made if absent and `create`; raises `UserError` naming what is wrong."""
+    url = database_url(db)
+    shown = url.render_as_string(hide_password=True) if "://" in db else db
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+        _check_path(Path(str(url.database)), create=create)
+    try:
+        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+    except NoSuchModuleError:
+        raise UserError("unknown kind of database", shown, "use SQLite (a path) or postgresql://…") from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    try:
+        with engine.execution_options(writing=True).begin() as c:
+            _require_schema(c, shown, create=create)
+    except DBAPIError as e:
+        engine.dispose()
+        raise UserError(f"cannot open the database: {e.orig}", shown, "is it a labels database, and may you write there?") from e
+    return engine
+
+
+def _check_path(path: Path, *, create: bool) -> None:
+    if path.is_dir():
+        raise UserError("a folder, not a labels database", path, "name a file, such as labels.db")
+    if not create and not path.exists():
+        raise UserError("no such labels database", path, "make one with `prefkit label DATA --db " + path.name + "`")
+    if not path.parent.is_dir():
+        raise UserError("no folder to keep the labels database in", path.parent, "make the folder first")
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    """WAL: readers never wait. FULL: a vote that was acknowledged survives a power cut, for one fsync each."""
+    connection.isolation_level = None  # we say BEGIN ourselves
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes its lock at the start, so that it waits in line instead of failing half-way."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writing") else "BEGIN")
+
+
+def _require_schema(c: Connection, shown: str, *, create: bool) -> None:
+    if c.dialect.name == "postgresql":
+        c.execute(text("SELECT pg_advisory_xact_lock(7265666)"))  # two programs that start at once make one schema
+    names = inspect(c).get_table_names()
+    if t.schema_version.name in names:
+        found = c.execute(select(t.schema_version.c.version)).scalar()
+        if found == t.STORE_VERSION:
+            return
+        raise UserError(
+            f"labels database of schema version {found}, this prefkit reads version {t.STORE_VERSION}",
+            shown,
+            "pip install -U prefkit",
+        )
+    # a SQLite file belongs to one program; a PostgreSQL database may hold other programs' tables beside ours
+    foreign = names if c.dialect.name == "sqlite" else set(names) & set(t.metadata.tables)
+    if foreign or not create:
+        raise UserError("not a labels database", shown, "name a new file, such as labels.db")
+    t.metadata.create_all(c)
+    c.execute(insert(t.schema_version).values(version=t.STORE_VERSION))

@@ -1,0 +1,294 @@
+"""One store for labels and votes: items, hidden producers, judges, and an append-only record of judgements.
+
+SQLite (WAL) by default, any SQLAlchemy URL otherwise. Nothing is ever updated or deleted; taking back is a new event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from prefkit.judgements import tables as t
+from prefkit.judgements.database import open_engine
+from prefkit.schema import Message, prompt_hash
+
+CHUNK = 500  # ids in one IN (…), well below SQLite's limit of variables
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer, and what only the reveal may show: who made it (`producer`) and its licence, url, author (`origin`)."""
+
+    messages: list[Message]
+    producer: str | None = None
+    origin: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An item to be judged, before it has an id. `group_id` is what must stay in one split."""
+
+    prompt: list[Message]
+    responses: list[Response]
+    group_id: str
+    origin: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a judge is shown: a prompt and responses in an order that says nothing about who made them."""
+
+    id: str
+    prompt: list[Message]
+    responses: list[list[Message]]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One answer of one judge to one item.
+
+    `id` is a UUID made by the client, so that a judgement sent twice is stored once; `shown` holds indexes of the item's
+    responses as they stood on the page (A, B, …); `winner` is such an index, only with outcome `better`.
+    """
+
+    id: str
+    batch_id: str
+    item_id: str
+    shown: tuple[int, ...]
+    outcome: str  # one of tables.OUTCOMES
+    winner: int | None = None
+    strength: int | None = None
+    flags: tuple[str, ...] = ()
+    comment: str = ""
+    milliseconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What `add_batch` did: the batch, how many items it holds and how many of them the store had not seen."""
+
+    batch_id: str
+    items: int
+    new: int
+
+
+def item_order(draft: Draft) -> list[int]:
+    """The order in which an item keeps its responses: by digest of the text, so that it tells nothing."""
+    return sorted(range(len(draft.responses)), key=lambda i: prompt_hash(draft.responses[i].messages))
+
+
+def item_id(draft: Draft) -> str:
+    """blake2b-128 of the prompt and the set of responses: the same comparison has the same id whoever made its sides."""
+    return _digest([prompt_hash(draft.prompt), *sorted(prompt_hash(r.messages) for r in draft.responses)])
+
+
+class Store:
+    """The one door to the tables. Safe to share between threads; other processes may write at the same time."""
+
+    def __init__(self, db: str, *, create: bool = True):
+        """Open `db`, a path or a SQLAlchemy URL; raises `UserError` if it is absent, foreign or newer than we are."""
+        self.engine = open_engine(db, create=create)
+        self._writing = self.engine.execution_options(writing=True)
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self.engine.dispose()
+
+    def judge(self, name: str, kind: str = "person") -> int:
+        """The number of a judge (person, model or rule), who is added on first sight."""
+        with self._writing.begin() as c:
+            _insert_new(c, t.judge, [{"kind": kind, "name": name}])
+            return c.execute(select(t.judge.c.id).where(t.judge.c.kind == kind, t.judge.c.name == name)).scalar_one()
+
+    def add_batch(self, kind: str, title: str, drafts: Iterable[Draft], settings: dict | None = None) -> Imported:
+        """Store items and who made their responses, all or nothing; the same content again changes nothing.
+
+        Drafts with the same prompt and responses are one item.
+        """
+        items: list[dict] = []
+        producers: list[dict] = []
+        for key, d in {item_id(d): d for d in drafts}.items():
+            kept = [d.responses[i] for i in item_order(d)]
+            items.append(
+                {
+                    "id": key,
+                    "group_id": d.group_id,
+                    "prompt": d.prompt,
+                    "responses": [r.messages for r in kept],
+                    "origin": d.origin,
+                }
+            )
+            producers += [
+                {"item_id": key, "response": i, "name": r.producer, "origin": r.origin} for i, r in enumerate(kept)
+            ]
+        made_by = sorted(f"{p['item_id']} {p['response']} {p['name']!r}" for p in producers)
+        batch_id = _digest([kind, *made_by])
+        of_batch = {"batch_id": batch_id}
+        with self._writing.begin() as c:
+            before = c.execute(select(func.count()).select_from(t.item)).scalar_one()
+            _insert_new(c, t.item, items)
+            after = c.execute(select(func.count()).select_from(t.item)).scalar_one()
+            row = {"id": batch_id, "kind": kind, "title": title, "settings": settings or {}, "created": _now()}
+            _insert_new(c, t.batch, [row])
+            _insert_new(c, t.batch_item, [of_batch | {"item_id": x["id"], "position": n} for n, x in enumerate(items)])
+            _insert_new(c, t.producer, [of_batch | p for p in producers])
+        return Imported(batch_id, len(items), after - before)
+
+    def item_ids(self, batch_id: str) -> list[str]:
+        """Ids of a batch's items, in the order they were given."""
+        query = select(t.batch_item.c.item_id).where(t.batch_item.c.batch_id == batch_id)
+        with self.engine.connect() as c:
+            return list(c.execute(query.order_by(t.batch_item.c.position)).scalars())
+
+    def item(self, key: str) -> Item:
+        """One item, without a word about who made it."""
+        with self.engine.connect() as c:
+            row = c.execute(select(t.item.c.id, t.item.c.prompt, t.item.c.responses).where(t.item.c.id == key)).one()
+        return Item(row.id, row.prompt, row.responses)
+
+    def record(self, judge_id: int, judgement: Judgement) -> None:
+        """Append a judgement; when this returns it is on disk. The same id again changes nothing.
+
+        It takes the place of what this judge said of the item before. Raises ValueError if the id is used for another
+        item or judge, or the outcome, winner or order make no sense.
+        """
+        _check(judgement)
+        with self._writing.begin() as c:
+            if _known(c, judge_id, judgement.id, judgement.item_id):
+                return
+            j = t.standing.c
+            before = select(j.id).where(j.judge_id == judge_id, j.item_id == judgement.item_id)
+            revealed = select(t.reveal.c.time).where(
+                t.reveal.c.judge_id == judge_id, t.reveal.c.batch_id == judgement.batch_id
+            )
+            flags = [*judgement.flags, *(["after_reveal"] if c.execute(revealed).first() else [])]
+            _append(c, judge_id, judgement, flags, supersedes=c.execute(before).scalar())
+
+    def undo(self, event_id: str, judge_id: int, batch_id: str) -> str | None:
+        """Take back this judge's latest standing judgement in a batch by a new event; returns the item, None if none."""
+        with self._writing.begin() as c:
+            done = c.execute(select(t.judgement.c.item_id).where(t.judgement.c.id == event_id)).scalar()
+            if done is not None:
+                return done
+            j = t.standing.c
+            latest = c.execute(
+                select(j.id, j.item_id, j.shown)
+                .where(j.judge_id == judge_id, j.batch_id == batch_id)
+                .order_by(j.seq.desc())
+                .limit(1)
+            ).first()
+            if latest is None:
+                return None
+            event = Judgement(event_id, batch_id, latest.item_id, tuple(latest.shown), "undo")
+            _append(c, judge_id, event, [], supersedes=latest.id)
+            return latest.item_id
+
+    def judged(self, judge_id: int) -> dict[str, str]:
+        """Item id → outcome of everything this judge stands by, in any batch."""
+        j = t.standing.c
+        with self.engine.connect() as c:
+            return {i: o for i, o in c.execute(select(j.item_id, j.outcome).where(j.judge_id == judge_id))}
+
+    def votes(self, item_ids: Iterable[str], kinds: Sequence[str] = ("person",)) -> list[Row]:
+        """Standing judgements of the given items, oldest first, with the judge's kind and name. Names no producer."""
+        j = t.standing.c
+        query = (
+            select(t.standing, t.judge.c.kind.label("judge_kind"), t.judge.c.name.label("judge_name"))
+            .join_from(t.standing, t.judge, t.judge.c.id == j.judge_id)
+            .where(t.judge.c.kind.in_(kinds))
+        )
+        with self.engine.connect() as c:
+            rows = [row for ids in _chunks(item_ids) for row in c.execute(query.where(j.item_id.in_(ids)))]
+        return sorted(rows, key=lambda row: row.seq)
+
+    def reveal(self, batch_id: str, judge_id: int) -> None:
+        """Remember that this judge has now seen who made what in a batch."""
+        with self._writing.begin() as c:
+            _insert_new(c, t.reveal, [{"batch_id": batch_id, "judge_id": judge_id, "time": _now()}])
+
+    def producers(self, item_ids: Iterable[str], batch_id: str | None = None) -> list[Row]:
+        """Who made each response, with its origin: for results and export, never for a page before the reveal."""
+        p = t.producer.c
+        query = select(t.producer).order_by(p.item_id, p.response, p.name, p.batch_id)
+        if batch_id is not None:
+            query = query.where(p.batch_id == batch_id)
+        with self.engine.connect() as c:
+            return [row for ids in _chunks(item_ids) for row in c.execute(query.where(p.item_id.in_(ids)))]
+
+    def items(self, *, after: str = "", limit: int = CHUNK) -> list[Row]:
+        """Up to `limit` items with group and origin in order of id, from behind the id `after`: for export."""
+        with self.engine.connect() as c:
+            return list(c.execute(select(t.item).where(t.item.c.id > after).order_by(t.item.c.id).limit(limit)))
+
+
+def _check(j: Judgement) -> None:
+    if j.outcome not in t.OUTCOMES or j.outcome == "undo":
+        raise ValueError(f"outcome {j.outcome!r} is none of {', '.join(o for o in t.OUTCOMES if o != 'undo')}")
+    if sorted(j.shown) != list(range(len(j.shown))):
+        raise ValueError(f"shown order {j.shown} is no permutation")
+    if (j.outcome == "better") != (j.winner is not None) or (j.winner is not None and j.winner not in j.shown):
+        raise ValueError(f"outcome {j.outcome!r} with winner {j.winner} of responses {j.shown}")
+
+
+def _known(c: Connection, judge_id: int, event_id: str, item: str) -> bool:
+    row = c.execute(
+        select(t.judgement.c.judge_id, t.judgement.c.item_id).where(t.judgement.c.id == event_id)
+    ).first()
+    if row is not None and tuple(row) != (judge_id, item):
+        raise ValueError(f"event {event_id} is already used for another judgement")
+    return row is not None
+
+
+def _append(c: Connection, judge_id: int, j: Judgement, flags: list[str], supersedes: str | None) -> None:
+    row = {
+        "id": j.id,
+        "judge_id": judge_id,
+        "batch_id": j.batch_id,
+        "item_id": j.item_id,
+        "shown": list(j.shown),
+        "outcome": j.outcome,
+        "winner": j.winner,
+        "strength": j.strength,
+        "flags": flags,
+        "comment": j.comment,
+        "milliseconds": j.milliseconds,
+        "time": _now(),
+        "app_version": _app_version(),
+        "supersedes": supersedes,
+    }
+    # Where writers are not serialised (PostgreSQL) one event may arrive twice at the same time: the second is dropped.
+    _insert_new(c, t.judgement, [row])
+
+
+def _insert_new(c: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows whose key is new; both dialects spell this alike, in modules of their own."""
+    if rows:
+        dialect = postgresql if c.dialect.name == "postgresql" else sqlite
+        c.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def _chunks(ids: Iterable[str]) -> list[list[str]]:
+    unique = list(dict.fromkeys(ids))
+    return [unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK)]
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _app_version() -> str:
+    try:
+        return version("prefkit")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

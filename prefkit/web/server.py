@@ -1,0 +1,123 @@
+"""Serve a page to this machine's browser: loopback, no share link, nothing fetched from elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from urllib.parse import urlsplit
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from prefkit.errors import UserError
+from prefkit.web.page import HERE
+
+HEADERS = {
+    # gradio compiles its templates with Function and styles in line; all else comes from this server or nowhere
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-dns-prefetch-control": "off",
+}
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
+MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
+
+
+def require_loopback(host: str) -> None:
+    """`UserError` for an address that others can reach: nobody would be asked who they are."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise UserError(
+            "others could reach this page without a login",
+            f"--host {host}",
+            "leave --host out and reach this machine by `ssh -L PORT:127.0.0.1:PORT`",
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on the address (port 0: any free one); `UserError` when it is taken or not ours."""
+    require_loopback(host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen()
+    except (OSError, OverflowError) as e:
+        listening.close()
+        taken = isinstance(e, OSError) and e.errno == errno.EADDRINUSE
+        why = f"port {port} is taken" if taken else f"cannot listen on port {port}: {e}"
+        raise UserError(why, host, f"choose another, such as --port {port + 1 if port < 65535 else 7860}") from None
+    return listening
+
+
+def address(listening: socket.socket) -> str:
+    """The URL of a bound socket."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def make_app(page: gr.Blocks) -> FastAPI:
+    """The page as an ASGI application, guarded, without API pages, history, monitoring or telemetry."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard)
+    theme = gr.themes.Base(font=FONTS, font_mono=MONO)
+    off = {"footer_links": [], "run_history": False, "ssr_mode": False, "mcp_server": False, "pwa": False}
+    return gr.mount_gradio_app(
+        app, page, "/", theme=theme, css_paths=HERE / "page.css", enable_monitoring=False, show_error=True, **off
+    )
+
+
+def serve(page: gr.Blocks, listening: socket.socket) -> None:
+    """Answer until interrupted (Ctrl-C returns)."""
+    config = uvicorn.Config(make_app(page), log_level="error", timeout_graceful_shutdown=1)
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        pass  # uvicorn has shut down by now and raises the signal once more
+    finally:
+        listening.close()
+
+
+class Guard:
+    """ASGI middleware: refuses foreign hosts and origins (rebinding, cross-site posts) and adds `HEADERS`."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        sent = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        host, origin = sent.get("host", ""), sent.get("origin")
+        if not _is_loopback(host) or (origin is not None and urlsplit(origin).netloc != host):
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"this page answers only to this machine"})
+            return
+
+        async def add_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", []), *extra]}
+            await send(message)
+
+        await self.app(scope, receive, add_headers)
+
+
+def _is_loopback(netloc: str) -> bool:
+    name = urlsplit(f"//{netloc}").hostname or ""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
