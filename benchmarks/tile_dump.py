@@ -24,6 +24,14 @@ def swaps(words: list[bytes], seed: int) -> dict[bytes, bytes]:
     return {w: rng.choice(same_length[len(w)]) for w in words if rng.random() < 0.25}
 
 
+def perturbed(line: bytes, offset: int, swap: dict[bytes, bytes]) -> bytes:
+    """A row with shifted ids and, in its texts, other words."""
+    row = IDS.sub(lambda m: m[1] + str(int(m[2]) + offset).encode() + b'"', line)
+    if not swap:
+        return row
+    return TEXT.sub(lambda m: b" " + m[1] + b'="' + WORD.sub(lambda w: swap.get(w[0], w[0]), m[2]) + b'"', row)
+
+
 def rows(sources: list[Path]) -> Iterator[bytes]:
     """Endless rows, tile after tile."""
     loaded = []
@@ -36,12 +44,7 @@ def rows(sources: list[Path]) -> Iterator[bytes]:
         for lines, words, top in loaded:
             swap = swaps(words, tile) if tile else {}
             for line in lines:
-                row = IDS.sub(lambda m: m[1] + str(int(m[2]) + offset).encode() + b'"', line)
-                if swap:
-                    row = TEXT.sub(
-                        lambda m: b" " + m[1] + b'="' + WORD.sub(lambda w: swap.get(w[0], w[0]), m[2]) + b'"', row
-                    )
-                yield row
+                yield perturbed(line, offset, swap)
             offset += top + 1
         tile += 1
 

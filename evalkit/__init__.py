@@ -1,4 +1,4 @@
-"""A held-out number you can defend: `score_pairs` runs the models, `build_report` turns their scores into the number."""
+"""A held-out number you can defend: `score_pairs` runs the models, `build_report` makes the number of their scores."""
 
 from __future__ import annotations
 

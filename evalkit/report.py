@@ -53,8 +53,8 @@ def headline(report: dict) -> str:
     """The one printed line."""
     a, longer = report["accuracy"], report["baselines"]["longer_wins"]
     line = (
-        f"accuracy {a['value']:.3f} [{a['low']:.3f}, {a['high']:.3f}] on {report['n']} pairs of {report['n_groups']} prompts"
-        f" · longer wins {longer['value']:.3f} [{longer['low']:.3f}, {longer['high']:.3f}]"
+        f"accuracy {_interval(a)} on {report['n']} pairs of {report['n_groups']} groups"
+        f" · longer wins {_interval(longer)}"
         f" · mean margin {report['margin']['mean']:+.4f} at β {report['beta']:g}"
     )
     return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "")
@@ -81,7 +81,7 @@ def to_markdown(report: dict) -> str:
     ]
     for name, p in rows:
         lines.append(
-            f"| {LABELS[name]} | {p['value']:.3f} | [{p['low']:.3f}, {p['high']:.3f}] | {p['strict']:.3f} | {p['tie_rate']:.1%} |"
+            f"| {LABELS[name]} | {_interval(p).replace(' ', ' | ', 1)} | {p['strict']:.3f} | {p['tie_rate']:.1%} |"
         )
     m = report["margin"]
     lines += [
@@ -98,9 +98,13 @@ def to_markdown(report: dict) -> str:
         lines += ["", f"Pairs read {run['read']}, scored {run['scored']}, dropped: {dropped}."]
         lines += [
             "",
-            f"Data `{run['data']}` split `{run['split']}`, token boundary of the first pair: `{_cell(run['boundary'])}`.",
+            f"Data `{run['data']}` split `{run['split']}`, boundary of the first pair: `{_cell(run['boundary'])}`.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _interval(p: dict) -> str:
+    return f"{p['value']:.3f} [{p['low']:.3f}, {p['high']:.3f}]"
 
 
 def _cell(text: str) -> str:

@@ -19,15 +19,17 @@ import pyarrow.parquet as pq
 from evalkit.scores import SCORES, scores_path, write_scores
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs, read_manifest
-from train.core.encode import Encoded, Limits, Template
+from train.core.encode import Encoded, Limits
 from train.core.logprobs import Scored, response_logps
 from train.core.models import Loaded, load_policy, reference_context
-from train.core.rows import Row, Rows, build_rows, pair_texts, shareable
+from train.core.rows import Row, Rows, build_rows, pair_texts
+from train.core.sharing import shareable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NO_REFERENCE = "none"
+DEFAULT_BETA = 0.1
 TOKENS = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -73,10 +75,9 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
     """Encode the split, run policy and reference over the same rows, and put the numbers beside their pairs."""
     table = open_pairs(data, options.split)
     table = table.slice(0, options.limit) if options.limit is not None else table
-    loaded = load_policy(policy)
-    template = Template.of(options.template, loaded.tokenizer) if options.template else loaded.template
+    loaded = load_policy(policy, template=options.template, reference=options.reference is None)
     limits = _limits(loaded, options)
-    built = build_rows(pair_texts(table), loaded.tokenizer, template, limits)
+    built = build_rows(pair_texts(table), loaded.tokenizer, loaded.template, limits)
     if not built.rows:
         raise UserError(
             f"no pair of split {options.split!r} fits {limits.max_tokens} tokens", data, "raise --max-tokens"
@@ -94,7 +95,7 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
     how = "prompts shared" if shared else "prompts apart"
     say(f"policy   {_name(policy)} · reference {reference or NO_REFERENCE} · {how}")
 
-    beta = options.beta if options.beta is not None else (loaded.beta or 0.1)
+    beta = options.beta if options.beta is not None else float(loaded.config.get("dpo", {}).get("beta", DEFAULT_BETA))
     names = {"policy": _name(policy), "reference": reference, "beta": beta}
     numbers = dict(_numbers(built.rows, policy_scored, ref_scored))
     record = {
@@ -102,7 +103,7 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
         "data": Path(data).name,
         "manifest": read_manifest(data).digest,
         "split": options.split,
-        "template": template.source,
+        "template": loaded.template.source,
         "max_tokens": limits.max_tokens,
         "boundary": boundary,
         "read": table.num_rows,
@@ -149,20 +150,25 @@ def _reference_scores(
     if options.reference == NO_REFERENCE:
         return None, None
     if options.reference is None:
-        if loaded.reference is None:
+        if loaded.reference == NO_REFERENCE:
             raise UserError(
                 "this policy names no reference",
                 loaded.path,
                 "give --reference MODEL, or --reference none for plain log π",
             )
-        with reference_context(loaded.model, loaded.reference):
-            return loaded.reference_name, response_logps(loaded.model, built.rows, **run)
-    other = load_policy(options.reference)
+        with reference_context(loaded.model, loaded.reference, loaded.frozen) as model:
+            return _started_from(loaded), response_logps(model, built.rows, **run)
+    other = load_policy(options.reference, reference=False)
     if other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         raise UserError(
             "policy and reference have different vocabularies", options.reference, "give the model it started from"
         )
     return _name(options.reference), response_logps(other.model, built.rows, **run)
+
+
+def _started_from(loaded: Loaded) -> str:
+    start = loaded.config.get("model", {}).get("path")
+    return _name(start or getattr(loaded.model, "base_model", loaded.model).config.name_or_path)
 
 
 def _numbers(rows: list[Row], policy: list[Scored], ref: list[Scored] | None) -> Iterator[tuple[str, dict[str, Any]]]:
