@@ -6,13 +6,16 @@ Add a source: a module here with a `SOURCE`, a line in `SOURCES`, a fixture in t
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
 
 from prefkit.errors import UserError, unknown_name
-from prefkit.schema import Pair
+from prefkit.schema import Pair, Reject
 
 SOURCES = {  # name -> module that holds its SOURCE, imported when asked for
     "judgements": "prefkit.sources.judgements",
@@ -52,14 +55,75 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Slice:
+    """A stretch of one input that a task reads: bytes `start`..`stop` of `path`, or a member of it."""
+
+    path: Path
+    name: str  # how positions and the manifest name it: no absolute path
+    start: int = 0
+    stop: int = 0
+    kind: str = ""
+    subset: str = ""
+
+
+class MapOutput(Protocol):
+    """Where `Join.map` puts what it finds; `lines` is the number of line ends read, so that positions become global."""
+
+    tally: Counter[str]
+    lines: int
+
+    def rows(self, table: pa.Table) -> None:
+        """Records with a uint64 column `key`, the hash of their group, and an int64 `line` (from 0 in the slice)."""
+
+    def link(self, one: str, other: str) -> None:
+        """Two group keys that must share a split."""
+
+    def reject(self, reason: str, line: int, raw: str) -> None:
+        """A record refused; counted under `records.rejected`."""
+
+    def warn(self, text: str) -> None:
+        """Something the user should know about the input as a whole."""
+
+
+class PairInput(NamedTuple):
+    """All records of some groups: the columns that `map` wrote, and `position`."""
+
+    table: pa.Table
+    options: Any
+    seed: int
+    tally: Counter[str]
+
+
+class PairOutput(NamedTuple):
+    """What a bucket makes: a `prefkit.tables.CANDIDATES` table, what becomes of each record, and the records refused.
+
+    `fates[i]` says why record i is in no candidate (`single_answer`); "" leaves it to the pairs that name it.
+    """
+
+    table: pa.Table
+    fates: list[str]
+    rejects: list[Reject]
+
+
+@dataclass(frozen=True)
+class Join:
+    """How a source whose pairs need several records works: slices of the input, records by group, pairs of a group."""
+
+    slices: Callable[[Path, Any, int], list[Slice]]
+    map: Callable[[Slice, Any, MapOutput], None]
+    pair: Callable[[PairInput], PairOutput]
+
+
+@dataclass(frozen=True)
 class Source:
     """Where preferences come from and how a record becomes pairs.
 
-    `to_pairs(record, options)` yields `Pair` and `Tie`, or raises `Refused` or `Unused`; what it yields before raising is
-    dropped. A record that yields only ties is counted as `only_ties`, one that yields nothing as `no_candidates`.
-    `records(path, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow; the position names the
-    file and the place in it (`labels.db:42`) and must not hold an absolute path. `join` replaces both where a pair needs
-    records from different places in the input. `recognises(path)` lets convert guess the source.
+    `to_pairs(record, options)` yields `Pair` and `Tie`, or raises `Refused` or `Unused`; what it yields before raising
+    is dropped. A record that yields only ties is counted as `only_ties`, one that yields nothing as `no_candidates`.
+    `files(path, options)` lists the files an input stands for (by default itself, or the readable files of a folder).
+    `records(path, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow; the position names
+    the file and the place in it (`labels.db:42`) and must not hold an absolute path. `join` replaces all three where a
+    pair needs records from different places in the input. `recognises(path)` lets convert guess the source.
     """
 
     name: str
@@ -69,7 +133,8 @@ class Source:
     options: type = NoOptions
     records: Callable[[Path, Any], Iterator[tuple[str, Record]]] | None = None
     recognises: Callable[[Path], bool] | None = None
-    join: Any = None  # prefkit.convert.Join: slices, map and pair
+    files: Callable[[Path, Any], list[Path]] | None = None
+    join: Join | None = None
 
 
 def get_source(name: str) -> Source:

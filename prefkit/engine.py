@@ -1,0 +1,66 @@
+"""Runs a list of tasks: here on local processes. A task is a picklable function of plain values and files."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prefkit.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """The CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, label: str) -> list[Result]:
+    """The results in the order of the tasks; an exception of a task comes out as it is and stops the rest."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(label, total=len(tasks))
+        if workers <= 1 or len(tasks) <= 1:
+            results = []
+            for task in tasks:
+                results.append(fn(task))
+                progress.advance(bar)
+            return results
+        return _in_processes(fn, tasks, min(workers, len(tasks)), lambda: progress.advance(bar))
+
+
+def _in_processes(
+    fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, advance: Callable[[], None]
+) -> list[Result]:
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupt_to_parent)
+    try:
+        futures = [pool.submit(fn, task) for task in tasks]
+        for done in as_completed(futures):
+            done.result()
+            advance()
+        return [f.result() for f in futures]
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process died, probably for want of memory", fix="run the same command again with fewer --workers"
+        ) from None
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=sys.exc_info()[0] is not KeyboardInterrupt, cancel_futures=True)
+
+
+def _leave_interrupt_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,97 @@
+"""HTML as Stack Exchange renders it → Markdown, without losing superscripts, math, spoilers or deeply nested text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+from html.parser import HTMLParser
+from typing import Any
+
+from html_to_markdown import ConversionOptions, _html_to_markdown, api
+
+SPOILER = re.compile(r'<blockquote class="spoiler"[^>]*>(.*?)</blockquote>', re.S)
+# Math is text between its delimiters, outside tags and code; only there a backslash before punctuation must stay single.
+MATH = re.compile(
+    r"<(pre|code)\b.*?</\1\s*>|<[^>]*>"
+    r"|(\\\$[^<]+?\\\$|\$\$[^<]+?\$\$|\\\([^<]+?\\\)|\\\[[^<]+?\\\]|\\begin\{[^<]+?\\end\{[^}<]*\}|\$[^<$]+\$)",
+    re.S,
+)
+OPEN, CLOSE = "\ue0f0", "\ue0f1"  # private-use characters: what is set aside travels as ⟨number⟩
+ASIDE = re.compile(f"^(.*?){OPEN}(\\d+){CLOSE}", re.M)
+
+
+@cache
+def _options(base_url: str | None) -> Any:
+    """Options as the Rust side holds them: translating the dataclass at each call halves the speed on short posts."""
+    options = ConversionOptions(sup_symbol="^", sub_symbol="~", bullets="-", extract_metadata=False, base_url=base_url)
+    return api._to_rust_conversion_options(options)
+
+
+def to_markdown(html: str, base_url: str | None = None, tally: Counter[str] | None = None) -> str:
+    """One post's HTML as Markdown; relative links are resolved against `base_url`.
+
+    Counts in `tally`: `repairs.markup_fallback`, text that html-to-markdown dropped and lxml gave back without structure.
+    """
+    aside: list[str] = []
+    source = html
+    if OPEN not in html:
+        if 'class="spoiler"' in html:
+            source = SPOILER.sub(lambda m: _set_aside(aside, _spoiler(m[1], base_url, tally), block=True), source)
+        if "\\" in source:
+            source = MATH.sub(lambda m: m[0] if m[2] is None else _set_aside(aside, _unescape(m[2])), source)
+    text = _html_to_markdown.convert(html=source, options=_options(base_url)).content or ""
+    if aside:
+        text = _put_back(text, aside)
+    text = text.rstrip().lstrip("\n")
+    if not text and html.strip():
+        text = _text_only(html)
+        if text and tally is not None:
+            tally["repairs.markup_fallback"] += 1
+    return text
+
+
+def _set_aside(aside: list[str], text: str, *, block: bool = False) -> str:
+    aside.append(text)
+    mark = f"{OPEN}{len(aside) - 1}{CLOSE}"
+    return f"<p>{mark}</p>" if block else mark
+
+
+def _put_back(text: str, aside: list[str]) -> str:
+    while OPEN in text:  # math inside a spoiler was set aside within it already, so this ends
+        before = text
+        text = ASIDE.sub(lambda m: m[1] + aside[int(m[2])].replace("\n", "\n" + _indent(m[1], aside[int(m[2])])), text)
+        if text == before:
+            break
+    return text
+
+
+def _indent(before: str, text: str) -> str:
+    """A spoiler inside a list or a quote continues under the same prefix; math keeps its own lines."""
+    return re.sub(r"[^\s>]", " ", before) if text.startswith(">!") else ""
+
+
+def _spoiler(html: str, base_url: str | None, tally: Counter[str] | None) -> str:
+    return "\n".join(f">! {line}".rstrip() for line in to_markdown(html, base_url, tally).split("\n"))
+
+
+def _unescape(math: str) -> str:
+    return math.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+
+
+class _Text(HTMLParser):
+    """Collects character data: the one parser at hand that has no limit of depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.pieces.append(data)
+
+
+def _text_only(html: str) -> str:
+    parser = _Text()
+    parser.feed(html)
+    parser.close()
+    return "".join(parser.pieces).strip()

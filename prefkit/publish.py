@@ -1,0 +1,112 @@
+"""Candidate rows → shards: which row goes where is in flat arrays, the rows themselves are copied as they stream by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from prefkit import engine
+from prefkit.schema import PAIRS
+from prefkit.shards import SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
+from prefkit.split import Resolved
+from prefkit.tasks import REJECTS, Job
+
+
+class _Shard(NamedTuple):
+    """One shard: its file, and of each candidate file the rows to take with their groups."""
+
+    path: Path
+    takes: list[tuple[Path, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where every candidate row goes. `stems[k]` has rows `starts[k]`..`starts[k+1]` of the flat arrays."""
+
+    stems: list[Path]
+    starts: np.ndarray
+    split: np.ndarray
+    shard: np.ndarray
+    group: np.ndarray
+    names: list[str]
+
+    @classmethod
+    def of(
+        cls, stems: list[Path], counts: list[int], sizes: np.ndarray, found: Resolved, names: list[str]
+    ) -> Publication:
+        """Rows keep their order; a shard is closed when it is about to pass `SHARD_BYTES`."""
+        shard = np.zeros(len(sizes), dtype=np.int32)
+        for number in range(len(names)):
+            here = found.split == number
+            shard[here] = np.cumsum(sizes[here], dtype=np.int64) // SHARD_BYTES
+        starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        return cls(stems, starts, found.split, shard, found.group, names)
+
+    def split_counts(self) -> dict[str, dict[str, int]]:
+        """Rows and groups of each split."""
+        return {
+            name: {"rows": int((rows := self.split == n).sum()), "groups": len(np.unique(self.group[rows]))}
+            for n, name in enumerate(self.names)
+        }
+
+    def warnings(self) -> list[str]:
+        """What a user would stumble over later."""
+        return [f"split {name} is empty" for name, counts in self.split_counts().items() if not counts["rows"]]
+
+    def shards(self, number: int, folder: Path, suffix: str) -> list[_Shard]:
+        """The shards of a split: at least one, which may be empty."""
+        here = np.flatnonzero(self.split == number)
+        count = int(self.shard[here].max()) + 1 if len(here) else 1
+        shards = [_Shard(folder / shard_name(k, count, suffix), []) for k in range(count)]
+        for k, shard in enumerate(shards):
+            rows = here[self.shard[here] == k]
+            cuts = np.searchsorted(rows, self.starts)
+            for stem, start, a, b in zip(self.stems, self.starts, cuts[:-1], cuts[1:], strict=False):
+                if a < b:
+                    shard.takes.append((stem.with_suffix(".arrow"), rows[a:b] - start, self.group[rows[a:b]]))
+        return shards
+
+    def head(self, job: Job, n: int) -> pa.Table:
+        """The first pairs of the first split."""
+        pieces = [rows for _, rows in zip(range(n), _rows(self.shards(0, job.work, "arrow")[0]), strict=False)]
+        return pa.concat_tables(pieces).slice(0, n) if pieces else PAIRS.empty_table()
+
+
+def publish(out: Path, publication: Publication, job: Job, workers: int, suffix: str) -> dict[str, dict[str, Any]]:
+    """Write shards, rejects and the files that `datasets` wants; returns manifest entries by file."""
+    planned = {n: publication.shards(i, out / n, suffix) for i, n in enumerate(publication.names)}
+    shards = [s for found in planned.values() for s in found]
+    entries = engine.run_tasks(_write, shards, workers, "publish")
+    files = {s.path.relative_to(out).as_posix(): e for s, e in zip(shards, entries, strict=True)}
+    rejects = f"_rejects/{shard_name(0, 1)}"
+    sources = [job.work / "map.rejects.arrow", *(s.with_suffix(".rejects.arrow") for s in publication.stems)]
+    files[rejects] = write_shard(out / rejects, REJECTS, (_stream(p) for p in sources if p.exists()))
+    if suffix == "arrow":
+        names = {n: [s.path.name for s in found] for n, found in planned.items()}
+        prints = {n: _fingerprint([files[f"{n}/{s}"]["sha256"] for s in found]) for n, found in names.items()}
+        files |= {name: describe(out / name) for name in write_datasets_files(out, names, prints)}
+    return dict(sorted(files.items()))
+
+
+def _write(shard: _Shard) -> dict[str, Any]:
+    return write_shard(shard.path, PAIRS, _rows(shard))
+
+
+def _rows(shard: _Shard) -> Any:
+    for path, rows, groups in shard.takes:
+        table = _stream(path).take(pa.array(rows))
+        names = pa.array([f"{g:016x}" for g in groups.tolist()], pa.string())
+        yield table.add_column(1, PAIRS.field("group_id"), names).select(PAIRS.names).cast(PAIRS)
+
+
+def _stream(path: Path) -> pa.Table:
+    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+
+
+def _fingerprint(digests: list[str]) -> str:
+    return hashlib.blake2b("".join(digests).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,155 @@
+"""Records of JSON, JSON lines, CSV, Parquet and Arrow files (also .gz and .zst), each with its position in the file."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from prefkit.errors import UserError
+
+Record = dict[str, Any]
+Positioned = Iterator[
+    tuple[int, Record | str]
+]  # place in the file from 1, then the record or, if it is damaged, its text
+BATCH_ROWS = 1024
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Record | str]]:
+    """(position, record) for each record of a file; a damaged line comes as its raw text.
+
+    Positions are `NAME:LINE` for lines and `NAME:ROW` (from 1) for tables. Errors: `UserError` for a file of another kind
+    or one that cannot be read from the start or breaks off.
+    """
+    reader = READERS[kind(path)]
+    with _readable(path):
+        for place, record in reader(path):
+            yield f"{path.name}:{place}", record
+
+
+def kind(path: Path) -> str:
+    """The format a file's name tells: json, jsonl, csv, parquet or arrow."""
+    name = path.name.lower()
+    for suffix in (".gz", ".zst"):
+        name = name.removesuffix(suffix)
+    suffix = {".ndjson": ".jsonl", ".tsv": ".csv", ".feather": ".arrow"}.get(Path(name).suffix, Path(name).suffix)
+    if suffix[1:] not in READERS:
+        known = ", ".join(f".{k}" for k in READERS)
+        raise UserError(f"cannot tell the format of {path.name!r}", path, f"known: {known}, also with .gz or .zst")
+    return suffix[1:]
+
+
+def is_readable(path: Path) -> bool:
+    """Whether the name tells a format that `read_records` knows."""
+    try:
+        return bool(kind(path))
+    except UserError:
+        return False
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, json.JSONDecodeError, zstandard.ZstdError, csv.Error, EOFError, OSError) as e:
+        raise UserError(f"cannot read the file: {e}", path, "is it whole, and what its name says?") from e
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.name.lower().endswith(".gz"):
+        return gzip.open(path)
+    if path.name.lower().endswith(".zst"):
+        return zstandard.open(path, "rb")
+    return path.open("rb")
+
+
+def _jsonl(path: Path) -> Positioned:
+    with _open(path) as f:
+        for line, raw in enumerate(io.BufferedReader(f) if not hasattr(f, "readline") else f, 1):  # type: ignore[arg-type]
+            text = raw.decode("utf-8-sig" if line == 1 else "utf-8", "replace").strip()
+            if text:
+                yield line, _object(text)
+
+
+def _object(text: str) -> Record | str:
+    try:
+        record = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return text
+    return record if isinstance(record, dict) else text
+
+
+def _json(path: Path) -> Positioned:
+    """A list of objects, an object that holds one such list (`{"data": […]}`), or JSON lines under a .json name."""
+    with _open(path) as f:
+        text = f.read().decode("utf-8-sig", "replace")
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError as e:
+        if e.msg != "Extra data":
+            raise
+        for line, part in enumerate(text.splitlines(), 1):
+            if part.strip():
+                yield line, _object(part)
+        return
+    if isinstance(whole, dict):
+        lists = [v for v in whole.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        whole = lists[0] if len(lists) == 1 else [whole]
+    if not isinstance(whole, list):
+        raise UserError("the JSON is no list of records", path, "give a list of objects, or JSON lines")
+    for row, record in enumerate(whole, 1):
+        yield row, record if isinstance(record, dict) else json.dumps(record, ensure_ascii=False)
+
+
+def _csv(path: Path) -> Positioned:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with _open(path) as f:
+        rows = csv.DictReader(
+            io.TextIOWrapper(f, "utf-8-sig", "replace", newline=""),
+            delimiter="\t" if ".tsv" in path.name.lower() else ",",
+        )
+        for record in rows:
+            extra = record.pop(None, None)  # type: ignore[call-overload]
+            yield rows.line_num, record if extra is None else json.dumps([*record.values(), *extra], ensure_ascii=False)
+
+
+def _parquet(path: Path) -> Positioned:
+    with pq.ParquetFile(path) as f:
+        yield from _rows(f.iter_batches(BATCH_ROWS))
+
+
+def _arrow(path: Path) -> Positioned:
+    with pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            file = pa.ipc.open_file(source)
+            yield from _rows(file.get_batch(i) for i in range(file.num_record_batches))
+        else:
+            source.seek(0)
+            yield from _rows(pa.ipc.open_stream(source))
+
+
+def _rows(batches: Any) -> Positioned:
+    row = 0
+    for batch in batches:
+        for record in batch.to_pylist():
+            row += 1
+            yield row, record
+
+
+READERS: dict[str, Callable[[Path], Positioned]] = {
+    "jsonl": _jsonl,
+    "json": _json,
+    "csv": _csv,
+    "parquet": _parquet,
+    "arrow": _arrow,
+}

@@ -1,0 +1,146 @@
+"""Your own pairs: prompt, chosen and rejected as strings or message lists, under any column names.
+
+The shapes are those of https://huggingface.co/docs/trl/dataset_formats#preference: explicit prompt, conversational, and, for
+message lists only, implicit prompt (chosen and rejected share their first turns).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefkit.readers import is_readable
+from prefkit.schema import Message, Pair, prompt_hash
+from prefkit.sources import Record, Refused, Source
+
+NAME = "pairs"
+ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+
+
+@dataclass(frozen=True)
+class PairsOptions:
+    """Column names. `prompt` may be absent where chosen and rejected are whole conversations; `group` names what must
+    stay in one split beside equal prompts."""
+
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    system: str = "system"
+    group: str | None = None
+    name: str | None = None
+
+
+def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
+    """One pair a record."""
+    prompt = _messages(record.get(options.prompt), "user")
+    chosen = _messages(record.get(options.chosen), "assistant")
+    rejected = _messages(record.get(options.rejected), "assistant")
+    if chosen is None or rejected is None:
+        raise Refused("missing_text")
+    if prompt is None:
+        prompt, chosen, rejected = _implicit(chosen, rejected)
+    else:
+        chosen, rejected = _without(prompt, chosen), _without(prompt, rejected)
+    system = record.get(options.system)
+    if isinstance(system, str) and system.strip() and prompt and prompt[0]["role"] != "system":
+        prompt = [{"role": "system", "content": system}, *prompt]
+    group = record.get(options.group) if options.group else None
+    known = {options.prompt, options.chosen, options.rejected, options.system, "id", "meta", *NUMBERS}
+    yield Pair(
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        source=options.name or NAME,
+        subset=str(record.get("subset") or ""),
+        group_key=f"{options.name or NAME}/{prompt_hash_or_group(prompt, group)}",
+        source_id=str(next((record[k] for k in ("source_id", "id") if record.get(k) is not None), "")),
+        meta={k: v for k, v in record.items() if k not in known and isinstance(v, str | int | float | bool)},
+        **{k: _number(record.get(k)) for k in NUMBERS},
+    )
+
+
+NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")
+
+
+def prompt_hash_or_group(prompt: list[Message], group: object) -> str:
+    """What names the group of a record: its own column, else its prompt."""
+    return str(group) if group is not None else json_safe_hash(prompt)
+
+
+def json_safe_hash(prompt: list[Message]) -> str:
+    """`schema.prompt_hash` of text that may still hold lone surrogates."""
+    return prompt_hash([{"role": m["role"], "content": m["content"].encode(errors="replace").decode()} for m in prompt])
+
+
+def _messages(value: Any, role: str) -> list[Message] | None:
+    """A cell as messages: a string is one turn, a message list keeps its roles (ShareGPT's from and value too)."""
+    if isinstance(value, str) and value.lstrip().startswith('[{"'):  # a message list that went through CSV
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            pass
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        return None
+    return [_message(turn) for turn in value]
+
+
+def _message(turn: Any) -> Message:
+    if not isinstance(turn, dict):
+        raise Refused("bad_message")
+    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    if isinstance(content, list):  # typed parts: text only
+        parts = [
+            p.get("text", p.get("value")) if isinstance(p, dict) and p.get("type", "text") == "text" else None
+            for p in content
+        ]
+        content = "".join(parts) if all(isinstance(p, str) for p in parts) else None
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise Refused("bad_message")
+    return {"role": ROLES.get(role, role), "content": content}
+
+
+def _implicit(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
+    """The prompt is what both conversations share, up to the last user turn before they part."""
+    if len(chosen) < 2 or len(rejected) < 2:
+        raise Refused("missing_prompt")
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    while shared and chosen[shared - 1]["role"] not in ("user", "tool"):
+        shared -= 1
+    if not shared:
+        raise Refused("prompt_mismatch")
+    return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _without(prompt: list[Message], response: list[Message]) -> list[Message]:
+    """A response that repeats the prompt loses it; one that begins with another prompt is refused."""
+    if response[0]["role"] == "assistant":
+        return response
+    if response[: len(prompt)] != prompt or len(response) == len(prompt):
+        raise Refused("prompt_mismatch")
+    return response[len(prompt) :]
+
+
+def _number(value: object) -> float | None:
+    try:
+        return None if value is None or value == "" else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise Refused("bad_number") from None
+
+
+SOURCE = Source(
+    name=NAME,
+    summary="JSON, CSV, Parquet or Arrow with prompt, chosen, rejected as strings or message lists",
+    licence="your own",
+    to_pairs=to_pairs,
+    options=PairsOptions,
+    recognises=lambda path: path.is_file() and is_readable(path),
+)

@@ -1,0 +1,92 @@
+"""Pairs made from Stack Exchange (https://huggingface.co/datasets/lvwerra/stack-exchange-paired), CC BY-SA.
+
+The published folders (finetune, reward, rl, evaluation) were split by pair, not by question, so they are no splits here:
+the group is the question. Scores, answer ids and authors of answers are not in the set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefkit.schema import Pair
+from prefkit.sources import Record, Refused, Source
+
+NAME = "stack-exchange-paired"
+COLUMNS = ("question", "response_j", "response_k")
+
+
+@dataclass(frozen=True)
+class PairedOptions:
+    """`folders`: which of the set's folders to read, such as `reward,rl`; all by default."""
+
+    folders: str | None = None
+
+
+def to_pairs(record: Record, options: PairedOptions) -> Iterator[Pair]:
+    """`response_j` was voted over `response_k`."""
+    question, better, worse = (record.get(c) for c in COLUMNS)
+    if not (isinstance(question, str) and isinstance(better, str) and isinstance(worse, str)):
+        raise Refused("missing_text")
+    links = [v for v in record.get("metadata") or [] if isinstance(v, str)]
+    url = next((v for v in links if "/questions/" in v), "")
+    author = next((v for v in links if "/users/" in v), "")
+    host = re.sub(r"^https?://|/.*$", "", url or next(iter(links), ""))
+    site = re.sub(r"\.(stackexchange\.com|com|net)$", "", host)
+    number = record.get("qid")
+    key = (
+        f"{site}/{number}"
+        if number is not None
+        else hashlib.blake2b(question.encode(errors="replace"), digest_size=8).hexdigest()
+    )
+    yield Pair(
+        prompt=[{"role": "user", "content": question}],
+        chosen=[{"role": "assistant", "content": better}],
+        rejected=[{"role": "assistant", "content": worse}],
+        source=NAME,
+        subset=site,
+        group_key=key,
+        set_id=key,
+        source_id=key if number is not None else "",
+        urls=[url, "", ""] if url else [],
+        authors=[author, "", ""] if author else [],
+        licenses=["CC BY-SA"] * 3,
+        created=_date(record.get("date")),
+    )
+
+
+def _date(text: object) -> datetime | None:
+    match = re.match(r"(\d{4})[/-](\d{1,2})[/-](\d{1,2})", str(text or ""))
+    try:
+        return datetime(*map(int, match.groups()), tzinfo=UTC) if match else None  # type: ignore[arg-type,misc]
+    except ValueError:
+        return None
+
+
+def files(path: Path, options: PairedOptions) -> list[Path]:
+    """The set's files under a folder: one of its four, their parent, or any with Parquet or JSON in it."""
+    if not path.is_dir():
+        return [path]
+    wanted = set((options.folders or "").split(",")) - {""}
+    found = sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".json", ".jsonl") and p.is_file())
+    return [p for p in found if not wanted or wanted & set(p.relative_to(path.parent).parts)]
+
+
+def recognises(path: Path) -> bool:
+    """A name that says it."""
+    return "stack-exchange-paired" in path.name or "stack_exchange_paired" in path.name
+
+
+SOURCE = Source(
+    name=NAME,
+    summary="lvwerra/stack-exchange-paired: qid, question, date, metadata, response_j, response_k",
+    licence="CC BY-SA; answers' authors are not in the set",
+    to_pairs=to_pairs,
+    options=PairedOptions,
+    recognises=recognises,
+    files=files,
+)

@@ -1,0 +1,133 @@
+"""Rows of a Stack Exchange dump (`<row …/>`) from any stretch of bytes, whatever surrounds or damages them.
+
+Attribute values cannot hold a raw `<`, so a row is what lies between `<row` and the next `<`. That one fact survives files on
+a single line, CRLF, any prolog (BOM, comments, DOCTYPE), byte ranges and truncated tails; entities are never resolved.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lxml import etree
+
+BLOCK_BYTES = 1 << 20
+START = re.compile(rb"<row(?=[\s/>])")
+ROW = re.compile(rb"<row(?=[\s/>])[^<]*")
+REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
+CONTROLS = bytes(set(range(32)) - {9, 10, 13})
+Attributes = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A row that is not XML even after repair, as it stands in the file."""
+
+    raw: str
+
+
+class Framer:
+    """Cuts a stream of bytes into blocks of whole rows; `lines` counts the line ends passed so far."""
+
+    def __init__(self, block_bytes: int = BLOCK_BYTES):
+        self.block_bytes, self.lines = block_bytes, 0
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """(line of its first byte counted from 0, block) for each block that `data` completes."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= self.block_bytes and b"<" in data:
+            buffer = b"".join(self._pieces)
+            cut = buffer.rfind(b"<")
+            self._pieces, self._size = [buffer[cut:]], len(buffer) - cut
+            yield self._block(buffer[:cut])
+
+    def close(self) -> Iterator[tuple[int, bytes]]:
+        """The last block."""
+        yield self._block(b"".join(self._pieces))
+        self._pieces, self._size = [], 0
+
+    def _block(self, block: bytes) -> tuple[int, bytes]:
+        first = self.lines
+        self.lines += block.count(b"\n")
+        return first, block
+
+
+def byte_range(path: Path, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes from `start` to the first `<` at or after `stop`: neighbouring ranges share no row and lose none."""
+    with path.open("rb") as f:
+        f.seek(start)
+        left = stop - start
+        while left > 0 and (data := f.read(min(left, BLOCK_BYTES))):
+            left -= len(data)
+            yield data
+        while data := f.read(1 << 16):
+            end = data.find(b"<")
+            yield data if end < 0 else data[:end]
+            if end >= 0:
+                return
+
+
+def utf16(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """A UTF-16 stream (with its BOM) as UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-16")(errors="replace")
+    for data in chunks:
+        yield decoder.decode(data).encode()
+    yield decoder.decode(b"", True).encode()
+
+
+def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attributes | Damaged]]:
+    """The rows of a block, each with its line counted as `line` is.
+
+    Counts in `tally`: `repairs.illegal_character` (control characters and references that XML forbids, dropped) and
+    `repairs.invalid_utf8`, per row repaired.
+    """
+    starts = [m.start() for m in START.finditer(block)]
+    if not starts:
+        return []
+    rows = _attributes(block[starts[0] : block.rfind(b"/>") + 2])
+    if rows is None or len(rows) != len(starts):
+        rows = [_one(m[0], tally) for m in ROW.finditer(block)]
+    numbered, seen = [], 0
+    for start, row in zip(starts, rows, strict=True):
+        line += block.count(b"\n", seen, start)
+        seen = start
+        numbered.append((line, row))
+    return numbered
+
+
+def _attributes(rows: bytes) -> list[Attributes | Damaged] | None:
+    """All rows at once; None where something is not well-formed."""
+    parser = etree.XMLParser(huge_tree=True, resolve_entities=False, no_network=True)
+    try:
+        root = etree.fromstring(b"<r>" + rows + b"</r>", parser)
+    except etree.XMLSyntaxError:
+        return None
+    return [dict(row.items()) for row in root if row.tag == "row"]
+
+
+def _one(raw: bytes, tally: Counter[str]) -> Attributes | Damaged:
+    """One row, repaired where that is enough."""
+    raw = raw.rstrip()
+    if parsed := _attributes(raw):
+        return parsed[0]
+    legal = REFERENCE.sub(_keep_legal, raw).translate(None, CONTROLS)
+    valid = legal.decode("utf-8", "replace").encode()
+    parsed = _attributes(valid)
+    if not parsed:
+        return Damaged(raw.decode("utf-8", "replace"))
+    tally["repairs.illegal_character"] += legal != raw
+    tally["repairs.invalid_utf8"] += valid != legal
+    return parsed[0]
+
+
+def _keep_legal(m: re.Match[bytes]) -> bytes:
+    code = int(m[1], 16) if m[1] else int(m[2])
+    legal = code in (9, 10, 13) or 32 <= code < 0xD800 or 0xE000 <= code < 0xFFFE or 0x10000 <= code < 0x110000
+    return m[0] if legal else b""
