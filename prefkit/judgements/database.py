@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, insert, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from prefkit.errors import UserError
@@ -21,7 +21,9 @@ def database_url(db: str) -> URL:
     try:
         url = make_url(db)
     except ArgumentError:
-        raise UserError("not a database URL", db, "give a path such as labels.db, or postgresql://user@host/name") from None
+        raise UserError(
+            "not a database URL", db, "give a path such as labels.db, or postgresql://user@host/name"
+        ) from None
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
 
@@ -43,7 +45,9 @@ def open_engine(db: str, *, create: bool) -> Engine:
             _require_schema(c, shown, create=create)
     except DBAPIError as e:
         engine.dispose()
-        raise UserError(f"cannot open the database: {e.orig}", shown, "is it a labels database, and may you write there?") from e
+        raise UserError(
+            f"cannot open the database: {e.orig}", shown, "is it a labels database, and may you write there?"
+        ) from e
     return engine
 
 

@@ -1,4 +1,4 @@
-"""What a judge sees next, and on which side: both follow from (seed, judge, item) alone, so a restart changes nothing."""
+"""What a judge sees next, and on which side: both follow from seed, judge and item, so a restart changes nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Queue:
         self.items = frozenset(self.sequence)
 
     def position(self) -> tuple[str | None, Progress]:
-        """The first item of the judge's order that this judge has not judged (None when all are), and how far that is."""
+        """The first item of the judge's order that this judge has not judged (None when all are), and how far."""
         judged = self.store.judged(self.judge_id)
         outcomes = [judged[item] for item in self.sequence if item in judged]
         following = next((item for item in self.sequence if item not in judged), None)

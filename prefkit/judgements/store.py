@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,7 +24,7 @@ CHUNK = 500  # ids in one IN (…), well below SQLite's limit of variables
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer, and what only the reveal may show: who made it (`producer`) and its licence, url, author (`origin`)."""
+    """One answer, and what only the reveal may show: its producer, and its licence, url and author (`origin`)."""
 
     messages: list[Message]
     producer: str | None = None
@@ -54,8 +54,8 @@ class Item:
 class Judgement:
     """One answer of one judge to one item.
 
-    `id` is a UUID made by the client, so that a judgement sent twice is stored once; `shown` holds indexes of the item's
-    responses as they stood on the page (A, B, …); `winner` is such an index, only with outcome `better`.
+    `id` is a UUID made by the client, so that a judgement sent twice is stored once; `shown` holds indexes of the
+    item's responses as they stood on the page (A, B, …); `winner` is such an index, only with outcome `better`.
     """
 
     id: str
@@ -85,7 +85,7 @@ def item_order(draft: Draft) -> list[int]:
 
 
 def item_id(draft: Draft) -> str:
-    """blake2b-128 of the prompt and the set of responses: the same comparison has the same id whoever made its sides."""
+    """blake2b-128 of the prompt and the set of responses: a comparison has one id whoever made its sides."""
     return _digest([prompt_hash(draft.prompt), *sorted(prompt_hash(r.messages) for r in draft.responses)])
 
 
@@ -172,7 +172,7 @@ class Store:
             _append(c, judge_id, judgement, flags, supersedes=c.execute(before).scalar())
 
     def undo(self, event_id: str, judge_id: int, batch_id: str) -> str | None:
-        """Take back this judge's latest standing judgement in a batch by a new event; returns the item, None if none."""
+        """Take back this judge's latest standing judgement in a batch by a new event; return its item, or None."""
         with self._writing.begin() as c:
             done = c.execute(select(t.judgement.c.item_id).where(t.judgement.c.id == event_id)).scalar()
             if done is not None:
@@ -213,6 +213,12 @@ class Store:
         with self._writing.begin() as c:
             _insert_new(c, t.reveal, [{"batch_id": batch_id, "judge_id": judge_id, "time": _now()}])
 
+    def revealed(self, batch_id: str, judge_id: int) -> bool:
+        """Whether this judge has seen who made what in a batch."""
+        query = select(t.reveal.c.time).where(t.reveal.c.batch_id == batch_id, t.reveal.c.judge_id == judge_id)
+        with self.engine.connect() as c:
+            return c.execute(query).first() is not None
+
     def producers(self, item_ids: Iterable[str], batch_id: str | None = None) -> list[Row]:
         """Who made each response, with its origin: for results and export, never for a page before the reveal."""
         p = t.producer.c
@@ -238,9 +244,7 @@ def _check(j: Judgement) -> None:
 
 
 def _known(c: Connection, judge_id: int, event_id: str, item: str) -> bool:
-    row = c.execute(
-        select(t.judgement.c.judge_id, t.judgement.c.item_id).where(t.judgement.c.id == event_id)
-    ).first()
+    row = c.execute(select(t.judgement.c.judge_id, t.judgement.c.item_id).where(t.judgement.c.id == event_id)).first()
     if row is not None and tuple(row) != (judge_id, item):
         raise ValueError(f"event {event_id} is already used for another judgement")
     return row is not None
@@ -284,7 +288,7 @@ def _digest(parts: list[str]) -> str:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _app_version() -> str:

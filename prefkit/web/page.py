@@ -39,7 +39,9 @@ def build_page(session: Session, judge: str) -> gr.Blocks:
 
     with gr.Blocks(title=session.title, analytics_enabled=False) as page:
         # only ${value}: a {{…}} in the template would run what strangers wrote
-        screen = gr.HTML(LOADING, html_template="${value}", js_on_load=(HERE / "page.js").read_text("utf-8"))
+        screen = gr.HTML(
+            LOADING, elem_id="pk", html_template="${value}", js_on_load=(HERE / "page.js").read_text("utf-8")
+        )
         for listen, answer in [
             (page.load, load),
             (screen.vote, vote),

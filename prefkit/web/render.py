@@ -19,15 +19,15 @@ BUTTONS = [  # choice, key, words
 
 
 def page_html(view: View, *, title: str, question: str) -> str:
-    """One screen, whole. `data-view` is new each time, so that the browser notices even a screen that looks the same."""
+    """One screen, whole. `data-view` is new each time, so that the browser notices a screen that looks the same."""
     body = _results(view.results) if view.results else _task(view, question) if view.item_id else _done(view)
     attributes = f'data-view="{uuid.uuid4().hex}"'
     if view.item_id:
         attributes += f' data-item="{escape(view.item_id)}" data-shown="{",".join(map(str, view.shown))}"'
     return (
         f'<div class="pk" {attributes}>{_header(view, title)}{body}'
-        f'{"" if view.results else _keys(view)}'
-        f'<p class="pk-said" role="status" aria-live="polite">{escape(view.said)}</p></div>'
+        f'<div class="pk-foot">{"" if view.results else _keys(view)}'
+        f'<p class="pk-said" role="status" aria-live="polite">{escape(view.said)}</p></div></div>'
     )
 
 
@@ -68,10 +68,12 @@ def _task(view: View, question: str) -> str:
 def _messages(messages: list[Message]) -> str:
     """A lone message is its text; a conversation names who speaks."""
     if len(messages) == 1:
-        return to_html(messages[0]["content"])
-    return "".join(
-        f'<section class="pk-turn"><h3>{escape(m["role"])}</h3>{to_html(m["content"])}</section>' for m in messages
-    )
+        return _text(messages[0])
+    return "".join(f'<section class="pk-turn"><h3>{escape(m["role"])}</h3>{_text(m)}</section>' for m in messages)
+
+
+def _text(message: Message) -> str:
+    return to_html(message["content"]) if message["content"].strip() else '<p class="pk-empty">(empty)</p>'
 
 
 def _done(view: View) -> str:
@@ -95,16 +97,17 @@ def _results(results: Results) -> str:
     remarks = "".join(f"<li>{escape(r)}</li>" for r in results.remarks)
     return (
         f'<section class="pk-results"><h2>Results</h2><div class="pk-scroll"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>{rows}</tbody></table></div><ul>{remarks}</ul>'
+        f"<tbody>{rows}</tbody></table></div><ul>{remarks}</ul>"
         '<button type="button" data-choice="back">Back to the pairs</button></section>'
     )
 
 
 def _keys(view: View) -> str:
     def button(choice: str, key: str, words: str) -> str:
-        off = "disabled" if choice != "undo" and not view.item_id or choice == "undo" and not view.progress.done else ""
+        usable = view.progress.done if choice == "undo" else view.item_id
+        off = "" if usable else " disabled"
         return (
-            f'<button type="button" class="pk-{choice}" data-choice="{choice}" aria-keyshortcuts="{key}" {off}>'
+            f'<button type="button" class="pk-{choice}" data-choice="{choice}" aria-keyshortcuts="{key}"{off}>'
             f"<kbd>{key}</kbd><span>{words}</span></button>"
         )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import socket
 from urllib.parse import urlsplit
 
@@ -12,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prefkit.errors import UserError
+from prefkit.web.address import host_of, is_loopback
 from prefkit.web.page import HERE
 
 HEADERS = {
@@ -28,52 +26,14 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
 
-def require_loopback(host: str) -> None:
-    """`UserError` for an address that others can reach: nobody would be asked who they are."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise UserError(
-            "others could reach this page without a login",
-            f"--host {host}",
-            "leave --host out and reach this machine by `ssh -L PORT:127.0.0.1:PORT`",
-        )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket on the address (port 0: any free one); `UserError` when it is taken or not ours."""
-    require_loopback(host)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen()
-    except (OSError, OverflowError) as e:
-        listening.close()
-        taken = isinstance(e, OSError) and e.errno == errno.EADDRINUSE
-        why = f"port {port} is taken" if taken else f"cannot listen on port {port}: {e}"
-        raise UserError(why, host, f"choose another, such as --port {port + 1 if port < 65535 else 7860}") from None
-    return listening
-
-
-def address(listening: socket.socket) -> str:
-    """The URL of a bound socket."""
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 def make_app(page: gr.Blocks) -> FastAPI:
     """The page as an ASGI application, guarded, without API pages, history, monitoring or telemetry."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard)
     theme = gr.themes.Base(font=FONTS, font_mono=MONO)
+    style = f"<style>{(HERE / 'page.css').read_text('utf-8')}</style>"  # as `css`, gradio would rewrite its selectors
     off = {"footer_links": [], "run_history": False, "ssr_mode": False, "mcp_server": False, "pwa": False}
-    return gr.mount_gradio_app(
-        app, page, "/", theme=theme, css_paths=HERE / "page.css", enable_monitoring=False, show_error=True, **off
-    )
+    return gr.mount_gradio_app(app, page, "/", theme=theme, head=style, enable_monitoring=False, show_error=True, **off)
 
 
 def serve(page: gr.Blocks, listening: socket.socket) -> None:
@@ -99,7 +59,7 @@ class Guard:
             return
         sent = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
         host, origin = sent.get("host", ""), sent.get("origin")
-        if not _is_loopback(host) or (origin is not None and urlsplit(origin).netloc != host):
+        if not is_loopback(host_of(host)) or (origin is not None and urlsplit(origin).netloc != host):
             await send({"type": "http.response.start", "status": 403, "headers": []})
             await send({"type": "http.response.body", "body": b"this page answers only to this machine"})
             return
@@ -111,13 +71,3 @@ class Guard:
             await send(message)
 
         await self.app(scope, receive, add_headers)
-
-
-def _is_loopback(netloc: str) -> bool:
-    name = urlsplit(f"//{netloc}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -95,7 +95,7 @@ class BlindSession:
         return self._queue(judge).position()[1]
 
     def vote(self, judge: str, vote: Vote) -> View:
-        """Store a vote, then show what is next; the same vote again is stored once. `UserError` if it makes no sense."""
+        """Store a vote, then show what is next; the same vote again counts once. `UserError` if it makes no sense."""
         queue = self._queue(judge)
         known = vote.item_id in queue.items and sorted(vote.shown) == [0, 1] and len(vote.id) == 36
         if vote.choice not in CHOICES or not known:
@@ -121,6 +121,11 @@ class BlindSession:
         queue = self._queue(judge)
         self.store.reveal(self.batch_id, queue.judge_id)
         return View(queue.position()[1], results=self._results(), reveals=True)
+
+    def is_over(self, judge: str) -> bool:
+        """Whether this judge has judged everything, or has asked for the results."""
+        progress = self.progress(judge)
+        return progress.done == progress.total or self.store.revealed(self.batch_id, self._queue(judge).judge_id)
 
     def _view(self, judge: str, *, said: str = "", item: str | None = None) -> View:
         queue = self._queue(judge)

@@ -1,0 +1,83 @@
+"""`evalkit side-by-side`: two files of answers on the blind A/B page, named only at the end."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefkit.web.session import Results
+
+
+def side_by_side(
+    a: Path,
+    b: Path,
+    *,
+    db: str,
+    host: str = "127.0.0.1",
+    port: int = 7861,
+    judge: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Compare two models blind: which answered what is shown when the session ends.
+
+    Parameters
+    ----------
+    a
+        Answers of one model, from `evalkit generate`.
+    b
+        Answers of the other to the same prompts.
+    db
+        Where judgements are kept: a file such as votes.db, or a database URL.
+    host
+        Address to listen on; this machine only.
+    port
+        Port of the page; 0 takes any free one.
+    judge
+        Under which name to judge; by default the name of the account.
+    seed
+        Fixes which prompts come first and which side the answers stand on.
+    """
+    from evalkit.side_by_side.session import match, read_answers, results, store_items, tally
+    from prefkit.judgements.store import Store
+    from prefkit.web.address import bind
+    from prefkit.web.run import serve_session
+    from prefkit.web.session import BlindSession
+
+    matched = match(read_answers(a), read_answers(b))
+    listening = bind(host, port)
+    store = Store(db)
+    shown, alike = store_items(store, matched, "Side by side", seed)
+    who = judge or getpass.getuser()
+
+    def score() -> Results:
+        return results(tally(store, shown.batch_id, matched.names, alike.items), matched.names)
+
+    session = BlindSession(store, shown.batch_id, title="Side by side, blind", seed=seed, results=score)
+    left_out = [f"{n} left out: {why}" for why, n in matched.left_out.items()]
+    print(" · ".join([f"{shown.items} prompts to judge", f"{alike.items} identical, not shown", *left_out]))
+    serve_session(session, who, listening, db)
+    if session.is_over(who):
+        print_results(score())
+    else:
+        print("which model is which stays hidden until all are judged or you end the session on the page")
+    store.close()
+    print(f"next: prefkit convert {db} --source judgements --out DIR")
+
+
+def print_results(found: Results) -> None:
+    """The reveal on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None)
+    for header in found.headers:
+        table.add_column(header)
+    for row in found.rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    console.print(table)
+    for remark in found.remarks:
+        console.print(remark, markup=False, highlight=False)

@@ -1,0 +1,175 @@
+"""Two files of answers as items to judge blind, and the score once the judge has seen enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+from prefkit.errors import UserError
+from prefkit.judgements.drafts import as_messages
+from prefkit.judgements.store import Draft, Imported, Judgement, Response, Store, item_id
+from prefkit.readers import read_records
+from prefkit.schema import Message, prompt_hash
+from prefkit.statistics import wilson
+from prefkit.web.session import Results
+
+KIND = "side-by-side"
+SHAPE = "an answers file has lines {id, prompt, response, model}, as `evalkit generate` writes them"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One file: prompt id → (prompt, response), who answered, and how many lines repeated an id."""
+
+    name: str
+    by_id: dict[str, tuple[list[Message], list[Message]]]
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Items both files answer, those on which they say the same, and what had no partner, by reason."""
+
+    names: tuple[str, str]
+    different: list[Draft]
+    identical: list[Draft]
+    left_out: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Judgements of a comparison: wins of either side, and what was no win; `a_chosen` counts the left (upper) side."""
+
+    wins: tuple[int, int]
+    ties: int
+    skips: int
+    a_chosen: int
+    after_reveal: int
+    judges: int
+    items: int
+    identical: int
+
+
+def read_answers(path: Path) -> Answers:
+    """The answers of one file; `UserError` names the first line that is not one. A repeated id counts once."""
+    by_id: dict[str, tuple[list[Message], list[Message]]] = {}
+    models: Counter[str] = Counter()
+    repeated = 0
+    if not path.is_file():
+        raise UserError("no such file of answers", path, "make one with `evalkit generate`")
+    for position, record in read_records(path):
+        try:
+            key, prompt, response = _answer(record)
+        except ValueError as e:
+            raise UserError(f"not an answer: {e}", position, SHAPE) from None
+        if key in by_id:
+            repeated += 1
+            continue
+        by_id[key] = (prompt, response)
+        models[str(record.get("model") or "")] += 1  # type: ignore[union-attr]  # a string was refused above
+    if not by_id:
+        raise UserError("no answers", path, SHAPE)
+    one_model = next(iter(models)) if len(models) == 1 else ""
+    return Answers(one_model or path.name.partition(".")[0], by_id, repeated)
+
+
+def match(a: Answers, b: Answers) -> Matched:
+    """Pair the answers by prompt id; `UserError` when the files have no prompt in common."""
+    names = (a.name, b.name) if a.name != b.name else (f"{a.name} (first file)", f"{b.name} (second file)")
+    left_out: Counter[str] = Counter()
+    for name, mine, theirs in ((names[0], a, b), (names[1], b, a)):
+        left_out[f"only in {name}"] = len(mine.by_id.keys() - theirs.by_id.keys())
+        left_out[f"answered again in {name}"] = mine.repeated
+    different: list[Draft] = []
+    identical: list[Draft] = []
+    for key in (k for k in a.by_id if k in b.by_id):
+        (prompt, one), (other_prompt, other) = a.by_id[key], b.by_id[key]
+        if prompt_hash(prompt) != prompt_hash(other_prompt):
+            left_out["same id, another prompt"] += 1
+            continue
+        draft = Draft(prompt, [Response(one, names[0]), Response(other, names[1])], prompt_hash(prompt))
+        (identical if one == other else different).append(draft)
+    if not different and not identical:
+        raise UserError(
+            f"the two files have no prompt in common: {dict(+left_out)}", fix="answer the same data with both"
+        )
+    return Matched(names, different, identical, +left_out)
+
+
+def store_items(store: Store, matched: Matched, title: str, seed: int) -> tuple[Imported, Imported]:
+    """Put the items to judge, and those that need no judge, into the store; again changes nothing.
+
+    What both sides answered alike is judged by a rule named `identical`, once: it is never shown and always counted.
+    """
+    settings = {"seed": seed}
+    shown = store.add_batch(KIND, title, matched.different, settings)
+    if not matched.identical:
+        return shown, Imported("", 0, 0)
+    alike = store.add_batch(f"{KIND}/identical", title, matched.identical, settings)
+    rule = store.judge("identical", kind="rule")
+    for draft in matched.identical:
+        event = str(uuid5(NAMESPACE_URL, f"prefkit:identical:{item_id(draft)}"))
+        store.record(rule, Judgement(event, alike.batch_id, item_id(draft), (0, 1), "tie"))
+    return shown, alike
+
+
+def tally(store: Store, batch_id: str, names: tuple[str, str], identical: int = 0) -> Tally:
+    """Count what people's standing judgements say of the two sides."""
+    ids = store.item_ids(batch_id)
+    made_by = {(p.item_id, p.response): p.name for p in store.producers(ids, batch_id)}
+    votes = store.votes(ids)
+    decided = [v for v in votes if v.outcome == "better"]
+    winners = Counter(made_by[v.item_id, v.winner] for v in decided)
+    return Tally(
+        wins=(winners[names[0]], winners[names[1]]),
+        ties=sum(v.outcome in ("tie", "both_bad") for v in votes),
+        skips=sum(v.outcome == "skip" for v in votes),
+        a_chosen=sum(v.winner == v.shown[0] for v in decided),
+        after_reveal=sum("after_reveal" in v.flags for v in votes),
+        judges=len({v.judge_name for v in votes}),
+        items=len(ids),
+        identical=identical,
+    )
+
+
+def results(t: Tally, names: tuple[str, str]) -> Results:
+    """The tally in words: wins, ties, losses, share of decided with its 95 % Wilson interval, and position bias."""
+    decided = sum(t.wins)
+    rows = [
+        [name, str(won), str(t.ties), str(lost), _share(won, decided)]
+        for name, won, lost in zip(names, t.wins, t.wins[::-1], strict=True)
+    ]
+    remarks = [
+        f"{decided + t.ties} judgements on {t.items} prompts by {t.judges} judge{'s' * (t.judges != 1)}; "
+        f"{t.skips} skipped. Ties are left out of the share.",
+        f"Side A was chosen in {t.a_chosen} of {decided} decided: {_share(t.a_chosen, decided)}. "
+        "Far from 50 % means that the position swayed the judge.",
+    ]
+    if t.identical:
+        remarks.append(f"{t.identical} more prompts had the same answer from both and were not shown.")
+    if t.after_reveal:
+        remarks.append(f"{t.after_reveal} judgements were made after the results had been seen: not blind.")
+    if t.judges > 1:
+        remarks.append("Several judges saw the same prompts: the interval takes their answers as independent.")
+    return Results(["", "wins", "ties", "losses", "share of decided, 95 % interval"], rows, remarks)
+
+
+def _answer(record: dict | str) -> tuple[str, list[Message], list[Message]]:
+    if isinstance(record, str):
+        raise ValueError("a damaged line")
+    response = record.get("response")
+    if response == "":  # a model that says nothing has answered, badly
+        answer: list[Message] = [{"role": "assistant", "content": ""}]
+    else:
+        answer = as_messages(response, "assistant")
+    prompt = as_messages(record.get("prompt"), "user")
+    return str(record.get("id") or prompt_hash(prompt)), prompt, answer
+
+
+def _share(k: int, n: int) -> str:
+    if n == 0:
+        return "–"
+    low, high = wilson(k, n)
+    return f"{100 * k / n:.0f} % ({100 * low:.0f} to {100 * high:.0f})"

@@ -1,0 +1,129 @@
+"""Judgements made with `prefkit label` and `evalkit side-by-side`; licences are those of the texts judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from prefkit.judgements.store import Store
+from prefkit.schema import Pair
+from prefkit.sources import Record, Source, Tie, Unused
+
+
+@dataclass(frozen=True)
+class Options:
+    """`machines`: whether judgements of models count beside those of people."""
+
+    machines: bool = False
+
+
+def records(path: Path, options: Options) -> Iterator[tuple[str, Record]]:
+    """One record an item: its texts, what stands about it, and who made its responses."""
+    kinds = ("person", "model") if options.machines else ("person",)
+    store = Store(str(path), create=False)
+    try:
+        after = ""
+        while items := store.items(after=after):
+            after = items[-1].id
+            ids = [item.id for item in items]
+            votes, producers = store.votes(ids, kinds), store.producers(ids)
+            for item in items:
+                of_item = [p for p in producers if p.item_id == item.id]
+                yield (
+                    f"{path.name}:{item.id}",
+                    {
+                        "id": item.id,
+                        "group_id": item.group_id,
+                        "prompt": item.prompt,
+                        "responses": [_response(r, i, of_item) for i, r in enumerate(item.responses)],
+                        "origin": item.origin,
+                        "votes": [
+                            {
+                                "judge": v.judge_name,
+                                "outcome": v.outcome,
+                                "winner": v.winner,
+                                "flags": v.flags,
+                                "time": v.time,
+                            }
+                            for v in votes
+                            if v.item_id == item.id
+                        ],
+                    },
+                )
+    finally:
+        store.close()
+
+
+def to_pairs(record: Record, options: Options) -> Iterable[Pair | Tie]:
+    """The majority of the standing judgements; a tie is half a win for each side, and skips say nothing.
+
+    p_chosen = (wins of chosen + ½ ties) / n, where more than one judge answered. Unused: identical, unjudged, skipped.
+    """
+    a, b = record["responses"]
+    if a["messages"] == b["messages"]:
+        raise Unused("identical")
+    if not record["votes"]:
+        raise Unused("unjudged")
+    votes = [v for v in record["votes"] if v["outcome"] != "skip"]
+    if not votes:
+        raise Unused("skipped")
+    wins = [sum(v["winner"] == side for v in votes) for side in (0, 1)]
+    ties = len(votes) - sum(wins)
+    if wins[0] == wins[1]:
+        yield Tie()
+        return
+    chosen, rejected = (a, b) if wins[0] > wins[1] else (b, a)
+    origins = [record["origin"], chosen["origin"], rejected["origin"]]
+    yield Pair(
+        record["prompt"],
+        chosen["messages"],
+        rejected["messages"],
+        source="judgements",
+        group_key=record["group_id"],
+        subset=record["origin"].get("subset", ""),
+        source_id=record["id"],
+        p_chosen=(max(wins) + ties / 2) / len(votes) if len(votes) > 1 else None,
+        created=datetime.fromisoformat(max(v["time"] for v in votes)).replace(microsecond=0),
+        flags=sorted({f for v in votes for f in v["flags"]}),
+        meta={
+            "judges": len(votes),
+            "ties": ties,
+            "skips": len(record["votes"]) - len(votes),
+            "producers": {"chosen": chosen["producers"], "rejected": rejected["producers"]},
+        },
+        licenses=_aligned(origins, "license"),
+        urls=_aligned(origins, "url"),
+        authors=_aligned(origins, "author"),
+    )
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file is a SQLite database by its first bytes; whether it is ours shows when it is opened."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as f:
+        return f.read(16) == b"SQLite format 3\0"
+
+
+def _aligned(origins: list[dict], key: str) -> list[str]:
+    """Of prompt, chosen and rejected, in this order; empty where none is known."""
+    return [o.get(key, "") for o in origins] if any(key in o for o in origins) else []
+
+
+def _response(messages: list, index: int, producers: list) -> dict:
+    mine = [p for p in producers if p.response == index]
+    origin: dict = next((p.origin for p in mine if p.origin), {})
+    return {"messages": messages, "producers": sorted({p.name for p in mine if p.name}), "origin": origin}
+
+
+SOURCE = Source(
+    name="judgements",
+    summary="labels.db or votes.db: the majority of what people judged",
+    licence="that of the texts judged, carried along",
+    options=Options,
+    records=records,
+    to_pairs=to_pairs,
+    recognises=recognises,
+)

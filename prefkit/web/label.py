@@ -1,0 +1,75 @@
+"""`prefkit label`: pairs of a data set, or of a JSON lines file, on the blind A/B page."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+
+from prefkit.errors import UserError
+
+
+def label(
+    data: Path,
+    *,
+    db: str,
+    split: str = "train",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    judge: str | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+) -> None:
+    """Label pairs in the browser, blind and by keyboard.
+
+    Parameters
+    ----------
+    data
+        A data set made by `prefkit convert`, or JSON lines {prompt, responses: [two]}.
+    db
+        Where judgements are kept: a file such as labels.db, or a database URL.
+    split
+        Which split of a data set to label.
+    host
+        Address to listen on; this machine only.
+    port
+        Port of the page; 0 takes any free one.
+    judge
+        Under which name to judge; by default the name of the account.
+    seed
+        Fixes which pairs come first and which side they stand on.
+    limit
+        Label only so many pairs.
+    """
+    from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
+    from prefkit.judgements.store import Store
+    from prefkit.web.address import bind
+    from prefkit.web.run import serve_session
+    from prefkit.web.session import BlindSession
+
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} leaves nothing to judge", fix="give a number from 1 up")
+    if data.is_dir():
+        from prefkit.shards import open_pairs
+
+        drafts = drafts_of_pairs(open_pairs(data, split), limit=limit, seed=seed)
+    elif data.exists():
+        drafts = drafts_of_file(data, limit=limit, seed=seed)
+    else:
+        raise UserError("no such data set or file", data, "make one with `prefkit convert`")
+    if not drafts.items:
+        raise UserError("nothing to judge", data, f"look at it with `prefkit show {data}`")
+    listening = bind(host, port)
+    store = Store(db)
+    title = data.name.partition(".")[0]
+    added = store.add_batch("labels", title, drafts.items, {"seed": seed})
+    session = BlindSession(store, added.batch_id, title=f"{title}: which is better?", seed=seed)
+
+    left_out = dict(drafts.left_out)
+    if len(drafts.items) > added.items:
+        left_out["same prompt and responses"] = len(drafts.items) - added.items
+    print(
+        f"{data.name}: {added.items} pairs to judge" + "".join(f" · {n} left out: {why}" for why, n in left_out.items())
+    )
+    serve_session(session, judge or getpass.getuser(), listening, db)
+    store.close()
+    print(f"next: prefkit convert {db} --source judgements --out DIR")
