@@ -1,0 +1,235 @@
+"""The commands of `prefkit`: each takes its arguments, calls one function and prints what came of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from prefkit.shards import Manifest
+from prefkit.split import DEFAULT_SPLITS
+
+STDOUT = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
+STDERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True, emoji=False)
+
+
+def convert(
+    *inputs: Path,
+    out: Path | None = None,
+    source: str | None = None,
+    splits: str = DEFAULT_SPLITS,
+    where: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+    format: Literal["arrow", "parquet"] = "arrow",
+    options: dict[str, str] | None = None,
+) -> None:
+    """Turn a preference source into validated Arrow shards.
+
+    Parameters
+    ----------
+    inputs
+        Dumps, files of pairs, or folders of them.
+    out
+        Folder for the data set; must be new or empty. A stopped run goes on when the same command is given again.
+    source
+        One of `prefkit sources`; guessed where the input tells.
+    splits
+        Names and shares. Pairs with the same prompt, question or duplicate link stay in one split.
+    where
+        SQL condition over the columns of a pair, such as "margin > 0.5 and len(chosen[1].content) < 4000".
+    seed
+        Decides splits and which pairs a long question keeps.
+    workers
+        Processes; changes nothing in the output.
+    limit
+        At most so many questions (records, for sources of lines).
+    dry_run
+        Count and show a few pairs, write nothing.
+    format
+        parquet for tools that do not read Arrow streams.
+    options
+        Options of the source, such as --options.site beer.
+    """
+    from prefkit.convert import convert_dataset, preview_dataset
+    from prefkit.errors import UserError
+
+    shared: dict[str, Any] = {
+        "source": source, "splits": splits, "where": where, "seed": seed, "workers": workers, "limit": limit,
+    }  # fmt: skip
+    if dry_run:
+        manifest, pairs = preview_dataset(inputs, options=options, format=format, **shared)
+        _print_ledgers(manifest)
+        for pair in pairs.to_pylist():
+            _print_pair(pair)
+        STDOUT.print("dry run: nothing was written")
+        return
+    if out is None:
+        raise UserError("no output folder", fix="add --out DIR, or --dry-run to look first")
+    started = time.perf_counter()
+    manifest = convert_dataset(inputs, out, options=options, format=format, **shared)
+    _print_ledgers(manifest)
+    seconds = max(time.perf_counter() - started, 1e-9)
+    megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
+    STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
+
+
+def _print_ledgers(manifest: Manifest) -> None:
+    for source, ledgers in manifest.sources.items():
+        STDOUT.print(source)
+        for name, first in (("records", "read"), ("candidates", "made")):
+            ledger = ledgers[name]
+            totals = {k: sum(v.values()) if isinstance(v, dict) else v for k, v in ledger.items()}
+            rest = " + ".join(f"{n:,} {k}" for k, n in totals.items() if k != first)
+            STDOUT.print(f"  {name:<11} {totals[first]:,} {first} = {rest}")
+            for kind, reasons in ledger.items():
+                if isinstance(reasons, dict) and reasons:
+                    STDOUT.print(f"    {kind:<9} {_counts(reasons)}")
+    if manifest.repairs:
+        STDOUT.print(f"  repairs     {_counts(manifest.repairs)}")
+    splits = (f"{name} {c['rows']:,} pairs in {c['groups']:,} groups" for name, c in manifest.splits.items())
+    STDOUT.print(f"  splits      {', '.join(splits)}")
+    for warning in manifest.warnings:
+        STDERR.print(f"warning: {warning}")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
+
+
+def sources() -> None:
+    """List the sources convert understands, with their options."""
+    from dataclasses import fields
+
+    from prefkit.sources import SOURCES, get_source
+
+    for name in sorted(SOURCES):
+        source = get_source(name)
+        STDOUT.print(f"{name:<22} {source.summary} [{source.licence}]")
+        for option in fields(source.options):
+            STDOUT.print(f"{'':<22} --options.{option.name} {option.default!r}")
+
+
+def show(data: Path, /, *, n: Annotated[int, Parameter(name=["-n", "--number"])] = 3, split: str | None = None) -> None:
+    """Print pairs of a data set.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote.
+    n
+        How many pairs, from the first.
+    split
+        Of this split only.
+    """
+    from prefkit.shards import open_pairs
+
+    for pair in open_pairs(data, split).slice(0, n).to_pylist():
+        _print_pair(pair)
+
+
+def _print_pair(pair: dict[str, Any]) -> None:
+    strength = "" if pair["margin"] is None else f"  margin {pair['margin']:.3f}"
+    STDOUT.rule(f"{pair['id']}  {pair['source_id']}{strength}", align="left", style="")
+    for name in ("prompt", "chosen", "rejected"):
+        for message in pair[name]:
+            STDOUT.print(f"── {name} · {message['role']}\n{message['content']}\n")
+
+
+def verify(data: Path, /) -> int:
+    """Check a data set against its manifest: exit 1 and one line for each thing that is wrong.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote.
+    """
+    from prefkit.shards import verify as problems_of
+
+    problems = problems_of(data)
+    for problem in problems:
+        STDOUT.print(problem)
+    if not problems:
+        manifest = Manifest.read(data)
+        rows = sum(c["rows"] for c in manifest.splits.values())
+        STDOUT.print(f"{data}: whole; {len(manifest.files)} files, {rows:,} pairs, both ledgers balance")
+    return 1 if problems else 0
+
+
+def stats(data: Path, /) -> None:
+    """Describe a data set: counts, strengths, lengths, and what length gives away.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote.
+    """
+    from prefkit.stats import QUANTILES, describe
+
+    found = describe(data)
+    for split, counts in found.splits.items():
+        subsets = ", ".join(f"{s or '-'} {n:,}" for s, n in found.subsets[split].items())
+        STDOUT.print(f"{split:<10} {counts['rows']:,} pairs, {counts['groups']:,} groups: {subsets}")
+    if found.scores:
+        STDOUT.print(f"score gap  {', '.join(f'{gap}: {n:,}' for gap, n in found.scores.items())}")
+    if found.margins:
+        bins = (f"{i / len(found.margins):.1f}: {n:,}" for i, n in enumerate(found.margins) if n)
+        STDOUT.print(f"margin     {', '.join(bins)}")
+    if found.chars:
+        STDOUT.print(
+            "characters " + "".join(f"{'min' if q == 0 else 'max' if q == 1 else f'{q:.0%}':>9}" for q in QUANTILES)
+        )
+        for name, values in found.chars.items():
+            STDOUT.print(f"  {name:<9}" + "".join(f"{v:>9,}" for v in values))
+    if found.longer_wins is not None:
+        STDOUT.print(f"longer is chosen in {found.longer_wins:.1%} of pairs (equal lengths count half)")
+    if found.flags:
+        STDOUT.print(f"flags      {_counts(found.flags)}")
+    STDOUT.print(f"rejects    {_counts(found.rejects) if found.rejects else 'none'}")
+
+
+def sample(folder: Path, /, *, questions: int = 600, seed: int = 0) -> None:
+    """Write a small synthetic dump in the real Stack Exchange format, for demos and tests.
+
+    Parameters
+    ----------
+    folder
+        Where to write; must be new or empty.
+    questions
+        How many questions.
+    seed
+        Another seed, another dump.
+    """
+    from prefkit.errors import UserError
+    from prefkit.sample import write_sample
+
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError("the folder is not empty", folder, "choose another one")
+    rows = write_sample(folder, questions, seed)
+    STDOUT.print(f"{folder}: a synthetic dump, {_counts(rows)} (rows)")
+
+
+def trace(pair_id: str, data: Path, /, *, scores: Path | None = None) -> None:
+    """Follow one pair from its lines in the dump to its row in the shards, and on to its scores.
+
+    Parameters
+    ----------
+    pair_id
+        The pair's id, or its first characters.
+    data
+        Folder that convert wrote.
+    scores
+        scores.parquet (or its folder) that evalkit score wrote.
+    """
+    from prefkit.trace import find, follow, score_steps
+
+    steps = follow(pair_id, data)
+    if scores is not None:
+        steps += score_steps(find(pair_id, data, Manifest.read(data)).row["id"], scores)
+    for step in steps:
+        STDOUT.print(f"{step.stage:<18} {step.text}")

@@ -1,0 +1,68 @@
+"""What a data set looks like: counts, strengths, lengths and what length gives away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefkit.shards import Manifest, open_pairs, read_shard
+from prefkit.tables import offsets
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+BINS = 10  # of margins, each a tenth wide
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Numbers of a data set; lengths are characters, quantiles those of `QUANTILES`."""
+
+    splits: dict[str, dict[str, int]]
+    subsets: dict[str, dict[str, int]]
+    scores: dict[str, int]
+    margins: list[int]
+    chars: dict[str, list[int]]
+    longer_wins: float | None
+    rejects: dict[str, int]
+    flags: dict[str, int]
+
+
+def describe(path: Path | str) -> Stats:
+    """The numbers of a data set; `UserError` if it is none."""
+    manifest = Manifest.read(path)
+    tables = {name: open_pairs(path, name) for name in manifest.splits}
+    whole = pa.concat_tables(tables.values())
+    chars = {column: content_chars(whole[column]) for column in ("prompt", "chosen", "rejected")}
+    longer = np.sign(chars["chosen"] - chars["rejected"])
+    margins = whole["margin"].drop_null().to_numpy()
+    gap = pc.subtract(whole["score_chosen"], whole["score_rejected"]).drop_null()
+    rejects = read_shard(Path(path) / next(f for f in manifest.files if f.startswith("_rejects/")))
+    return Stats(
+        splits=manifest.splits,
+        subsets={s: dict(_counts(t["subset"])) for s, t in tables.items()},
+        scores={f"{k:g}": n for k, n in sorted(_counts(gap))},
+        margins=np.histogram(margins, bins=BINS, range=(0, 1))[0].tolist() if len(margins) else [],
+        chars={k: [int(q) for q in np.quantile(v, QUANTILES)] for k, v in chars.items()} if whole.num_rows else {},
+        longer_wins=float((longer + 1).mean() / 2) if whole.num_rows else None,
+        rejects=dict(_counts(rejects["reason"])),
+        flags=manifest.flags,
+    )
+
+
+def content_chars(column: pa.ChunkedArray) -> np.ndarray:
+    """Characters of all messages in each cell: int64[n]."""
+    totals = []
+    for chunk in column.chunks:
+        lengths = pc.utf8_length(chunk.flatten().field(1)).to_numpy(zero_copy_only=False)
+        sums = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        cuts = offsets(chunk)
+        totals.append(sums[cuts[1:]] - sums[cuts[:-1]])
+    return np.concatenate(totals) if totals else np.zeros(0, np.int64)
+
+
+def _counts(column: pa.ChunkedArray) -> list[tuple]:
+    counted = column.value_counts().to_pylist()
+    return sorted(((c["values"], c["counts"]) for c in counted), key=lambda c: (-c[1], str(c[0])))

@@ -1,0 +1,200 @@
+"""One pair, followed from its lines in the dump to its row in the shards, and on to its scores."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefkit import archives
+from prefkit.errors import UserError
+from prefkit.shards import Manifest, read_shard, shards_of
+from prefkit.xmlrows import REFERENCE, Damaged, parse
+
+SHOWN_CHARS = 300
+
+
+class Step(NamedTuple):
+    """One stage of a pair's way: its name and what is known there."""
+
+    stage: str
+    text: str
+
+
+class Found(NamedTuple):
+    """A pair and where it stands."""
+
+    row: dict
+    split: str
+    shard: str
+    number: int
+
+
+def follow(pair_id: str, data: Path | str) -> list[Step]:
+    """The way of a pair from the input to the shards; `pair_id` may be its first characters.
+
+    The raw rows are shown where the input still lies where `convert` read it and still has the same sha256.
+    """
+    data = Path(data)
+    manifest = Manifest.read(data)
+    found = find(pair_id, data, manifest)
+    row, meta = found.row, json.loads(found.row["meta"] or "{}")
+    steps = []
+    names = ("prompt", "chosen", "rejected") if len(meta.get("positions", [])) == 3 else ("record",)
+    for name, position in zip(names, meta.get("positions", []), strict=False):
+        raw = raw_record(position, data, manifest)
+        steps.append(Step(f"read {name}", f"{position}  {_short(raw) if raw else 'input not at hand, or changed'}"))
+        if raw and raw.startswith("<row"):
+            steps.append(Step(f"repair {name}", _repairs(raw)))
+    for name in ("prompt", "chosen", "rejected"):
+        steps.append(Step(f"text {name}", _short(" ⏎⏎ ".join(f"{m['role']}: {m['content']}" for m in row[name]))))
+    if row["score_chosen"] is not None:
+        sides = (f"{side} {row[f'score_{side}']:g}{_votes(side, meta)}" for side in ("chosen", "rejected"))
+        steps.append(Step("scores", ", ".join(sides)))
+    margin = f", margin {row['margin']:.4f}" if row["margin"] is not None else ""
+    steps.append(Step("pair", f"{row['id']}  {row['source']} {row['source_id']}{margin}"))
+    steps.append(Step("group", f"{row['group_id']} → split {found.split} (seed {manifest.config['seed']})"))
+    steps.append(Step("shard", f"{found.shard} row {found.number}"))
+    return steps
+
+
+def _votes(side: str, meta: dict) -> str:
+    return f" from {meta[f'votes_{side}']} votes" if f"votes_{side}" in meta else ""
+
+
+def find(pair_id: str, data: Path, manifest: Manifest) -> Found:
+    """The pair whose id begins with `pair_id`; a `UserError` for none or several."""
+    hits = []
+    for split in manifest.splits:
+        for shard in shards_of(manifest, split):
+            table = read_shard(data / shard)
+            ids = table["id"].to_pylist()
+            hits += [(split, shard, i, table) for i, full in enumerate(ids) if full.startswith(pair_id)]
+    if len(hits) != 1:
+        raise UserError(
+            f"{len(hits) or 'no'} pairs have an id that begins with {pair_id!r}", data, "prefkit show prints whole ids"
+        )
+    split, shard, number, table = hits[0]
+    return Found(table.slice(number, 1).to_pylist()[0], split, shard, number)
+
+
+def raw_record(position: str, data: Path, manifest: Manifest) -> str | None:
+    """The record at `NAME:LINE` as it stands in the input, None where the input is gone or is another one now."""
+    name, _, line = position.rpartition(":")
+    known = {i["name"]: i["sha256"] for i in manifest.inputs}
+    if name not in known or not line.isdigit():
+        return None
+    for path in _paths(data):
+        if path.is_file() and path.name == name.rpartition("/")[2] and _sha256(path) == known[name]:
+            text = _line(path, int(line))
+            return text.strip() if text is not None else None
+    return None
+
+
+def _paths(data: Path) -> list[Path]:
+    """Where the inputs lay, from the log that is not part of the data set."""
+    log = data / "_run.log"
+    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
+    return [Path(note["input"]) for note in map(json.loads, lines) if "input" in note]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _line(path: Path, number: int) -> str | None:
+    if path.suffix == ".7z":
+        return _line_in_archive(path, number)
+    if path.suffix in (".parquet", ".arrow", ".zst", ".json", ".csv"):
+        from prefkit.readers import read_records
+
+        place = f"{path.name}:{number}"
+        return next((json.dumps(r, ensure_ascii=False, default=str) for p, r in read_records(path) if p == place), None)
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
+        return next((raw.decode("utf-8", "replace") for raw in islice(f, number - 1, number)), None)
+
+
+def _line_in_archive(path: Path, number: int) -> str | None:
+    posts = next(m for m in archives.members(path) if m.lower().endswith("posts.xml"))
+    seen, found = 1, bytearray()
+
+    def look(data: bytes) -> None:
+        nonlocal seen
+        for piece in data.splitlines(keepends=True):
+            if seen == number:
+                found.extend(piece)
+            seen += piece.endswith(b"\n")
+
+    archives.stream(path, {posts: look})
+    return found.decode("utf-8", "replace") or None
+
+
+def _repairs(raw: str) -> str:
+    tally: Counter[str] = Counter()
+    rows = parse(raw.encode(), 0, tally)
+    if not rows or isinstance(rows[0][1], Damaged):
+        return "no row on this line by itself"
+    done = ", ".join(f"{k.removeprefix('repairs.')} {n}" for k, n in tally.items() if n)
+    return done or f"nothing; {len(REFERENCE.findall(raw.encode()))} character references resolved, HTML → Markdown"
+
+
+def score_steps(pair_id: str, scores: Path | str) -> list[Step]:
+    """Tokens, boundary, log-probabilities and rewards of a pair: rows of scores.parquet and of trace.jsonl beside it."""
+    scores = Path(scores)
+    scores = scores / "scores.parquet" if scores.is_dir() else scores
+    if not scores.is_file():
+        raise UserError("no scores there", scores, "run evalkit score, then name its scores.parquet")
+    try:
+        rows = pq.read_table(scores, filters=[("id", "==", pair_id)]).to_pylist()
+    except (pa.ArrowException, OSError) as e:
+        raise UserError(
+            f"cannot read the scores: {e}", scores, "name the scores.parquet that evalkit score wrote"
+        ) from None
+    steps = [Step(f"tokens {k}", _short(str(v))) for r in _sidecar(pair_id, scores) for k, v in r.items() if k != "id"]
+    for row in rows:
+        steps.append(Step("scores", f"{row.get('policy')} against {row.get('reference')}"))
+        steps += [
+            Step(
+                "log-probabilities",
+                f"{side}: policy {row[f'policy_{side}']:.6f}, reference {_number(row[f'ref_{side}'])}",
+            )
+            for side in ("chosen", "rejected")
+        ]
+        steps.append(Step("rewards", _rewards(row)))
+    return steps or [
+        Step("scores", f"{pair_id} is not in {scores.name}: another split, or longer than the model's limit")
+    ]
+
+
+def _rewards(row: dict) -> str:
+    if row.get("ref_chosen") is None or row.get("beta") is None:
+        return "none: no reference"
+    better, worse = (row["beta"] * (row[f"policy_{s}"] - row[f"ref_{s}"]) for s in ("chosen", "rejected"))
+    verdict = "right" if better > worse else "tie" if better == worse else "wrong"
+    return f"chosen {better:.6f}, rejected {worse:.6f}, margin {better - worse:.6f}: {verdict}"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6f}"
+
+
+def _sidecar(pair_id: str, scores: Path) -> Iterator[dict]:
+    """What evalkit wrote about the tokens of each pair, if it did."""
+    path = scores.parent / "trace.jsonl"
+    if path.is_file():
+        with path.open(encoding="utf-8") as lines:
+            yield from (r for r in map(json.loads, lines) if r.get("id") == pair_id)
+
+
+def _short(text: str) -> str:
+    flat = text.replace("\n", " ⏎ ")
+    return flat if len(flat) <= SHOWN_CHARS else f"{flat[:SHOWN_CHARS]}… ({len(flat)} characters)"
