@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prefkit.schema import Message
-from train.core.encode import Dropped, Ids, Limits, Template, encode_prompt_group
+from train.core.encode import Dropped, Encoded, Ids, Limits, Template, encode_prompt_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +133,26 @@ def build_rows(
         row = _add_pairs(row, encoded.response_ids, encoded.truncated, group, slots, result.dropped)
         if row.pairs:
             result.rows.append(row)
+    return result
+
+
+def build_examples(pairs: Iterable[PairText], tokenizer: Any, template: Template, limits: Limits) -> Rows:
+    """Rows for SFT: each distinct (prompt, chosen response) once, one row each, bearing its first pair's id."""
+    groups: dict[Any, dict[Any, PairText]] = {}
+    for pair in pairs:
+        prompt, chosen = (tuple((m["role"], m["content"]) for m in side) for side in (pair.prompt, pair.chosen))
+        groups.setdefault(prompt, {}).setdefault(chosen, pair)
+    result = Rows()
+    for group in groups.values():
+        first = next(iter(group.values()))
+        encoded = encode_prompt_group(tokenizer, template, first.prompt, [p.chosen for p in group.values()], limits)
+        for i, pair in enumerate(group.values()):
+            ids = encoded if isinstance(encoded, Dropped) else encoded.response_ids[i]
+            if isinstance(ids, Dropped):
+                result.dropped.setdefault(ids.reason, []).append(pair.id)
+            elif isinstance(encoded, Encoded):
+                cut = (encoded.truncated[i],)
+                result.rows.append(Row(encoded.prompt_ids, (ids,), (), (pair.id,), cut, encoded.prompt_truncated))
     return result
 
 

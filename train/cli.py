@@ -1,0 +1,98 @@
+"""The commands `prefkit train tiny-model | sft | dpo`; libraries load only after the configuration was checked."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from train.config import DpoRun, SftRun, check, from_yaml
+
+
+def quiet_libraries() -> None:
+    """Before the libraries are imported: their errors only. Our lines say what users of a command need."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # reports at import that an optional kernel is missing
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+sft = App(name="sft", config=from_yaml, help="Supervised fine-tuning on the chosen responses.")
+dpo = App(name="dpo", config=from_yaml, help="Direct preference optimisation on pairs.")
+
+
+@sft.default
+def _sft(
+    run: Annotated[SftRun, Parameter(name="*")] = SftRun(),  # noqa: B008 - frozen
+    *,
+    out: Path,
+    config: Path | None = None,
+) -> None:
+    """Supervised fine-tuning on the chosen responses.
+
+    Parameters
+    ----------
+    out
+        Run folder: adapter or model, run.yaml, metrics.jsonl, summary.json, checkpoints. The same command resumes it.
+    config
+        YAML file with the sections below; flags win over it.
+    """
+    checked = check(run)
+    quiet_libraries()
+    from train.sft import train_sft
+
+    train_sft(checked, out)  # type: ignore[arg-type]
+
+
+@dpo.default
+def _dpo(
+    run: Annotated[DpoRun, Parameter(name="*")] = DpoRun(),  # noqa: B008 - frozen
+    *,
+    out: Path,
+    config: Path | None = None,
+) -> None:
+    """Direct preference optimisation on pairs.
+
+    Parameters
+    ----------
+    out
+        Run folder: adapter or model, run.yaml, metrics.jsonl, summary.json, checkpoints. The same command resumes it.
+    config
+        YAML file with the sections below; flags win over it.
+    """
+    checked = check(run)
+    quiet_libraries()
+    from train.dpo import train_dpo
+
+    train_dpo(checked, out)  # type: ignore[arg-type]
+
+
+def tiny_model(
+    *,
+    data: Annotated[Path, Parameter(name="--data.path")],
+    out: Path,
+    vocab_size: int = 1024,
+    hidden: int = 128,
+    layers: int = 3,
+    heads: int = 4,
+    max_positions: int = 2048,
+    seed: int = 0,
+) -> None:
+    """Train a byte-level tokenizer on a data set and write a small random Llama beside it.
+
+    Parameters
+    ----------
+    data
+        Data set folder; its train split makes the tokenizer.
+    out
+        Model folder.
+    """
+    quiet_libraries()
+    from train.tiny_model import write_tiny_model
+
+    write_tiny_model(data, out, vocab_size, hidden, layers, heads, max_positions, seed)

@@ -1,0 +1,248 @@
+"""A run folder, and what every run does before its first step: read the data, encode it, write down the settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from prefkit.errors import UserError
+from prefkit.shards import open_pairs, read_manifest
+from train.config import DpoRun, Run, SftRun, as_dict
+from train.core.encode import Encoded, Limits, Template
+from train.core.models import RUN_FILE, default_dtype, load_tokenizer
+from train.core.rows import Row, Rows, pair_texts
+from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
+
+SUMMARY = "summary.json"
+METRICS = "metrics.jsonl"
+
+R = TypeVar("R", SftRun, DpoRun)
+Build = Callable[..., Rows]  # (pairs, tokenizer, template, limits) -> Rows
+
+
+def is_main() -> bool:
+    """Whether this process writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str) -> None:
+    """Print once, whatever the number of processes."""
+    if is_main():
+        print(text, flush=True)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run whose data is encoded: all that is needed besides the model."""
+
+    run: Run  # resolved: template text, dtype, absolute local paths
+    out: Path
+    tokenizer: Any
+    template: Template
+    rows: list[Row]
+    eval_rows: list[Row]
+    counts: dict[str, Any]
+    resume: str | None
+
+    @property
+    def kind(self) -> str:
+        """The command: sft or dpo."""
+        return "dpo" if isinstance(self.run, DpoRun) else "sft"
+
+
+# ---------------------------------------------------------------------------------------------------------- before
+
+
+def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
+    """Open the run folder, the tokenizer and the data; return them with the resolved run."""
+    path = Path(run.model.path).expanduser()
+    manifest = read_manifest(run.data.path)
+    tokenizer = load_tokenizer(run.model.path)
+    template = Template.of(run.data.template, tokenizer)
+    full = not run.lora.enabled
+    dtype: Any = run.model.dtype or ("float32" if full else default_dtype())
+    model = replace(
+        run.model,
+        path=str(path.resolve()) if path.is_dir() else run.model.path,
+        dtype=dtype,
+    )
+    data = replace(run.data, template=template.source, path=str(Path(run.data.path).resolve()))
+    trainer = run.trainer
+    if full and torch.cuda.is_available():  # fp32 weights, bf16 arithmetic
+        trainer = {"bf16": "true"} | trainer
+    run = replace(run, model=model, data=data, trainer=trainer)
+    resume = open_folder(run, out)
+    say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
+    rows, counts = _read(run, run.data.split, run.data.limit, tokenizer, template, build)
+    if not rows:
+        raise UserError("no pair is left to train on", run.data.path, "see the counts above; raise data.max_tokens")
+    evaluated: list[Row] = []
+    if run.data.eval_split in manifest.splits:
+        evaluated, more = _read(run, run.data.eval_split, run.data.eval_limit, tokenizer, template, build)
+        counts = {run.data.split: counts, run.data.eval_split: more}
+    else:
+        say(f"no split {run.data.eval_split!r}: no evaluation")
+        counts = {run.data.split: counts}
+    return Session(run, out, tokenizer, template, rows, evaluated, counts, resume), run
+
+
+def _read(
+    run: Run, split: str, limit: int | None, tokenizer: Any, template: Template, build: Build
+) -> tuple[list[Row], dict[str, Any]]:
+    table = open_pairs(run.data.path, split)
+    table = table.slice(0, limit) if limit is not None else table
+    limits = Limits(run.data.max_tokens, run.data.max_prompt_tokens, run.data.too_long)
+    built = build(pair_texts(table), tokenizer, template, limits)
+    counts = built.counts()
+    dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"
+    say(f"{split}: {table.num_rows} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")
+    say(f"  {counts['prompts']} prompts, {counts['responses']} responses, {counts['tokens']} tokens")
+    if built.rows:
+        first = built.rows[0]
+        shown = Encoded(first.prompt_ids, first.response_ids, first.truncated).boundary(tokenizer)
+        say(f"  boundary of the first: {shown}")
+    return built.rows, counts
+
+
+def open_folder(run: Run, out: Path) -> str | None:
+    """The checkpoint to resume from, or None for a fresh folder; UserError when the folder holds something else."""
+    if not out.exists() or not any(out.iterdir()):
+        return None
+    if not (out / RUN_FILE).is_file():
+        raise UserError("the output folder is not empty and holds no run", out, "choose another --out")
+    recorded = yaml.safe_load((out / RUN_FILE).read_text("utf-8"))
+    changed = [k for k, v in as_dict(run).items() if recorded.get(k) != v]
+    if changed:
+        what = f"the folder holds another run (other {', '.join(changed)})"
+        raise UserError(what, out, "choose another --out, or remove it")
+    if (out / SUMMARY).is_file():
+        raise UserError("this run is finished", out, "choose another --out, or remove it")
+    return get_last_checkpoint(str(out))
+
+
+# ---------------------------------------------------------------------------------------------------------- during
+
+
+def fit(session: Session, model: Any, objective: Objective, per_step: int, budget: int, shared: bool) -> dict[str, Any]:
+    """Train, evaluate, save; returns the summary that marks the run as finished."""
+    run, out = session.run, session.out
+    epochs = float(run.trainer["num_train_epochs"])
+    limit = int(run.trainer.get("max_steps", "-1"))
+    units = [objective.units(r) for r in session.rows]
+    plan = schedule(units, per_step, epochs, limit, run.seed, run.data.order == "shuffled")
+    budget = budget or (16384 if torch.cuda.is_available() else 4096)
+    args = training_arguments(run.trainer, out, run.seed, len(plan.steps))
+    if is_main():
+        out.mkdir(parents=True, exist_ok=True)
+        _write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), "versions": _versions()}))
+    trainer = StepTrainer(
+        model,
+        args,
+        objective,
+        Layout(budget, shared, objective.loss_on),
+        session.rows,
+        plan,
+        session.eval_rows,
+        processing_class=session.tokenizer,
+        callbacks=[RunLog(out, sum(units))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    begin = f", from {session.resume}" if session.resume else ""
+    say(f"{len(plan.steps)} steps over {len(session.rows)} rows{begin}")
+    start = time.monotonic()
+    result = trainer.train(resume_from_checkpoint=session.resume)
+    evaluated = trainer.evaluate() if session.eval_rows else {}
+    summary = {
+        "steps": result.global_step,
+        "wall_seconds": round(time.monotonic() - start, 3),
+        "train_loss": result.training_loss,
+        **evaluated,
+        "data": session.counts,
+    }
+    if is_main():
+        save_policy(trainer.bare, session.tokenizer, out)
+        _write(out / SUMMARY, json.dumps(summary, indent=1))
+    trainer.accelerator.wait_for_everyone()
+    say(f"saved {out}")
+    return summary
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("prefkit", "torch", "transformers", "peft")}
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, "utf-8")
+    part.replace(path)
+
+
+def say_model(model: Any, loaded: str) -> None:
+    """One line about what is trained."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    say(f"model: {loaded}; {trained:,} of {total:,} stored weights trained")
+
+
+class RunLog(TrainerCallback):
+    """One printed line and one line of metrics.jsonl a log; evaluation and checkpoints where epochs end."""
+
+    def __init__(self, out: Path, units_per_epoch: int):
+        self.file = out / METRICS
+        self.units_per_epoch = units_per_epoch
+        self.last = (time.monotonic(), 0.0)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Forget what was logged after the checkpoint that training resumes from."""
+        if state.is_world_process_zero and self.file.exists():
+            lines = self.file.read_text("utf-8").splitlines()
+            _write(self.file, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= state.global_step))
+        self.last = (time.monotonic(), state.epoch or 0.0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write and print."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        now, epoch = time.monotonic(), logs.get("epoch", 0.0)
+        record = {"step": state.global_step, **logs}
+        if "loss" in logs:
+            seconds, passed = now - self.last[0], epoch - self.last[1]
+            record["per_second"] = passed * self.units_per_epoch / seconds if seconds > 0 else 0.0
+            self.last = (now, epoch)
+        with self.file.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(record) + "\n")
+        print(_line(record, state.max_steps), flush=True)
+
+
+SHOWN = {
+    "loss": "loss {:.4f}",
+    "eval_loss": "eval loss {:.4f}",
+    "rewards/accuracies": "accuracy {:.3f}",
+    "eval_rewards/accuracies": "accuracy {:.3f}",
+    "rewards/margins": "margin {:+.3f}",
+    "eval_rewards/margins": "margin {:+.3f}",
+    "grad_norm": "grad {:.2f}",
+    "learning_rate": "lr {:.1e}",
+    "per_second": "{:.1f}/s",
+}
+
+
+def _line(record: dict[str, Any], steps: int) -> str:
+    parts = [shown.format(record[k]) for k, shown in SHOWN.items() if k in record]
+    return f"step {record['step']:>{len(str(steps))}}/{steps}  " + "  ".join(parts)
+
+
+def longest_row(rows: Sequence[Row]) -> Row:
+    """The row with the most tokens: where sharing is probed."""
+    return max((r for r in rows if len(r.response_ids) > 1), key=lambda r: r.tokens, default=rows[0])

@@ -1,0 +1,58 @@
+"""Supervised fine-tuning: the mean negative log-probability of the chosen responses' tokens, each distinct one once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from prefkit.errors import UserError
+from train.config import SftRun
+from train.core.logprobs import check_head
+from train.core.models import is_adapter, load_adapter, load_model, locate, new_adapter
+from train.core.rows import Batch, Row, build_examples
+from train.run import fit, prepare, say_model
+from train.trainer import Outcome
+
+
+@dataclass(frozen=True)
+class SftObjective:
+    """−Σ log π(y|x) over tokens, averaged over all trained tokens of a step."""
+
+    loss_on: str = "response"
+
+    def units(self, row: Row) -> int:
+        """A step counts examples."""
+        return 1
+
+    def weight(self, row: Row) -> int:
+        """The loss is a mean over trained tokens."""
+        return row.tokens - 1 if self.loss_on == "all" else row.response_tokens
+
+    def __call__(self, forward: Any, model: Any, batch: Batch) -> Outcome:
+        """Losses of the responses, summed over their tokens."""
+        losses_R = -forward(batch)
+        count = batch.counts_R.sum()
+        return Outcome(losses_R, batch.pair_ids, {"nll": losses_R.sum(), "count": count})
+
+
+def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
+    """Run SFT into a folder; see `train.config.SftRun`. A model path that is an adapter is continued."""
+    session, run = prepare(run, out, build_examples)
+    config = run.model
+    set_seed(run.seed)
+    adapter = is_adapter(locate(config.path))
+    if adapter and not run.lora.enabled:
+        raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
+    if adapter:
+        model = load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
+    else:
+        model = load_model(config.path, config.dtype, config.four_bit, config.attn)
+        if run.lora.enabled:
+            model = new_adapter(model, run.lora.targets, run.lora.r, run.lora.alpha, run.lora.dropout)
+    check_head(model)
+    say_model(model, f"{config.path} in {'NF4' if config.four_bit else config.dtype}")
+    objective = SftObjective(run.sft.loss_on)
+    return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, shared=False)

@@ -1,0 +1,72 @@
+"""A byte-level tokenizer trained on a data set and a small random Llama: a base model for demos and a first look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefkit.errors import UserError
+from prefkit.shards import open_pairs
+
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
+def write_tiny_model(
+    data: Path, out: Path, vocab_size: int, hidden: int, layers: int, heads: int, max_positions: int, seed: int
+) -> None:
+    """Write tokenizer and model to `out`; deterministic. UserError when the folder is taken or the shape impossible."""
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    if out.exists() and any(out.iterdir()):
+        raise UserError("the output folder is not empty", out, "choose another --out")
+    if hidden % heads or (hidden // heads) % 2:
+        raise UserError(f"hidden {hidden} does not divide into {heads} heads of even size", fix="e.g. 128 and 4")
+    tokenizer = train_tokenizer(_texts(data), vocab_size, max_positions)
+    set_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=hidden * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    print(f"{out}: {model.num_parameters():,} random weights, {len(tokenizer)} tokens, {max_positions} positions")
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int, max_positions: int):
+    """A byte-level BPE tokenizer that begins every text with <s>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    least = len(alphabet) + len(SPECIAL)
+    if vocab_size < least:
+        raise UserError(f"vocab_size is {vocab_size}", fix=f"a byte-level vocabulary has at least {least} tokens")
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL.values()), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    bos = SPECIAL["bos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_positions, **SPECIAL)
+
+
+def _texts(data: Path) -> Iterator[str]:
+    table = open_pairs(data, "train").select(["prompt", "chosen", "rejected"])
+    for batch in table.to_batches(max_chunksize=1024):
+        for pair in batch.to_pylist():
+            yield from (m["content"] for side in pair.values() for m in side)

@@ -1,0 +1,289 @@
+"""A thin transformers.Trainer: what its DataLoader yields is one optimizer step, cut by the plan into micro-batches.
+
+Trainer keeps the loop, optimizer, schedule, checkpoints and loggers. Losses and metrics are sums over pairs (DPO) or
+tokens (SFT), divided once by the count of the whole step, window or evaluation, over all processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from prefkit.errors import UserError
+from train.config import coerce_trainer
+from train.core.logprobs import PairPolicy
+from train.core.plan import plan_rows
+from train.core.rows import Batch, Row, collate
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one micro-batch: a loss for each of `ids` (graph attached), and sums for the metrics."""
+
+    losses: Tensor
+    ids: list[str]
+    sums: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """What DPO and SFT differ by; `forward` is the wrapped policy, `model` the bare one (for the reference)."""
+
+    @property
+    def loss_on(self) -> str:
+        """Labelled tokens: "response" or "all"."""
+
+    def units(self, row: Row) -> int:
+        """What a step counts: pairs or examples."""
+
+    def weight(self, row: Row) -> int:
+        """What the loss is averaged over: pairs or trained tokens."""
+
+    def __call__(self, forward: Any, model: Any, batch: Batch) -> Outcome:
+        """Losses and metric sums of a micro-batch."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become micro-batches."""
+
+    budget: int  # padded tokens of one forward
+    shared: bool = True
+    loss_on: str = "response"
+
+    def micro_batches(self, rows: Sequence[Row], ranks: int, rank: int) -> list[Batch]:
+        """This rank's micro-batches of some rows; every rank has the same number."""
+        return [collate(m, self.shared, self.loss_on) for m in plan_rows(rows, ranks, self.budget, self.shared)[rank]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Row indices of every optimizer step of the whole training, and where its epochs end (in steps)."""
+
+    steps: list[np.ndarray]
+    epoch_ends: list[int]
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs passed after so many steps, fractions included."""
+        starts = [0, *self.epoch_ends]
+        done = int(np.searchsorted(self.epoch_ends, step, side="right"))
+        if done == len(self.epoch_ends):
+            return float(done)
+        return done + (step - starts[done]) / (starts[done + 1] - starts[done])
+
+
+def schedule(units: Sequence[int], per_step: int, epochs: float, max_steps: int, seed: int, shuffled: bool) -> Schedule:
+    """Cut each epoch's (seeded) order into steps closed by the row that reaches `per_step` units.
+
+    `max_steps` > 0 overrides `epochs`, which may be a fraction. The last step of an epoch may be short.
+    """
+    steps: list[np.ndarray] = []
+    ends: list[int] = []
+    counts = np.asarray(units)
+    limit = max_steps if max_steps > 0 else None
+    while (len(steps) < limit) if limit else (len(ends) < epochs):
+        rng = np.random.default_rng([seed, len(ends)])
+        order = rng.permutation(len(counts)) if shuffled else np.arange(len(counts))
+        start = total = 0
+        epoch: list[np.ndarray] = []
+        for i, row in enumerate(order):
+            total += counts[row]
+            if total >= per_step or i == len(order) - 1:
+                epoch.append(order[start : i + 1])
+                start, total = i + 1, 0
+        if not limit and epochs - len(ends) < 1:
+            epoch = epoch[: max(1, round(len(epoch) * (epochs - len(ends))))]
+        steps += epoch
+        ends.append(len(steps))
+    return Schedule(steps[:limit], [e for e in ends if not limit or e <= limit])
+
+
+@dataclass
+class Sums:
+    """Running sums of metrics and of what they are divided by."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, more: dict[str, Tensor]) -> None:
+        """Add detached sums under their names."""
+        for name, value in more.items():
+            self.values[name] = self.values.get(name, 0) + value.detach().double()
+
+    def means(self, accelerator: Any) -> dict[str, float]:
+        """Each sum over all processes divided by the sum named `count`; empties the sums."""
+        names = sorted(self.values)
+        stacked = torch.stack([self.values[n] for n in names])
+        total = dict(zip(names, accelerator.reduce(stacked, "sum").tolist(), strict=True))
+        self.values = {}
+        count = total.pop("count")
+        return {n: v / count for n, v in total.items()} if count else {}
+
+
+def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int) -> TrainingArguments:
+    """TrainingArguments from the trainer section; UserError for keys and values it does not take."""
+    fields = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    given = coerce_trainer(values, fields)
+    given |= {"max_steps": steps, "num_train_epochs": 1.0}
+    try:
+        args = TrainingArguments(
+            **given,
+            output_dir=str(out),
+            seed=seed,
+            data_seed=seed,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=1,
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            ddp_find_unused_parameters=given.pop("ddp_find_unused_parameters", False),
+            disable_tqdm=True,
+            use_cpu=given.pop("use_cpu", not torch.cuda.is_available()),
+        )
+    except (ValueError, TypeError) as e:
+        raise UserError(f"trainer: {' '.join(str(e).split())}") from e
+    args._n_gpu = min(args.n_gpu, 1)  # one process drives one GPU: torchrun for more
+    return args
+
+
+class StepTrainer(Trainer):
+    """Trainer over a `Schedule` of rows with an `Objective`; the model it trains is `PairPolicy`."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        objective: Objective,
+        layout: Layout,
+        rows: Sequence[Row],
+        plan: Schedule,
+        eval_rows: Sequence[Row] = (),
+        **kwargs: Any,
+    ):
+        self.objective: Objective = objective
+        self.layout, self.plan = layout, plan
+        self.rows, self.eval_rows = rows, eval_rows
+        self.window = Sums()
+        super().__init__(PairPolicy(model), args, train_dataset=plan.steps, eval_dataset=eval_rows, **kwargs)
+
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Every process walks through the same steps and takes its own micro-batches of each."""
+        steps: Any = self.plan.steps  # a list is a Dataset by its methods
+        return DataLoader(steps, batch_size=1, shuffle=False, collate_fn=self._collate_step)
+
+    def _collate_step(self, steps: list[np.ndarray]) -> tuple[list[Batch], int]:
+        rows = [self.rows[i] for i in steps[0]]
+        micro = self.layout.micro_batches(rows, self.args.world_size, self.args.process_index)
+        return micro, sum(self.objective.weight(r) for r in rows)
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of all micro-batches; gradients meet at the last. Returns the step's mean loss."""
+        model.train()
+        micro, total_weight = inputs
+        ranks = self.accelerator.num_processes
+        step_loss = torch.zeros((), device=self.args.device)
+        for i, batch in enumerate(micro):
+            last = i == len(micro) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.accelerator.autocast():
+                    outcome = self.objective(model, self.bare, batch.to(self.args.device))
+                self._stop_if_not_finite(outcome)
+                # processes average their gradients, and so does Trainer the losses it logs
+                loss = outcome.losses.sum() * (ranks / total_weight)
+                self.accelerator.backward(loss)
+            step_loss += loss.detach()
+            self.window.add(outcome.sums)
+        return step_loss
+
+    @property
+    def bare(self) -> Any:
+        """The model without PairPolicy, DDP or other wrappers."""
+        return self.accelerator.unwrap_model(self.model).model
+
+    def _stop_if_not_finite(self, outcome: Outcome) -> None:
+        wrong = ~torch.isfinite(outcome.losses.detach())
+        if bool(wrong.any()):
+            ids = [i for i, bad in zip(outcome.ids, wrong.tolist(), strict=True) if bad]
+            file = Path(str(self.args.output_dir)) / "nonfinite.json"
+            file.write_text(json.dumps({"step": self.state.global_step, "ids": ids}, indent=1))
+            shown = ", ".join(ids[:3])
+            raise UserError(
+                f"the loss of {len(ids)} pairs is not finite at step {self.state.global_step + 1}: {shown}",
+                file,
+                "look at these pairs, lower trainer.learning_rate, or use bfloat16 instead of float16",
+            )
+
+    # -- metrics -------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the window's exact means to what Trainer logs."""
+        if "loss" in logs and self.window.values:
+            logs |= self.window.means(self.accelerator)
+        self.state.epoch = self.plan.epoch_at(self.state.global_step)
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Exact means over the whole evaluation split, whatever the number of processes."""
+        policy = self.accelerator.unwrap_model(self.model)
+        policy.eval()
+        sums = Sums()
+        for batch in self.layout.micro_batches(self.eval_rows, self.args.world_size, self.args.process_index):
+            with self.accelerator.autocast():
+                outcome = self.objective(policy, policy.model, batch.to(self.args.device))
+            sums.add(outcome.sums | {"loss": outcome.losses.sum()})
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in sums.means(self.accelerator).items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        save_policy(self.bare, self.processing_class, output_dir or str(self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(self.bare, Path(resume_from_checkpoint))
+
+
+def save_policy(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """One ordinary adapter, or the whole model, and the tokenizer; safetensors."""
+    if hasattr(model, "peft_config"):
+        # "auto" would ask the hub whether the base's vocabulary was resized
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Weights of a checkpoint into the model that is being trained."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(file)
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, tensors, adapter_name="default")
+        return
+    result = model.load_state_dict(tensors, strict=False)
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    missing = set(result.missing_keys) - tied
+    if missing or result.unexpected_keys:
+        raise UserError(f"the checkpoint does not fit the model: {sorted(missing)[:3]}", folder, "start a new run")
