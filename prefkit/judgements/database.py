@@ -41,7 +41,7 @@ def open_engine(db: str, *, create: bool) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     try:
-        with engine.execution_options(writing=True).begin() as c:
+        with engine.execution_options(writing=create).begin() as c:
             _require_schema(c, shown, create=create)
     except DBAPIError as e:
         engine.dispose()

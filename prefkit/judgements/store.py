@@ -101,6 +101,12 @@ class Store:
         """Give back every connection."""
         self.engine.dispose()
 
+    def settle(self) -> None:
+        """Bring what SQLite keeps beside its file (`-wal`) into it, so that the file alone is whole."""
+        if self.engine.dialect.name == "sqlite":
+            with self.engine.connect() as c:
+                c.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def judge(self, name: str, kind: str = "person") -> int:
         """The number of a judge (person, model or rule), who is added on first sight."""
         with self._writing.begin() as c:

@@ -19,6 +19,14 @@ class Options:
     machines: bool = False
 
 
+def files(path: Path, options: Options) -> list[Path]:
+    """The database, whole in one file, so that its digest says what is in it."""
+    store = Store(str(path), create=False)
+    store.settle()
+    store.close()
+    return [path]
+
+
 def records(path: Path, options: Options) -> Iterator[tuple[str, Record]]:
     """One record an item: its texts, what stands about it, and who made its responses."""
     kinds = ("person", "model") if options.machines else ("person",)
@@ -123,6 +131,7 @@ SOURCE = Source(
     summary="labels.db or votes.db: the majority of what people judged",
     licence="that of the texts judged, carried along",
     options=Options,
+    files=files,
     records=records,
     to_pairs=to_pairs,
     recognises=recognises,

@@ -1,4 +1,4 @@
-"""Text of strangers as HTML that cannot act: no raw HTML or scripts, nothing fetched, links only to http(s) and mail."""
+"""Text of strangers as HTML that cannot act: no raw HTML or scripts, nothing fetched, links to http(s) and mail."""
 
 from __future__ import annotations
 

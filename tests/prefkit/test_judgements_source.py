@@ -1,0 +1,156 @@
+"""Judgements become pairs: majority, soft labels, ties and what says nothing, with a balanced ledger."""
+
+import uuid
+
+import pytest
+
+from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
+from prefkit.judgements.store import Draft, Judgement, Response, Store, item_id
+from prefkit.schema import PAIRS
+from prefkit.shards import open_pairs
+from prefkit.sources import Tie, Unused, source_options
+from prefkit.sources.judgements import SOURCE
+
+
+def text(words, role="assistant"):
+    return [{"role": role, "content": words}]
+
+
+DRAFT = Draft(
+    text("Why is the sky blue?", "user"),
+    [Response(text("Rayleigh."), "m1", {"license": "CC BY-SA 4.0", "author": "R"}), Response(text("Paint."), "m2")],
+    "sky/1",
+    {"license": "CC BY-SA 3.0", "subset": "sky"},
+)
+
+
+def judged(tmp_path, votes, drafts=(DRAFT,), kind="person"):
+    """A database in which judge n gave votes[n] to the first draft: right, wrong, tie or skip."""
+    path = tmp_path / "labels.db"
+    store = Store(str(path))
+    batch = store.add_batch("labels", "test", drafts).batch_id
+    item = store.item(item_id(drafts[0]))
+    right = item.responses.index(drafts[0].responses[0].messages)
+    for n, vote in enumerate(votes):
+        winner = {"right": right, "wrong": 1 - right}.get(vote)
+        outcome = vote if winner is None else "better"
+        store.record(store.judge(f"judge {n}", kind), Judgement(str(uuid.uuid4()), batch, item.id, (0, 1), outcome, winner))
+    store.close()
+    return path
+
+
+def outcome(path, **options):
+    options = source_options(SOURCE, options)
+    ((position, record),) = SOURCE.records(path, options)
+    assert position == f"labels.db:{item_id(DRAFT)}"
+    try:
+        (made,) = SOURCE.to_pairs(record, options)
+    except Unused as unused:
+        return unused.reason
+    return made
+
+
+@pytest.mark.parametrize(
+    ("votes", "chosen", "p_chosen"),
+    [
+        (["right"], "Rayleigh.", None),
+        (["wrong"], "Paint.", None),
+        (["right", "right"], "Rayleigh.", 1.0),
+        (["right", "wrong", "right"], "Rayleigh.", 2 / 3),
+        (["right", "tie"], "Rayleigh.", 0.75),
+        (["wrong", "skip"], "Paint.", None),
+        (["wrong", "both_bad", "tie", "wrong"], "Paint.", 0.75),
+    ],
+)
+def test_the_majority_is_chosen_and_several_judges_make_a_soft_label(tmp_path, votes, chosen, p_chosen):
+    pair = outcome(judged(tmp_path, votes))
+    assert pair.chosen == text(chosen)
+    assert pair.rejected != pair.chosen
+    assert pair.p_chosen == pytest.approx(p_chosen)
+    assert pair.meta["judges"] == sum(v != "skip" for v in votes)
+
+
+@pytest.mark.parametrize(("votes", "reason"), [([], "unjudged"), (["skip"], "skipped"), (["skip", "skip"], "skipped")])
+def test_items_that_say_nothing_are_counted_by_reason(tmp_path, votes, reason):
+    assert outcome(judged(tmp_path, votes)) == reason
+
+
+@pytest.mark.parametrize("votes", [["tie"], ["right", "wrong"], ["tie", "both_bad"]])
+def test_no_majority_is_a_tie(tmp_path, votes):
+    assert isinstance(outcome(judged(tmp_path, votes)), Tie)
+
+
+def test_origin_and_producers_are_aligned_with_the_sides(tmp_path):
+    pair = outcome(judged(tmp_path, ["wrong"]))
+    assert pair.licenses == ["CC BY-SA 3.0", "", "CC BY-SA 4.0"]
+    assert pair.authors == ["", "", "R"]
+    assert pair.urls == []
+    assert pair.meta["producers"] == {"chosen": ["m2"], "rejected": ["m1"]}
+    assert (pair.subset, pair.group_key, pair.source_id) == ("sky", "sky/1", item_id(DRAFT))
+    assert (pair.score_chosen, pair.score_rejected, pair.margin) == (None, None, None)
+
+
+def test_machines_count_only_where_asked(tmp_path):
+    path = judged(tmp_path, ["right"], kind="model")
+    assert outcome(path) == "unjudged"
+    assert outcome(path, machines="true").chosen == text("Rayleigh.")
+
+
+def test_only_a_database_is_recognised(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    assert SOURCE.recognises(judged(tmp_path, []))
+    assert not SOURCE.recognises(tmp_path / "pairs.jsonl")
+
+
+def test_convert_balances_and_takes_votes_that_sit_in_the_write_ahead_log(tmp_path):
+    from prefkit.convert import convert_dataset
+
+    others = [Draft(text(f"q {n}", "user"), [Response(text("a")), Response(text(f"b {n}"))], f"g{n}") for n in range(4)]
+    path = judged(tmp_path, ["right", "wrong", "right"], [DRAFT, *others])
+    still_open = Store(str(path))  # as while the page is served: the last votes are not in labels.db itself yet
+    batch = still_open.add_batch("labels", "more", others).batch_id
+    still_open.record(still_open.judge("ann"), Judgement("1", batch, item_id(others[0]), (0, 1), "tie"))
+    still_open.record(still_open.judge("ann"), Judgement("2", batch, item_id(others[1]), (0, 1), "skip"))
+    before = path.read_bytes()
+    manifest = convert_dataset(path, tmp_path / "out", source="judgements")
+    assert path.read_bytes() != before  # settled before it was hashed
+    still_open.close()
+    ledgers = manifest.sources["judgements"]
+    assert ledgers["records"]["read"] == 5
+    assert ledgers["records"]["used"] == 1
+    assert ledgers["records"]["unused"] == {"only_ties": 1, "skipped": 1, "unjudged": 2}
+    (pair,) = open_pairs(tmp_path / "out").to_pylist()
+    assert pair["chosen"] == text("Rayleigh.")
+    assert pair["p_chosen"] == pytest.approx(2 / 3)
+
+
+def test_pairs_of_a_data_set_become_items_that_hide_which_was_chosen():
+    import pyarrow as pa
+
+    row = dict.fromkeys(PAIRS.names) | {"prompt": text("q", "user"), "chosen": text("good"), "rejected": text("bad"), "group_id": "g"}
+    row |= {"licenses": ["p", "c", "r"], "urls": [], "authors": None, "source": "s", "flags": []}
+    rows = [row | {"id": "1"}, row | {"id": "2", "rejected": text("good")}, row | {"id": "3", "prompt": text("other", "user")}]
+    made = drafts_of_pairs(pa.Table.from_pylist(rows, PAIRS))
+    assert made.left_out == {"identical responses": 1}
+    assert len(made.items) == 2
+    assert [(r.producer, r.origin) for r in made.items[0].responses] == [("chosen", {"license": "c"}), ("rejected", {"license": "r"})]
+    assert made.items[0].origin == {"source": "s", "license": "p"}
+    assert drafts_of_pairs(pa.Table.from_pylist(rows, PAIRS), limit=1).left_out["limit"] == 2
+
+
+def test_json_lines_become_items_and_what_does_not_is_counted(tmp_path):
+    lines = [
+        '{"prompt": "q1", "responses": ["a", "b"]}',
+        '{"prompt": [{"role": "user", "content": "q2"}], "responses": ["a", [{"role": "assistant", "content": "\\ud800"}]]}',
+        '{"prompt": "q3", "responses": ["a", "a"]}',
+        '{"prompt": "q4", "responses": ["a", "b", "c"]}',
+        '{"prompt": "", "responses": ["a", "b"]}',
+        '{"prompt": "q5", "responses": ["a", ""]}',
+        '{"prompt": ',
+    ]
+    path = tmp_path / "items.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    made = drafts_of_file(path)
+    assert {d.prompt[0]["content"] for d in made.items} == {"q1", "q2"}
+    reasons = {"identical responses", "not two responses", "no prompt", "empty response", "damaged line"}
+    assert made.left_out == dict.fromkeys(reasons, 1)
