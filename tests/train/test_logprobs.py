@@ -1,0 +1,223 @@
+"""The tiled head and prompt rows against an oracle that shares no code: one plain forward per sequence, in fp64."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from train_toys import make_model
+
+from prefkit.errors import UserError
+from train.core.logprobs import Head, PairPolicy, check_head, response_logps, tiled_logps, token_logps
+from train.core.models import new_adapter
+from train.core.rows import Row, collate
+from train.core.sharing import check_sharing
+
+FAMILIES = ["llama", "qwen2", "gpt2", "gpt_neox"]
+V, D, N = 23, 8, 37
+
+
+def naive(hidden, weight, bias, labels, scale, cap):
+    logits = hidden @ weight.t()
+    logits = (logits if bias is None else logits + bias) * scale
+    if cap:
+        logits = cap * torch.tanh(logits / cap)
+    return logits.log_softmax(-1)[torch.arange(len(labels)), labels]
+
+
+@pytest.mark.parametrize("tile", [1, 7, V - 1, V, V + 1, 1000])
+@pytest.mark.parametrize("trains", [False, True], ids=["frozen", "trainable"])
+@pytest.mark.parametrize(
+    ("bias", "scale", "cap"), [(False, 1.0, None), (True, 1.0, None), (False, 0.25, None), (True, 1.0, 3.0)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tiles_equal_naive_fp64(tile, trains, bias, scale, cap, dtype):
+    torch.manual_seed(0)
+    exact = [torch.randn(N, D, dtype=torch.float64), torch.randn(V, D, dtype=torch.float64)]
+    exact += [torch.randn(V, dtype=torch.float64)] if bias else []
+    labels, up = torch.randint(V, (N,)), torch.randn(N, dtype=torch.float64)
+    ours = [x.to(dtype).requires_grad_(i == 0 or trains) for i, x in enumerate(exact)]
+    peer = [x.detach().double().requires_grad_() for x in ours]  # the same rounded inputs
+    head = Head(ours[1], ours[2] if bias else None, scale, cap)
+    logps = tiled_logps(ours[0], head, labels, tile)
+    wanted = naive(peer[0], peer[1], peer[2] if bias else None, labels, scale, cap)
+    assert logps.dtype == torch.float64
+    (logps * up).sum().backward()
+    (wanted * up).sum().backward()
+    close = 1e-12 if dtype == torch.float64 else 2e-6
+    assert (logps - wanted).abs().max() < close
+    for mine, theirs in zip(ours, peer, strict=True):
+        if mine.requires_grad:
+            assert (mine.grad - theirs.grad).abs().max() < close * 10
+
+
+def test_no_token_gives_zero_with_gradient():
+    hidden = torch.randn(0, D, requires_grad=True)
+    logps = tiled_logps(hidden, Head(torch.randn(V, D)), torch.empty(0, dtype=torch.int64), 4)
+    logps.sum().backward()
+    assert logps.shape == (0,)
+    assert hidden.grad.shape == (0, D)
+
+
+def test_bfloat16_stays_within_its_rounding():
+    torch.manual_seed(0)
+    hidden, weight, labels = torch.randn(N, D), torch.randn(V, D), torch.randint(V, (N,))
+    ours = tiled_logps(hidden.bfloat16(), Head(weight.bfloat16()), labels, 8)
+    assert (ours - naive(hidden.double(), weight.double(), None, labels, 1.0, None)).abs().max() < 0.15
+
+
+class Shapes(TorchDispatchMode):
+    """Remembers the largest number of elements of any tensor with the vocabulary as its last dimension."""
+
+    def __init__(self, vocab):
+        super().__init__()
+        self.vocab, self.largest = vocab, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(t, torch.Tensor) and t.ndim > 1 and self.vocab in t.shape[-1:]:
+                self.largest = max(self.largest, t.shape[:-1].numel())
+        return out
+
+
+@pytest.mark.parametrize("trains", [False, True], ids=["frozen", "trainable"])
+def test_no_tensor_of_tokens_by_vocabulary_is_allocated(trains):
+    hidden, weight = torch.randn(64, D, requires_grad=True), torch.randn(V, D, requires_grad=trains)
+    labels = torch.randint(V, (64,))
+    with Shapes(V) as seen:
+        tiled_logps(hidden, Head(weight), labels, 8).sum().backward()
+    assert 0 < seen.largest <= max(8, D)  # weight.t() is [D, V]
+
+
+def random_rows(seed=0, vocab=300):
+    rng = np.random.default_rng(seed)
+
+    def ids(low, high):
+        return rng.integers(3, vocab, rng.integers(low, high)).astype(np.int32)
+
+    return [
+        Row(ids(1, 25), tuple(ids(1, 20) for _ in range(k)), ((0, 1), (k - 1, 0)), ("a", "b"), (False,) * k)
+        for k in (2, 3, 4, 2, 5)
+    ]
+
+
+def oracle(model, row):
+    """One plain forward of a whole sequence at a time, full logits, fp64 log-softmax."""
+    out = []
+    for response in row.response_ids:
+        ids = torch.tensor(np.concatenate([row.prompt_ids, response]))[None].long()
+        with torch.no_grad():
+            logps = model(ids).logits[0, :-1].double().log_softmax(-1)
+        out.append(logps[torch.arange(ids.shape[1] - 1), ids[0, 1:]][len(row.prompt_ids) - 1 :].numpy())
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("shared", [True, False], ids=["prompt rows", "separate"])
+def test_rows_equal_the_oracle(family, dtype, tolerance, shared):
+    exact = make_model(family).double()
+    model = copy.deepcopy(exact).to(dtype)
+    check_head(model)
+    rows = random_rows()
+    for row, scored in zip(rows, response_logps(model, rows, 120, shared, per_token=True), strict=True):
+        for ours, wanted in zip(scored.token_logps, oracle(exact, row), strict=True):
+            assert np.abs(ours - wanted).max() <= tolerance
+        assert scored.counts_R.tolist() == [len(r) for r in row.response_ids]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eager_attention_takes_the_same_mask(family):
+    model = make_model(family, attn_implementation="eager")
+    assert model.config._attn_implementation == "eager"
+    for row, scored in zip(random_rows(), response_logps(model, random_rows(), 500, per_token=True), strict=True):
+        for ours, wanted in zip(scored.token_logps, oracle(model.double(), row), strict=True):
+            assert np.abs(ours - wanted).max() <= 5e-6
+        model.float()
+
+
+def test_scores_do_not_depend_on_budget_order_or_company():
+    model, rows = make_model(), random_rows()
+    wanted = [s.logps_R for s in response_logps(model, rows, 10_000)]
+    for budget in (1, 40, 90, 300):
+        for a, b in zip(wanted, response_logps(model, rows, budget), strict=True):
+            assert np.abs(a - b.logps_R).max() < 2e-5
+    backwards = response_logps(model, rows[::-1], 100)[::-1]
+    for a, b in zip(wanted, backwards, strict=True):
+        assert np.abs(a - b.logps_R).max() < 2e-5
+
+
+def gradients(model, rows, shared):
+    model.zero_grad()
+    batch = collate(rows, shared)
+    (token_logps(model, batch) * torch.linspace(-1, 1, len(batch.labels_N))).sum().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shared_gradients_equal_separate_ones(family):
+    model = new_adapter(make_model(family).double(), ("all-linear",), 4, 8, 0.0).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.1)
+    shared, separate = (gradients(model, random_rows(), s) for s in (True, False))
+    assert shared
+    assert shared.keys() == separate.keys()
+    close = 1e-6 if family in ("llama", "qwen2") else 1e-10  # RMSNorm works in fp32 even in an fp64 model
+    for name, grad in shared.items():
+        assert (grad - separate[name]).abs().max() < close, name
+
+
+def test_full_fine_tuning_gets_the_gradient_of_a_tied_head():
+    model = make_model(tie_word_embeddings=True).double()
+    row = random_rows()[0]
+    ours = gradients(model, [row], True)
+    model.zero_grad()
+    total, start = 0.0, 0
+    weights = torch.linspace(-1, 1, row.response_tokens, dtype=torch.float64)
+    for response in row.response_ids:
+        ids = torch.tensor(np.concatenate([row.prompt_ids, response]))[None].long()
+        logps = model(ids).logits[0, :-1].log_softmax(-1)[torch.arange(ids.shape[1] - 1), ids[0, 1:]]
+        total = total + (logps[len(row.prompt_ids) - 1 :] * weights[start : start + len(response)]).sum()
+        start += len(response)
+    total.backward()
+    for name, p in model.named_parameters():
+        assert (p.grad - ours[name]).abs().max() < 1e-6, name  # RMSNorm again
+
+
+def test_padding_and_row_order_change_nothing():
+    model, rows = make_model(), random_rows()
+    policy = PairPolicy(model)
+    with torch.no_grad():
+        together = policy(collate(rows))
+        alone = torch.cat([policy(collate([r])) for r in rows])
+    assert (together - alone).abs().max() < 2e-5
+
+
+def test_a_batch_of_nothing_still_reaches_every_weight():
+    model = new_adapter(make_model(), ("q_proj",), 4, 8, 0.0)
+    logps = PairPolicy(model)(collate([]))
+    logps.sum().backward()
+    assert logps.shape == (0,)
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_sharing_is_probed():
+    row = max(random_rows(), key=lambda r: r.tokens)
+    assert check_sharing(make_model(), row) < 1e-4
+
+
+def test_a_head_that_does_more_is_refused():
+    model = make_model()
+    model.lm_head.register_forward_hook(lambda m, a, out: out * 2)
+    with pytest.raises(UserError, match="differ from the model's own logits"):
+        check_head(model)
+
+
+def test_lora_on_the_head_is_refused():
+    model = new_adapter(make_model(), ("lm_head",), 4, 8, 0.0)
+    with pytest.raises(UserError, match="not a plain linear layer"):
+        token_logps(model, collate(random_rows()[:1]))
