@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +92,7 @@ def visiting(chromium, address, **context):
     page = window.new_page()
     visit = Visit(page)
     page.on("request", lambda r: visit.requests.append(r.url))
-    page.on("response", visit.responses.append)
+    page.on("response", lambda r: visit.responses.append(r))
     page.on("pageerror", lambda e: visit.errors.append(str(e)))
     page.on("console", lambda m: visit.errors.append(m.text) if m.type == "error" else None)
     page.on("dialog", lambda d: (visit.errors.append(f"dialog {d.message}"), d.dismiss()))

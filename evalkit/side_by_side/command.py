@@ -42,7 +42,6 @@ def side_by_side(
     from evalkit.side_by_side.session import match, read_answers, results, store_items, tally
     from prefkit.judgements.store import Store
     from prefkit.web.address import bind
-    from prefkit.web.run import serve_session
     from prefkit.web.session import BlindSession
 
     matched = match(read_answers(a), read_answers(b))
@@ -53,6 +52,8 @@ def side_by_side(
 
     def score() -> Results:
         return results(tally(store, shown.batch_id, matched.names, alike.items), matched.names)
+
+    from prefkit.web.run import serve_session  # seconds: only once nothing can be refused any more
 
     session = BlindSession(store, shown.batch_id, title="Side by side, blind", seed=seed, results=score)
     left_out = [f"{n} left out: {why}" for why, n in matched.left_out.items()]

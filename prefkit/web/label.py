@@ -43,7 +43,6 @@ def label(
     from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
     from prefkit.judgements.store import Store
     from prefkit.web.address import bind
-    from prefkit.web.run import serve_session
     from prefkit.web.session import BlindSession
 
     if limit is not None and limit < 1:
@@ -63,6 +62,8 @@ def label(
     title = data.name.partition(".")[0]
     added = store.add_batch("labels", title, drafts.items, {"seed": seed})
     session = BlindSession(store, added.batch_id, title=f"{title}: which is better?", seed=seed)
+
+    from prefkit.web.run import serve_session  # seconds: only once nothing can be refused any more
 
     left_out = dict(drafts.left_out)
     if len(drafts.items) > added.items:

@@ -49,8 +49,16 @@ def build_page(session: Session, judge: str) -> gr.Blocks:
             (screen.end, end),
             (screen.back, load),
         ]:
-            # not queued: an answer takes milliseconds, and the store puts writers in line
-            listen(answer, outputs=screen, queue=False, show_progress="hidden", api_visibility="private")
+            # Not queued: an answer takes milliseconds, and the store puts writers in line. "multiple": a key pressed
+            # again because no answer came must go out; page.js lets no other through.
+            listen(
+                answer,
+                outputs=screen,
+                queue=False,
+                show_progress="hidden",
+                api_visibility="private",
+                trigger_mode="multiple",
+            )
     return page
 
 

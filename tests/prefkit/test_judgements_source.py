@@ -34,7 +34,9 @@ def judged(tmp_path, votes, drafts=(DRAFT,), kind="person"):
     for n, vote in enumerate(votes):
         winner = {"right": right, "wrong": 1 - right}.get(vote)
         outcome = vote if winner is None else "better"
-        store.record(store.judge(f"judge {n}", kind), Judgement(str(uuid.uuid4()), batch, item.id, (0, 1), outcome, winner))
+        store.record(
+            store.judge(f"judge {n}", kind), Judgement(str(uuid.uuid4()), batch, item.id, (0, 1), outcome, winner)
+        )
     store.close()
     return path
 
@@ -127,13 +129,25 @@ def test_convert_balances_and_takes_votes_that_sit_in_the_write_ahead_log(tmp_pa
 def test_pairs_of_a_data_set_become_items_that_hide_which_was_chosen():
     import pyarrow as pa
 
-    row = dict.fromkeys(PAIRS.names) | {"prompt": text("q", "user"), "chosen": text("good"), "rejected": text("bad"), "group_id": "g"}
+    row = dict.fromkeys(PAIRS.names) | {
+        "prompt": text("q", "user"),
+        "chosen": text("good"),
+        "rejected": text("bad"),
+        "group_id": "g",
+    }
     row |= {"licenses": ["p", "c", "r"], "urls": [], "authors": None, "source": "s", "flags": []}
-    rows = [row | {"id": "1"}, row | {"id": "2", "rejected": text("good")}, row | {"id": "3", "prompt": text("other", "user")}]
+    rows = [
+        row | {"id": "1"},
+        row | {"id": "2", "rejected": text("good")},
+        row | {"id": "3", "prompt": text("other", "user")},
+    ]
     made = drafts_of_pairs(pa.Table.from_pylist(rows, PAIRS))
     assert made.left_out == {"identical responses": 1}
     assert len(made.items) == 2
-    assert [(r.producer, r.origin) for r in made.items[0].responses] == [("chosen", {"license": "c"}), ("rejected", {"license": "r"})]
+    assert [(r.producer, r.origin) for r in made.items[0].responses] == [
+        ("chosen", {"license": "c"}),
+        ("rejected", {"license": "r"}),
+    ]
     assert made.items[0].origin == {"source": "s", "license": "p"}
     assert drafts_of_pairs(pa.Table.from_pylist(rows, PAIRS), limit=1).left_out["limit"] == 2
 

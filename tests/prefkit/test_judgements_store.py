@@ -85,10 +85,17 @@ def test_an_id_cannot_be_used_for_something_else(store, batch):
 
 @pytest.mark.parametrize(
     ("outcome", "winner", "shown"),
-    [("better", None, (0, 1)), ("tie", 0, (0, 1)), ("better", 2, (0, 1)), ("best", 0, (0, 1)), ("undo", None, (0, 1)), ("tie", None, (0, 0))],
+    [
+        ("better", None, (0, 1)),
+        ("tie", 0, (0, 1)),
+        ("better", 2, (0, 1)),
+        ("best", 0, (0, 1)),
+        ("undo", None, (0, 1)),
+        ("tie", None, (0, 0)),
+    ],
 )
 def test_judgements_that_make_no_sense_are_refused(store, batch, outcome, winner, shown):
-    with pytest.raises(ValueError, match="outcome|permutation"):
+    with pytest.raises(ValueError, match=r"outcome|permutation"):
         store.record(store.judge("ann"), Judgement("x", batch, store.item_ids(batch)[0], shown, outcome, winner))
 
 
@@ -110,7 +117,9 @@ def test_the_database_itself_refuses_to_change_the_past(store, batch, statement)
         c.exec_driver_sql(statement)
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["better", "tie", "skip", "undo"]), st.integers(0, 2), st.integers(0, 1)), max_size=30)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["better", "tie", "skip", "undo"]), st.integers(0, 2), st.integers(0, 1)), max_size=30
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -159,7 +168,9 @@ def test_every_acknowledged_event_survives_kill_9(tmp_path):
     store.close()
     acknowledged = []
     for _ in range(3):
-        with subprocess.Popen([sys.executable, "-c", WRITER, db, batch, "ann", "100000"], stdout=subprocess.PIPE, text=True) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, db, batch, "ann", "100000"], stdout=subprocess.PIPE, text=True
+        ) as writer:
             acknowledged += [writer.stdout.readline().strip() for _ in range(40)]
             writer.kill()
             acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
@@ -174,7 +185,10 @@ def test_two_writers_at_once_lose_nothing(tmp_path):
     db = str(tmp_path / "labels.db")
     store = Store(db)
     batch = store.add_batch("labels", "test", [draft(n) for n in range(5)]).batch_id
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, db, batch, who, "150"], stdout=subprocess.PIPE, text=True) for who in ("ann", "ben")]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, db, batch, who, "150"], stdout=subprocess.PIPE, text=True)
+        for who in ("ann", "ben")
+    ]
     printed = [writer.communicate(timeout=60)[0].split() for writer in writers]
     assert [w.returncode for w in writers] == [0, 0]
     with store.engine.connect() as c:
@@ -245,4 +259,6 @@ def test_sides_are_random_by_item_and_judge_and_fixed_by_the_seed():
     assert 900 < sum(o == (0, 1) for o in orders) < 1100
     other = [blind_order(str(i), "ben", 0) for i in range(2000)]
     assert 900 < sum(a == b for a, b in zip(orders, other, strict=True)) < 1100
-    assert {blind_order(str(i), "ann", 0, 3) for i in range(100)} == {(a, b, 3 - a - b) for a in range(3) for b in range(3) if a != b}
+    assert {blind_order(str(i), "ann", 0, 3) for i in range(100)} == {
+        (a, b, 3 - a - b) for a in range(3) for b in range(3) if a != b
+    }

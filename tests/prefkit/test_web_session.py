@@ -19,10 +19,15 @@ def text(words, role="assistant"):
 
 @pytest.fixture
 def session(tmp_path):
-    drafts = [Draft(text(f"q{n}", "user"), [Response(text(f"{n} x"), "SECRET-A"), Response(text(f"{n} y"), "SECRET-B")], "g") for n in range(3)]
+    drafts = [
+        Draft(text(f"q{n}", "user"), [Response(text(f"{n} x"), "SECRET-A"), Response(text(f"{n} y"), "SECRET-B")], "g")
+        for n in range(3)
+    ]
     store = Store(str(tmp_path / "labels.db"))
     batch = store.add_batch("labels", "test", drafts)
-    yield BlindSession(store, batch.batch_id, title="Test", results=lambda: Results(["", "wins"], [["SECRET-A", "1"]], ["done"]))
+    yield BlindSession(
+        store, batch.batch_id, title="Test", results=lambda: Results(["", "wins"], [["SECRET-A", "1"]], ["done"])
+    )
     store.close()
 
 
@@ -62,7 +67,10 @@ def test_a_vote_sent_twice_counts_once(session):
     assert (one.item_id, one.progress) == (two.item_id, two.progress)
 
 
-@pytest.mark.parametrize("wrong", [{"item_id": "0" * 32}, {"choice": "c"}, {"choice": "undo"}, {"shown": (0, 0)}, {"shown": (1,)}, {"id": "x"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"item_id": "0" * 32}, {"choice": "c"}, {"choice": "undo"}, {"shown": (0, 0)}, {"shown": (1,)}, {"id": "x"}],
+)
 def test_votes_that_make_no_sense_are_refused(session, wrong):
     view = session.view("ann")
     good = {"id": str(uuid.uuid4()), "item_id": view.item_id, "shown": view.shown, "choice": "a"}
