@@ -221,7 +221,9 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
         if key.replace("-", "_") not in given:
             text = value if isinstance(value, str) else json.dumps(value)
             trainer.append(CliToken(keyword=f"--trainer.{key}", value=text, source=str(path), keys=(key,)))
-    DictConfig(values, source=str(path), use_commands_as_keys=False)(app, commands, arguments)
+    for command in reversed(commands):  # without its commands as keys, cyclopts skips sections named like a command
+        values = {command: values}
+    DictConfig(values, source=str(path))(app, commands, arguments)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

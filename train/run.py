@@ -155,19 +155,19 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         plan,
         session.eval_rows,
         processing_class=session.tokenizer,
-        callbacks=[RunLog(out, sum(units))],
+        callbacks=[RunLog(out, sum(units), plan.epoch_ends[:-1])],
     )
     trainer.remove_callback(PrinterCallback)
     begin = f", from {session.resume}" if session.resume else ""
     say(f"{len(plan.steps)} steps over {len(session.rows)} rows{begin}")
     start = time.monotonic()
     result = trainer.train(resume_from_checkpoint=session.resume)
-    evaluated = trainer.evaluate() if session.eval_rows else {}
+    evaluated = _last_evaluation(trainer) if session.eval_rows else {}
     summary = {
         "steps": result.global_step,
         "wall_seconds": round(time.monotonic() - start, 3),
         "train_loss": result.training_loss,
-        **evaluated,
+        **{k: v for k, v in evaluated.items() if k.startswith("eval_")},
         "data": session.counts,
     }
     if is_main():
@@ -176,6 +176,12 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     trainer.accelerator.wait_for_everyone()
     say(f"saved {out}")
     return summary
+
+
+def _last_evaluation(trainer: StepTrainer) -> dict[str, float]:
+    """The evaluation after the last step: the one Trainer made there, else a new one."""
+    here = [h for h in trainer.state.log_history if "eval_loss" in h and h["step"] == trainer.state.global_step]
+    return here[-1] if here else trainer.evaluate()
 
 
 def _versions() -> dict[str, str]:
@@ -198,8 +204,9 @@ def say_model(model: Any, loaded: str) -> None:
 class RunLog(TrainerCallback):
     """One printed line and one line of metrics.jsonl a log; evaluation and checkpoints where epochs end."""
 
-    def __init__(self, out: Path, units_per_epoch: int):
+    def __init__(self, out: Path, units_per_epoch: int, epoch_ends: list[int]):
         self.file = out / METRICS
+        self.epoch_ends = set(epoch_ends)  # but the last, which Trainer sees as the end of its only epoch
         self.units_per_epoch = units_per_epoch
         self.last = (time.monotonic(), 0.0)
 
@@ -209,6 +216,13 @@ class RunLog(TrainerCallback):
             lines = self.file.read_text("utf-8").splitlines()
             _write(self.file, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= state.global_step))
         self.last = (time.monotonic(), state.epoch or 0.0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Trainer takes all our epochs for one."""
+        if state.global_step in self.epoch_ends:
+            control.should_evaluate |= args.eval_strategy == "epoch"
+            control.should_save |= args.save_strategy == "epoch"
+            control.should_log |= args.logging_strategy == "epoch"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write and print."""

@@ -1,0 +1,281 @@
+"""Where the boundary lies, one BOS, one trained end, limits: for tokenizers built here and real ones where they are."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from train_toys import make_tokenizer, reply, user
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from prefkit.errors import UserError
+from train.core.encode import Dropped, Encoded, Limits, Template, encode_prompt, encode_prompt_group, stop_ids
+from train.core.rows import PairText, build_examples, build_rows
+
+REAL = Path(os.environ.get("PREFKIT_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA2 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+WIDE = Limits(max_tokens=100_000)
+
+
+def gpt2():
+    folder = REAL / "tokenizers" / "gpt2"
+    merges = [tuple(x.split()) for x in (folder / "vocab.bpe").read_text("utf-8").splitlines()[1:] if x]
+    tokenizer = Tokenizer(BPE(json.loads((folder / "encoder.json").read_text("utf-8")), merges))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end)
+
+
+def gpt_neox():
+    file = REAL / "tokenizers" / "gpt-neox" / "gpt-neox-test-tokenizer.json"
+    end = "<|endoftext|>"
+    return PreTrainedTokenizerFast(tokenizer_file=str(file), bos_token=end, eos_token=end)
+
+
+def sentencepiece():
+    return AutoTokenizer.from_pretrained(REAL / "models" / "stories260K" / "hf")
+
+
+def chatml():
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def llama2():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = LLAMA2
+    return tokenizer
+
+
+TOKENIZERS = {
+    "built": make_tokenizer,
+    "chatml": chatml,
+    "llama-2": llama2,
+    "gpt-2": gpt2,
+    "gpt-neox": gpt_neox,
+    "sentencepiece": sentencepiece,
+}
+
+
+@cache
+def get(name):
+    if name in ("gpt-2", "gpt-neox", "sentencepiece") and not REAL.is_dir():
+        pytest.skip(f"no real tokenizers in {REAL}")
+    return TOKENIZERS[name]()
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=40) | st.sampled_from(
+    [
+        "$46",
+        " leading",
+        "\n\nnew",
+        "trailing ",
+        "",
+        "<s>strike</s>",
+        "naïve Ünïcode 漢字",
+        "```\ncode\n```",
+        "{prompt}{response}",
+    ]
+)
+
+
+@pytest.mark.parametrize("name", sorted(TOKENIZERS))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=texts, answers=st.lists(texts, min_size=1, max_size=4))
+def test_properties(name, prompt, answers):
+    tokenizer = get(name)
+    template = Template.of(None, tokenizer)
+    got = encode_prompt_group(tokenizer, template, user(prompt), [reply(a) for a in answers], WIDE)
+    if isinstance(got, Dropped):
+        specials = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        assert got.reason == "special token in text"
+        assert any(s in t for s in specials for t in (prompt, *answers))
+        return
+    stops = stop_ids(tokenizer, template)
+    for answer, ids in zip(answers, got.response_ids, strict=True):
+        full = [*got.prompt_ids.tolist(), *ids.tolist()]
+        if uses_bos(name):
+            assert full[0] == tokenizer.bos_token_id
+            assert full.count(tokenizer.bos_token_id) == 1
+        if name in ("chatml", "llama-2"):
+            text = tokenizer.apply_chat_template([*user(prompt), *reply(answer)], tokenize=False)
+            wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
+            wanted = [tokenizer.bos_token_id, *wanted] if name == "chatml" else wanted
+            wanted = wanted[: max(i for i, t in enumerate(wanted) if t in stops) + 1]  # without what follows the turn
+        else:
+            text = f"Question: {prompt}\n\nAnswer: {answer}"
+            plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            wanted = [*([tokenizer.bos_token_id] if uses_bos(name) else []), *plain, tokenizer.eos_token_id]
+        assert full == wanted, "prompt_ids + response_ids is what the tokenizer makes of the whole text"
+        assert full[-1] in stops
+        assert len(ids) >= 1
+    assert len(got.prompt_ids) >= 1
+
+
+def uses_bos(name):
+    return name not in ("gpt-2", "gpt-neox")
+
+
+def test_an_answer_that_merges_with_the_prompt_moves_the_boundary():
+    tokenizer = get("gpt-2")
+    template = Template("Q: {prompt}\nA: ${response}")  # "$46" is one token after a space, "$" alone another
+    got = encode_prompt_group(tokenizer, template, user("price?"), [reply("46"), reply("$$ each")], WIDE)
+    for ids, text in zip(got.response_ids, ("46", "$$ each"), strict=True):
+        whole = tokenizer(f"Q: price?\nA: ${text}")["input_ids"]
+        assert [*got.prompt_ids, *ids[:-1]] == whole
+
+
+def test_the_boundary_can_be_seen():
+    tokenizer = get("built")
+    got = encode_prompt_group(tokenizer, Template.of(None, tokenizer), user("beer?"), [reply("good")], WIDE)
+    left, right = got.boundary(tokenizer).split(" | ")
+    assert left.endswith('":"')
+    assert right.startswith('"Ġ')
+
+
+def test_generation_prompt_is_the_trained_prompt():
+    for name in ("built", "chatml", "llama-2"):
+        tokenizer = get(name)
+        template = Template.of(None, tokenizer)
+        got = encode_prompt_group(tokenizer, template, user("beer?"), [reply("good hop")], WIDE)
+        assert encode_prompt(tokenizer, template, user("beer?"))[: len(got.prompt_ids)] == got.prompt_ids.tolist()
+
+
+def test_chatml_trains_its_end_of_turn_and_nothing_after():
+    tokenizer = get("chatml")
+    got = encode_prompt_group(tokenizer, Template.of(None, tokenizer), user("a"), [reply("b")], WIDE)
+    assert tokenizer.convert_ids_to_tokens(int(got.response_ids[0][-1])) == "<|im_end|>"
+
+
+def test_markup_that_looks_like_a_control_token_is_text():
+    tokenizer = get("built")
+    got = encode_prompt_group(tokenizer, Template.of(None, tokenizer), user("<s>x</s>"), [reply("no</s>")], WIDE)
+    assert tokenizer.eos_token_id not in got.prompt_ids
+    assert got.response_ids[0].tolist().count(tokenizer.eos_token_id) == 1
+    chat = get("llama-2")
+    assert encode_prompt_group(chat, Template.of(None, chat), user("<s>"), [reply("b")], WIDE) == Dropped(
+        "special token in text"
+    )
+
+
+LONG, SHORT = "hop " * 40, "hop"
+
+
+def group(limits, prompt=SHORT, answers=(SHORT, LONG)):
+    tokenizer = get("built")
+    got = encode_prompt_group(
+        tokenizer, Template.of("plain", tokenizer), user(prompt), [reply(a) for a in answers], limits
+    )
+    return got, tokenizer
+
+
+def test_an_over_long_response_is_dropped_by_name():
+    got, _ = group(Limits(max_tokens=20))
+    assert not isinstance(got.response_ids[0], Dropped)
+    assert got.response_ids[1] == Dropped("response over max_tokens")
+
+
+def test_truncate_response_leaves_no_eos():
+    got, tokenizer = group(Limits(max_tokens=20, too_long="truncate_response"))
+    assert got.truncated == (False, True)
+    assert got.response_ids[0][-1] == tokenizer.eos_token_id
+    assert got.response_ids[1][-1] != tokenizer.eos_token_id
+    assert len(got.prompt_ids) + len(got.response_ids[1]) == 20
+
+
+def test_truncate_prompt_keeps_bos_and_the_end():
+    whole, tokenizer = group(WIDE, LONG, (SHORT, SHORT + " malt"))
+    got, _ = group(Limits(max_tokens=30, too_long="truncate_prompt"), LONG, (SHORT, SHORT + " malt"))
+    assert got.prompt_truncated
+    assert got.prompt_ids[0] == tokenizer.bos_token_id
+    assert got.prompt_ids[1:].tolist() == whole.prompt_ids[1 - len(got.prompt_ids) :].tolist()
+    assert max(len(got.prompt_ids) + len(r) for r in got.response_ids) == 30
+    assert [r.tolist() for r in got.response_ids] == [r.tolist() for r in whole.response_ids]
+
+
+def test_a_prompt_over_its_own_limit():
+    assert group(Limits(max_prompt_tokens=10), LONG)[0] == Dropped("prompt over max_prompt_tokens")
+    got, _ = group(Limits(max_prompt_tokens=10, too_long="truncate_prompt"), LONG)
+    assert len(got.prompt_ids) == 10
+
+
+@pytest.mark.parametrize("too_long", ["drop", "truncate_prompt", "truncate_response"])
+@pytest.mark.parametrize("max_tokens", [2, 3, 10, 25, 60, 500])
+def test_counts_add_up_and_limits_hold(too_long, max_tokens):
+    tokenizer = get("built")
+    pairs = [
+        PairText(f"{i}-{j}", user(p), reply(a), reply(b))
+        for i, p in enumerate([SHORT, LONG, "beer?"])
+        for j, (a, b) in enumerate([(SHORT, LONG), (LONG, SHORT), ("a", "b"), (LONG, LONG + "x")])
+    ]
+    for build in (build_rows, build_examples):
+        built = build(pairs, tokenizer, Template.of(None, tokenizer), Limits(max_tokens, too_long=too_long))
+        dropped = sum(len(ids) for ids in built.dropped.values())
+        distinct = len(pairs) if build is build_rows else 9
+        assert built.kept + dropped == distinct if build is build_rows else len(built.rows) + dropped == distinct
+        for row in built.rows:
+            assert row.longest <= max_tokens
+            assert min(map(len, row.response_ids)) >= 1
+            assert len(row.prompt_ids) >= 1
+            for ids, cut in zip(row.response_ids, row.truncated, strict=True):
+                assert (ids[-1] == tokenizer.eos_token_id) == (not cut)
+
+
+def test_one_row_a_prompt_with_distinct_responses():
+    tokenizer = get("built")
+    pairs = [PairText("1", user("q"), reply("a"), reply("b")), PairText("2", user("q"), reply("b"), reply("c"))]
+    pairs += [PairText("3", user("q"), reply("a"), reply("a"))]
+    built = build_rows(pairs, tokenizer, Template.of(None, tokenizer), WIDE)
+    (row,) = built.rows
+    assert len(row.response_ids) == 3
+    assert row.pairs == ((0, 1), (1, 2))
+    assert built.dropped == {"chosen and rejected have the same tokens": ["3"]}
+    assert len(build_rows(pairs, tokenizer, Template.of(None, tokenizer), WIDE, one_pair_per_row=True).rows) == 2
+
+
+def test_several_turns_need_a_chat_template():
+    tokenizer = get("built")
+    turns = [*user("a"), *reply("b"), *user("c")]
+    with pytest.raises(UserError, match=r"--data\.template dialogue"):
+        encode_prompt_group(tokenizer, Template.of(None, tokenizer), turns, [reply("d")], WIDE)
+    got = encode_prompt_group(tokenizer, Template.of("dialogue", tokenizer), turns, [reply("<s>")], WIDE)
+    assert isinstance(got, Encoded)
+    text = tokenizer.decode(np.concatenate([got.prompt_ids, got.response_ids[0]]))
+    assert text.startswith("<s>User: a\n\nAssistant: b\n\nUser: c\n\nAssistant: <s>")
+
+
+def test_a_system_turn_precedes_the_question():
+    tokenizer = get("built")
+    got = encode_prompt(
+        tokenizer, Template.of(None, tokenizer), [{"role": "system", "content": "Be kind."}, *user("Why?")]
+    )
+    assert "Question: Be kind.\n\nWhy?\n\nAnswer:" in tokenizer.decode(got)
+
+
+def test_mistakes_are_named(tmp_path):
+    tokenizer = make_tokenizer()
+    with pytest.raises(UserError, match="did you mean 'question'"):
+        Template.of("questoin", tokenizer)
+    with pytest.raises(UserError, match="once each"):
+        Template.of("Q {prompt}", tokenizer)
+    with pytest.raises(UserError, match="template file not found"):
+        Template.of(str(tmp_path / "no.jinja"), tokenizer)
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no EOS token"):
+        encode_prompt_group(tokenizer, Template("{prompt}{response}"), user("a"), [reply("b")], WIDE)

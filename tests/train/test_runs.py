@@ -1,0 +1,343 @@
+"""Whole runs: where they start, what they change, what they log, how they go on, on one process and on two."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from train_toys import make_pairs, metrics, save_model, write_data
+
+from prefkit.errors import UserError
+from prefkit.shards import open_pairs
+from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun, check
+from train.core.encode import Limits
+from train.core.logprobs import PairPolicy, response_logps
+from train.core.models import load_model, load_policy, load_tokenizer, reference_context
+from train.core.rewards import hits
+from train.core.rows import build_rows, collate, pair_texts
+from train.dpo import load_start, train_dpo
+from train.sft import train_sft
+from train.tiny_model import write_tiny_model
+
+ROOT = Path(__file__).parents[2]
+FAST = {"learning_rate": "5e-3", "logging_steps": "1", "save_strategy": "no", "warmup_steps": "0"}
+
+
+def dpo_run(model, data, *, lora=None, four_bit=False, dtype=None, trainer=(), **dpo):
+    return check(
+        DpoRun(
+            ModelConfig(path=str(model), four_bit=four_bit, dtype=dtype),
+            DataConfig(path=str(data)),
+            lora or LoraConfig(r=4, alpha=8, dropout=0.3),
+            DpoConfig(**{"pairs_per_step": 8, **dpo}),
+            {**FAST, **dict(trainer)},
+        )
+    )
+
+
+def sft_run(model, data, *, lora=None, four_bit=False, trainer=()):
+    return check(
+        SftRun(
+            ModelConfig(path=str(model), four_bit=four_bit),
+            DataConfig(path=str(data)),
+            lora or LoraConfig(r=4, alpha=8, dropout=0.1),
+            SftConfig(examples_per_step=8),
+            {**FAST, **dict(trainer)},
+        )
+    )
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["fp32", "nf4"])
+def sft(request, model_path, data, tmp_path_factory):
+    """An SFT adapter, on a plain and on a 4-bit base."""
+    out = tmp_path_factory.mktemp("sft") / "run"
+    train_sft(sft_run(model_path, data, four_bit=request.param, trainer={"learning_rate": "2e-2"}), out)
+    return out, request.param
+
+
+def rows_of(data, tokenizer, template):
+    return build_rows(pair_texts(open_pairs(data, "test")), tokenizer, template, Limits()).rows
+
+
+def test_sft_learns(sft):
+    losses = metrics(sft[0])
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_dpo_starts_at_and_refers_to_the_sft_model(sft, data, tmp_path):
+    """Step 0: rewards exactly 0, loss ln 2, and the policy's log-probabilities are the SFT model's."""
+    path, four_bit = sft
+    loaded = load_policy(str(path))
+    rows = rows_of(data, loaded.tokenizer, loaded.template)
+    model, kind, frozen = load_start(dpo_run(path, data, four_bit=four_bit))
+    assert kind == "adapter:reference"
+    batch = collate(rows[:4])
+    with torch.no_grad():
+        policy = PairPolicy(model)(batch)
+        with reference_context(model, kind, frozen) as reference:
+            ref = PairPolicy(reference)(batch)
+        sft_logps = PairPolicy(loaded.model)(batch)
+    assert torch.equal(policy, ref)
+    assert torch.equal(policy, sft_logps), "not the base: the SFT model"
+    with torch.no_grad(), loaded.model.disable_adapter():
+        assert (PairPolicy(loaded.model)(batch) - policy).abs().max() > 0.5, "SFT moved the model at all"
+    train_dpo(dpo_run(path, data, four_bit=four_bit, trainer={"max_steps": "3"}), tmp_path / "dpo")
+    out = tmp_path / "dpo"
+    assert metrics(out)[0] == pytest.approx(math.log(2), abs=1e-7)
+    for key, value in {
+        "rewards/chosen": 0.0,
+        "rewards/rejected": 0.0,
+        "rewards/margins": 0.0,
+        "rewards/accuracies": 0.5,
+    }.items():
+        assert metrics(out, key)[0] == value
+    assert metrics(out)[-1] < math.log(2)
+
+
+def test_a_dpo_run_is_one_adapter_that_remembers_its_reference(sft, data, tmp_path):
+    path, four_bit = sft
+    train_dpo(dpo_run(path, data, four_bit=four_bit), tmp_path / "dpo")
+    assert sorted(p.name for p in (tmp_path / "dpo").glob("**/*.safetensors")) == ["adapter_model.safetensors"]
+    before, after = load_policy(str(path)), load_policy(str(tmp_path / "dpo"))
+    assert after.reference == "adapter:reference"
+    rows = rows_of(data, after.tokenizer, after.template)
+    wanted = response_logps(before.model, rows, 2000)
+    with reference_context(after.model, after.reference) as reference:
+        got = response_logps(reference, rows, 2000)
+    for a, b in zip(wanted, got, strict=True):
+        assert np.array_equal(a.logps_R, b.logps_R)
+    policy = response_logps(after.model, rows, 2000)
+    margins = [
+        0.1 * ((p.logps_R[w] - r.logps_R[w]) - (p.logps_R[x] - r.logps_R[x]))
+        for row, p, r in zip(rows, policy, got, strict=True)
+        for w, x in row.pairs
+    ]
+    summary = json.loads((tmp_path / "dpo" / "summary.json").read_text())
+    assert summary["eval_rewards/margins"] == pytest.approx(np.mean(margins), abs=1e-6)
+    assert summary["eval_rewards/accuracies"] == pytest.approx(hits(np.array(margins)).mean())
+
+
+def test_only_the_trained_adapter_changes(sft, data, tmp_path, monkeypatch):
+    path, four_bit = sft
+    seen = {}
+
+    def remember(run):
+        seen["model"], *rest = load_start(run)
+        seen["before"] = {k: v.clone() for k, v in seen["model"].state_dict().items()}
+        return seen["model"], *rest
+
+    monkeypatch.setattr("train.dpo.load_start", remember)
+    train_dpo(dpo_run(path, data, four_bit=four_bit), tmp_path / "dpo")
+    after = seen["model"].state_dict()
+    changed = {k for k, v in after.items() if not torch.equal(v, seen["before"][k])}
+    assert changed
+    assert all(".default." in k for k in changed)
+    assert any(".reference." in k for k in after)
+    assert all(p.dtype == torch.float32 for n, p in seen["model"].named_parameters() if "lora_" in n)
+
+
+def test_plain_base_starts_at_zero_with_its_adapter_off(model_path, data, tmp_path):
+    train_dpo(dpo_run(model_path, data), tmp_path / "run")
+    assert metrics(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-7)
+    assert metrics(tmp_path / "run", "rewards/margins")[0] == 0.0
+    assert metrics(tmp_path / "run", "eval_rewards/accuracies")[-1] > 0.5
+    assert load_policy(str(tmp_path / "run")).reference == "adapter_off"
+
+
+def test_full_fine_tuning_keeps_a_frozen_copy(model_path, data, tmp_path):
+    run = dpo_run(model_path, data, lora=LoraConfig(enabled=False), trainer={"learning_rate": "1e-3"})
+    train_dpo(run, tmp_path / "run")
+    assert metrics(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-7)
+    assert metrics(tmp_path / "run")[-1] < 0.69
+    loaded = load_policy(str(tmp_path / "run"))
+    assert loaded.reference == "model"
+    start = load_model(str(model_path))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.frozen.parameters(), start.parameters(), strict=True))
+
+
+def test_reference_none_uses_the_policy_alone(model_path, data, tmp_path):
+    train_dpo(dpo_run(model_path, data, reference="none", trainer={"max_steps": "2"}), tmp_path / "run")
+    reward, logp = (metrics(tmp_path / "run", k)[0] for k in ("rewards/chosen", "logps/chosen"))
+    assert reward == pytest.approx(0.1 * logp)
+
+
+def test_bfloat16_base_starts_at_zero(model_path, data, tmp_path):
+    train_dpo(dpo_run(model_path, data, dtype="bfloat16", trainer={"max_steps": "3"}), tmp_path / "run")
+    assert metrics(tmp_path / "run", "rewards/margins")[0] == 0.0
+
+
+@pytest.mark.parametrize("variant", [{"tokens_per_forward": 60}, {"tokens_per_forward": 100_000}], ids=str)
+def test_micro_batches_do_not_change_the_result(variant, model_path, data, tmp_path):
+    base = dpo_run(model_path, data)
+    train_dpo(base, tmp_path / "a")
+    train_dpo(replace(base, dpo=replace(base.dpo, **variant)), tmp_path / "b")
+    for key in ("loss", "rewards/margins", "grad_norm"):
+        assert metrics(tmp_path / "a", key) == pytest.approx(metrics(tmp_path / "b", key), abs=2e-5)
+
+
+def test_a_run_repeats_itself(model_path, data, tmp_path):
+    for name in ("a", "b"):
+        train_dpo(dpo_run(model_path, data), tmp_path / name)
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_resume_is_the_same_as_never_stopping(model_path, data, tmp_path):
+    run = dpo_run(model_path, data, trainer={"save_strategy": "steps", "save_steps": "4"})
+    train_dpo(run, tmp_path / "whole")
+    train_dpo(run, tmp_path / "cut")
+    cut = tmp_path / "cut"
+    (cut / "summary.json").unlink()
+    for late in [p for p in cut.glob("checkpoint-*") if p.name != "checkpoint-4"]:
+        for file in late.iterdir():
+            file.unlink()
+        late.rmdir()
+    train_dpo(run, cut)
+    assert metrics(cut) == metrics(tmp_path / "whole")
+    a, b = (load_file(p / "adapter_model.safetensors") for p in (cut, tmp_path / "whole"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(model_path, data, tmp_path):
+    run, out = dpo_run(model_path, data, trainer={"max_steps": "1"}), tmp_path / "run"
+    train_dpo(run, out)
+    with pytest.raises(UserError, match="this run is finished"):
+        train_dpo(run, out)
+    with pytest.raises(UserError, match=r"holds another run \(other dpo\)"):
+        train_dpo(replace(run, dpo=replace(run.dpo, beta=0.2)), out)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        train_dpo(run, tmp_path / "other")
+
+
+def test_every_epoch_can_end_in_evaluation_and_a_checkpoint(model_path, data, tmp_path):
+    each = {"num_train_epochs": "2", "eval_strategy": "epoch", "save_strategy": "epoch"}
+    train_dpo(dpo_run(model_path, data, trainer=each), tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-20"]
+    assert len(metrics(tmp_path / "run", "eval_loss")) == 2
+    assert metrics(tmp_path / "run", "epoch")[-1] == 2.0
+
+
+def test_metrics_are_means_over_pairs_not_over_steps(model_path, tmp_path):
+    """Uneven steps: 3 pairs, then 1; the window's means weigh every pair alike."""
+    data = write_data(tmp_path / "data", {"train": [*make_pairs(1, 3), *make_pairs(1, 1, seed=4)]})
+    base = dpo_run(model_path, data, pairs_per_step=3, trainer={"learning_rate": "0"})
+    base = replace(base, data=replace(base.data, order="file"))
+    train_dpo(base, tmp_path / "each")
+    train_dpo(replace(base, trainer={**base.trainer, "logging_steps": "2"}), tmp_path / "both")
+    for key in ("logps/chosen", "logps/rejected", "rewards/accuracies"):
+        first, second = metrics(tmp_path / "each", key)
+        assert metrics(tmp_path / "both", key) == [pytest.approx((3 * first + second) / 4)]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_its_pairs(model_path, data, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("def bad(x, beta, s):\n    y = x.margins(beta) * 1.0\n    y[1] = float('nan')\n    return y\n")
+    with pytest.raises(UserError, match=r"loss of 1 pairs is not finite at step 1"):
+        train_dpo(dpo_run(model_path, data, loss=f"{mine}:bad"), tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    known = open_pairs(data, "train")["id"].to_pylist()
+    assert len(recorded["ids"]) == 1
+    assert recorded["ids"][0] in known
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_run_yaml_replays_the_run(model_path, data, tmp_path):
+    train_dpo(dpo_run(model_path, data), tmp_path / "a")
+    command = [
+        sys.executable,
+        "-m",
+        "train",
+        "dpo",
+        "--config",
+        str(tmp_path / "a" / "run.yaml"),
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "prompts are shared" in done.stdout
+    assert metrics(tmp_path / "a") == pytest.approx(metrics(tmp_path / "b"), abs=1e-6)
+    a, b = (yaml.safe_load((tmp_path / n / "run.yaml").read_text()) for n in ("a", "b"))
+    assert a == b
+
+
+def test_two_processes_do_what_one_does(model_path, data, tmp_path):
+    """gloo DDP on uneven work: prompts with three pairs, steps of 8, micro-batches of 90 tokens."""
+    run = dpo_run(model_path, data, tokens_per_forward=90)
+    train_dpo(run, tmp_path / "one")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-port=0",
+        "--rdzv-backend=c10d",
+    ]
+    command += ["--rdzv-endpoint=localhost:0", "-m", "train", "dpo", "--config", str(tmp_path / "one" / "run.yaml")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "two")], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("prompts are shared") == 1, "printed once"
+    for key in (
+        "loss",
+        "grad_norm",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "eval_loss",
+        "eval_rewards/margins",
+    ):
+        assert metrics(tmp_path / "one", key) == pytest.approx(metrics(tmp_path / "two", key), abs=2e-5), key
+    a, b = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("one", "two"))
+    assert max(float((a[k] - b[k]).norm() / a[k].norm()) for k in a) < 1e-3
+
+
+def test_gradient_checkpointing_changes_nothing(model_path, data, tmp_path):
+    train_dpo(dpo_run(model_path, data, trainer={"max_steps": "4"}), tmp_path / "a")
+    checkpointed = {"max_steps": "4", "gradient_checkpointing": "true"}
+    train_dpo(dpo_run(model_path, data, trainer=checkpointed), tmp_path / "b")
+    assert metrics(tmp_path / "a") == pytest.approx(metrics(tmp_path / "b"), abs=1e-6)
+
+
+def test_tiny_model_is_deterministic_and_usable(data, tmp_path):
+    for name in ("a", "b"):
+        write_tiny_model(data, tmp_path / name, 300, 32, 1, 2, 256, 0)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("a", "b"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "b" / "tokenizer.json").read_bytes()
+    tokenizer = load_tokenizer(str(tmp_path / "a"))
+    ids = tokenizer("good hop")["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "good hop"
+    load_model(str(tmp_path / "a"))
+
+
+def test_missing_things_are_user_errors(model_path, data, tmp_path):
+    run = dpo_run(model_path, data)
+    train_dpo(replace(run, trainer={**run.trainer, "max_steps": "1"}), tmp_path / "run")
+    config = tmp_path / "run" / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(model_path), str(tmp_path / "gone")))
+    with pytest.raises(UserError, match="the adapter's base cannot be loaded"):
+        load_policy(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="this is an adapter, not a model"):
+        load_model(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="matches no module"):
+        train_dpo(replace(run, lora=LoraConfig(targets=("q_proj", "fc_in"))), tmp_path / "x")
+    assert not (tmp_path / "x" / "run.yaml").exists()
+    pickled = save_model(tmp_path / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="pickles"):
+        load_model(str(pickled))
+    save_file({"x": torch.zeros(1)}, pickled / "model.safetensors")
