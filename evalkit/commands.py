@@ -61,7 +61,7 @@ def score(
 
 
 def report(scores: Path, *, out: Path) -> None:
-    """Turn scores into one number with its interval: report.json, report.md and one printed line.
+    """Turn scores into one number with its interval: one printed line, report.json, report.md and pairs.parquet.
 
     Parameters
     ----------
@@ -70,10 +70,11 @@ def report(scores: Path, *, out: Path) -> None:
     out
         Folder for the report.
     """
-    from evalkit.report import build_report, headline, write_report
+    from evalkit.report import build_report, headline, pair_table, write_report
+    from evalkit.scores import read_scores
 
     built = build_report(scores)
-    write_report(built, out)
+    write_report(built, pair_table(read_scores(scores)), out)
     print(headline(built))
     print(f"wrote {out / 'report.md'} and {out / 'report.json'}")
 

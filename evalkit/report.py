@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from evalkit.metrics import share_won, summary
 from evalkit.scores import read_scores, scores_path
-from train.core.rewards import pair_rewards
+from train.core.rewards import PairRewards, hits, pair_rewards
 
 SCHEMA_VERSION = 1
 
@@ -25,8 +26,7 @@ def build_report(scores: str | Path | pa.Table) -> dict:
     column = {name: table[name].to_numpy() for name in table.column_names}
     group_N, beta = column["group_id"], float(column["beta"][0])
     referenced = table["ref_chosen"].null_count == 0
-    ref_N = [column[name] if referenced else 0.0 for name in ("ref_chosen", "ref_rejected")]
-    rewards = pair_rewards(column["policy_chosen"], column["policy_rejected"], *ref_N, beta)
+    rewards = table_rewards(table)
 
     baselines = {"longer_wins": column["chars_chosen"] - column["chars_rejected"]}
     baselines["reference_free"] = column["policy_chosen"] - column["policy_rejected"]
@@ -47,6 +47,27 @@ def build_report(scores: str | Path | pa.Table) -> dict:
         "scores_sha256": None if isinstance(scores, pa.Table) else _sha256(scores_path(scores)),
         "run": None if isinstance(scores, pa.Table) else _score_record(scores_path(scores)),
     }
+
+
+def table_rewards(table: pa.Table) -> PairRewards:
+    """Rewards of scored pairs; without a reference they are β times the policy's own log-probabilities."""
+    referenced = table["ref_chosen"].null_count == 0
+    ref_N = [table[name].to_numpy() if referenced else 0.0 for name in ("ref_chosen", "ref_rejected")]
+    policy_N = [table[name].to_numpy() for name in ("policy_chosen", "policy_rejected")]
+    return pair_rewards(*policy_N, *ref_N, float(table["beta"][0].as_py()))
+
+
+def pair_table(table: pa.Table) -> pa.Table:
+    """What the report says of each pair: rewards, margin, how it counts, and its rank from most wrong (1) to surest."""
+    rewards = table_rewards(table)
+    rank_N = np.empty(table.num_rows, np.int64)
+    rank_N[np.argsort(rewards.margins, kind="stable")] = np.arange(1, table.num_rows + 1)
+    columns = {"reward_chosen": rewards.chosen, "reward_rejected": rewards.rejected, "margin": rewards.margins}
+    columns |= {"hit": hits(rewards.margins), "rank": rank_N}
+    kept = table.select(["id", "group_id", "source", "subset"])
+    for name, values in columns.items():
+        kept = kept.append_column(name, pa.array(values))
+    return kept
 
 
 def headline(report: dict) -> str:
@@ -112,9 +133,11 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def write_report(report: dict, out: Path) -> None:
-    """Write report.md, then report.json last, each under a temporary name and renamed."""
+def write_report(report: dict, pairs: pa.Table, out: Path) -> None:
+    """Write pairs.parquet, report.md and, last, report.json, each under a temporary name and renamed."""
     out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pairs, out / ".pairs.parquet.tmp", compression="zstd")
+    (out / ".pairs.parquet.tmp").replace(out / "pairs.parquet")
     contents = {
         "report.md": to_markdown(report),
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, sort_keys=True) + "\n",

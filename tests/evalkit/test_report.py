@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evalkit.report import build_report, headline, to_markdown, write_report
+from evalkit.report import build_report, headline, pair_table, to_markdown, write_report
 from evalkit.scores import SCORES, read_scores, write_scores
 from prefkit.errors import UserError
 
@@ -58,6 +58,13 @@ def test_without_a_reference_the_reward_is_the_log_probability():
     assert "reference_only" not in report["baselines"]
 
 
+def test_each_pair_has_its_row():
+    rows = pair_table(scores(policy_chosen=[-3.0, -4.0, -6.0])).to_pylist()  # margins .5, 0, -1
+    assert [r["hit"] for r in rows] == [1.0, 0.5, 0.0]
+    assert [r["rank"] for r in rows] == [3, 2, 1]
+    assert [r["margin"] for r in rows] == pytest.approx([0.5, 0.0, -1.0])
+
+
 def test_swapping_the_sides_mirrors_the_number():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 200))
@@ -69,14 +76,15 @@ def test_swapping_the_sides_mirrors_the_number():
 
 
 def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
-    write_scores(scores(policy_chosen=[-3.0, -6.0]), tmp_path / "scores.parquet")
+    table = scores(policy_chosen=[-3.0, -6.0])
+    write_scores(table, tmp_path / "scores.parquet")
     for out in ("a", "b"):
-        write_report(build_report(tmp_path), tmp_path / out)
+        write_report(build_report(tmp_path), pair_table(table), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
     assert json.loads(first)["schema_version"] == 1
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["report.json", "report.md"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
 
 def test_markdown_keeps_a_hostile_policy_name_in_one_line():
