@@ -52,7 +52,9 @@ def _one_line(e: Exception) -> str:
     elif isinstance(e, CycloptsError):
         e.verbose = False
     elif isinstance(e, ImportError):
-        missing = e.__cause__ if isinstance(e.__cause__, ImportError) else e  # a lazy command wraps the import that failed
+        missing = (
+            e.__cause__ if isinstance(e.__cause__, ImportError) else e
+        )  # a lazy command wraps the import that failed
         extra = EXTRAS.get((missing.name or "").partition(".")[0])
         if extra is None:
             raise e

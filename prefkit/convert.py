@@ -1,13 +1,12 @@
 """From preference sources to a data set, top to bottom: plan → map → pair → resolve → publish.
 
-Exact prompts and pair ids exist only once markup is converted, so duplicates and groups are resolved after pairing. What is
-published depends on the inputs, the configuration and the tool versions alone.
+Exact prompts and pair ids exist only once markup is converted, so duplicates and groups are resolved after pairing.
+What is published depends on the inputs, the configuration and the tool versions alone.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,8 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,35 +24,13 @@ import pyarrow as pa
 
 from prefkit import engine, tables
 from prefkit.errors import UserError
+from prefkit.plan import Plan, make_plan, tool_versions
 from prefkit.publish import Publication, publish
-from prefkit.readers import is_readable
-from prefkit.schema import SCHEMA_VERSION, Reject
+from prefkit.schema import Reject
 from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance
-from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
-from prefkit.split import DEFAULT_SPLITS, KEYS, parse_splits, resolve
-from prefkit.tasks import Job, Task, bucket_keys, filtered, rejects_table, run, write_table
-
-SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
-SMALL_BYTES = 16 << 20  # below it, starting processes costs more than they save
-TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be converted, how, and by which tasks."""
-
-    source: Source
-    job: Job
-    inputs: list[dict[str, Any]]
-    config: dict[str, Any]
-    splits: dict[str, float]
-    workers: int
-
-    @property
-    def digest(self) -> str:
-        """Names the work of this conversion: the same inputs and configuration go on where they were stopped."""
-        known = json.dumps([self.config, self.inputs, tool_versions(), SCHEMA_VERSION], sort_keys=True)
-        return hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
+from prefkit.sources import Slice
+from prefkit.split import DEFAULT_SPLITS, KEYS, resolve
+from prefkit.tasks import Job, Task, bucket_keys, rejects_table, run, write_table
 
 
 @dataclass(frozen=True)
@@ -91,7 +67,13 @@ def convert_dataset(
     out.mkdir(parents=True, exist_ok=True)
     with _only_writer(out), _log(out, plan) as lap:
         _claim_work(plan)
-        outcome = work(plan, lap)
+        try:
+            outcome = work(plan, lap)
+        except engine.WorkerLost:
+            raise
+        except UserError:  # the same command would fail again: leave nothing to go on from
+            shutil.rmtree(plan.job.work)
+            raise
         files = publish(out, outcome.publication, plan.job, plan.workers, format)
         lap("publish")
         manifest = describe(plan, outcome, files)
@@ -142,104 +124,6 @@ def work(plan: Plan, lap: Any) -> Outcome:
     return Outcome(tally, warnings + publication.warnings(), publication)
 
 
-# --- plan ---------------------------------------------------------------------------------------------------------
-
-
-def make_plan(
-    inputs: Sequence[Path | str] | Path | str,
-    folder: Path,
-    source: str | None = None,
-    splits: str | Mapping[str, float] = DEFAULT_SPLITS,
-    where: str | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    limit: int | None = None,
-    options: Mapping[str, object] | None = None,
-    format: str = "arrow",
-) -> Plan:
-    """Everything that can be refused is refused here, before any work."""
-    paths = [Path(p) for p in ([inputs] if isinstance(inputs, str | Path) else inputs)]
-    if not paths:
-        raise UserError("no input", fix="name a dump, a file of pairs or a folder")
-    for path in paths:
-        if not path.exists():
-            raise UserError("no such file or folder", path, "check the path")
-    if format not in ("arrow", "parquet"):
-        raise UserError(f"unknown format {format!r}", fix="arrow or parquet")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit {limit} leaves nothing", fix="give at least 1")
-    shares = parse_splits(splits)
-    filtered(tables.CANDIDATES.empty_table(), where)
-    chosen = get_source(source) if source is not None else _guess(paths)
-    parsed = source_options(chosen, options)
-    total = sum(f.stat().st_size for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
-    step = min(max(SLICE_BYTES, total // 1000), 128 << 20)
-    slices = _slices(chosen, paths, parsed, step)
-    job = Job(folder, chosen.name, parsed, slices, max(1, -(-total // step)), seed, where, limit)
-    config = {
-        "source": chosen.name,
-        "options": asdict(parsed),
-        "splits": shares,
-        "where": where,
-        "seed": seed,
-        "limit": limit,
-        "format": format,
-    }
-    workers = workers if workers is not None else engine.cores() if total > SMALL_BYTES else 1
-    return Plan(chosen, job, _describe_inputs(slices, workers), config, shares, workers)
-
-
-def _guess(paths: list[Path]) -> Source:
-    fits = [s for s in map(get_source, _importable()) if s.recognises is not None and all(map(s.recognises, paths))]
-    named = [s for s in fits if s.name != "pairs"] or fits  # any JSON may be pairs; a name that says more wins
-    if len(named) != 1:
-        raise UserError(
-            "cannot tell the source from the input", paths[0], f"add --source: {', '.join(sorted(SOURCES))}"
-        )
-    return named[0]
-
-
-def _importable() -> Iterator[str]:
-    for name in SOURCES:
-        try:
-            get_source(name)
-        except ModuleNotFoundError:
-            continue
-        yield name
-
-
-def _slices(source: Source, paths: list[Path], options: Any, step: int) -> list[Slice]:
-    if source.join is not None:
-        return [s for p in paths for s in source.join.slices(p, options, step)]
-    slices = []
-    for path in paths:
-        if source.files is not None:
-            files = source.files(path, options)
-        else:
-            files = sorted(p for p in path.rglob("*") if is_readable(p)) if path.is_dir() else [path]
-        if not files:
-            raise UserError("no file in the folder that the source can read", path, "name the files")
-        slices += [
-            Slice(f, f"{path.name}/{f.relative_to(path).as_posix()}" if path.is_dir() else f.name) for f in files
-        ]
-    return slices
-
-
-def _describe_inputs(slices: list[Slice], workers: int) -> list[dict[str, Any]]:
-    """Name, size and sha256 of every file that will be read, in order."""
-    files = list({s.path: s.name for s in slices}.items())
-    digests = engine.run_tasks(_sha256, [p for p, _ in files], workers, "read")
-    return [{"name": n, "bytes": p.stat().st_size, "sha256": d} for (p, n), d in zip(files, digests, strict=True)]
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as f:
-            return hashlib.file_digest(f, "sha256").hexdigest()
-    except OSError as e:
-        raise UserError(f"cannot read the input: {e.strerror}", path, "check its permissions") from None
-
-
 # --- between the phases -------------------------------------------------------------------------------------------
 
 
@@ -283,7 +167,7 @@ def _refuse_finished(out: Path) -> None:
         raise UserError("the output folder already holds a data set", out, "choose another --out or delete it")
     if out.exists() and not out.is_dir():
         raise UserError("the output is a file", out, "choose another --out")
-    if out.is_dir() and not (out / ".work").exists() and any(out.iterdir()):
+    if out.is_dir() and not (out / ".work").exists() and any(p.name != "_run.log" for p in out.iterdir()):
         raise UserError("the output folder is not empty", out, "choose another --out or empty it")
 
 
@@ -366,15 +250,3 @@ def _nested(tally: Counter[str]) -> dict[str, Any]:
         if count:
             place[leaf] = count
     return nested
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of what decides about bytes."""
-
-    def known(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "unknown"
-
-    return {name: known(name) for name in TOOLS}

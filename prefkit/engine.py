@@ -20,6 +20,10 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+class WorkerLost(UserError):
+    """A worker process died under a task; what is done stays done."""
+
+
 def cores() -> int:
     """The CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -51,7 +55,7 @@ def _in_processes(
             advance()
         return [f.result() for f in futures]
     except BrokenProcessPool:
-        raise UserError(
+        raise WorkerLost(
             "a worker process died, probably for want of memory", fix="run the same command again with fewer --workers"
         ) from None
     except KeyboardInterrupt:

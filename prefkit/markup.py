@@ -11,7 +11,8 @@ from typing import Any
 from html_to_markdown import ConversionOptions, _html_to_markdown, api
 
 SPOILER = re.compile(r'<blockquote class="spoiler"[^>]*>(.*?)</blockquote>', re.S)
-# Math is text between its delimiters, outside tags and code; only there a backslash before punctuation must stay single.
+# Math is text between its delimiters, outside tags and code; only there a backslash before punctuation must stay
+# single.
 MATH = re.compile(
     r"<(pre|code)\b.*?</\1\s*>|<[^>]*>"
     r"|(\\\$[^<]+?\\\$|\$\$[^<]+?\$\$|\\\([^<]+?\\\)|\\\[[^<]+?\\\]|\\begin\{[^<]+?\\end\{[^}<]*\}|\$[^<$]+\$)",
@@ -31,7 +32,8 @@ def _options(base_url: str | None) -> Any:
 def to_markdown(html: str, base_url: str | None = None, tally: Counter[str] | None = None) -> str:
     """One post's HTML as Markdown; relative links are resolved against `base_url`.
 
-    Counts in `tally`: `repairs.markup_fallback`, text that html-to-markdown dropped and lxml gave back without structure.
+    Counts in `tally`: `repairs.markup_fallback`, text that html-to-markdown dropped and lxml gave back without
+    structure.
     """
     aside: list[str] = []
     source = html

@@ -20,7 +20,7 @@ class Paired(NamedTuple):
 
 
 def vote_score(votes: int, accepted: bool) -> int:
-    """round(log2(1 + votes)), +1 if accepted; −1 for negative votes, without the bonus (Askell et al., arXiv 2112.00861)."""
+    """round(log2(1 + votes)), +1 if accepted; −1 for negative votes, no bonus (arXiv 2112.00861)."""
     return -1 if votes < 0 else round(math.log2(1 + votes)) + accepted
 
 

@@ -56,7 +56,10 @@ class Publication:
 
     def warnings(self) -> list[str]:
         """What a user would stumble over later."""
-        return [f"split {name} is empty" for name, counts in self.split_counts().items() if not counts["rows"]]
+        empty = [name for name, counts in self.split_counts().items() if not counts["rows"]]
+        return (
+            ["there is not one pair"] if len(empty) == len(self.names) else [f"split {name} is empty" for name in empty]
+        )
 
     def shards(self, number: int, folder: Path, suffix: str) -> list[_Shard]:
         """The shards of a split: at least one, which may be empty."""

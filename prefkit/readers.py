@@ -10,11 +10,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from prefkit.errors import UserError
 
@@ -28,8 +27,8 @@ BATCH_ROWS = 1024
 def read_records(path: Path) -> Iterator[tuple[str, Record | str]]:
     """(position, record) for each record of a file; a damaged line comes as its raw text.
 
-    Positions are `NAME:LINE` for lines and `NAME:ROW` (from 1) for tables. Errors: `UserError` for a file of another kind
-    or one that cannot be read from the start or breaks off.
+    Positions are `NAME:LINE` for lines and `NAME:ROW` (from 1) for tables. Errors: `UserError` for a file of another
+    kind or one that cannot be read from the start or breaks off.
     """
     reader = READERS[kind(path)]
     with _readable(path):
@@ -61,21 +60,21 @@ def is_readable(path: Path) -> bool:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, json.JSONDecodeError, zstandard.ZstdError, csv.Error, EOFError, OSError) as e:
+    except (pa.ArrowException, json.JSONDecodeError, csv.Error, EOFError, OSError) as e:
         raise UserError(f"cannot read the file: {e}", path, "is it whole, and what its name says?") from e
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BinaryIO:
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path)
-    if path.name.lower().endswith(".zst"):
-        return zstandard.open(path, "rb")
+        return cast(BinaryIO, gzip.open(path))
+    if path.name.lower().endswith(".zst"):  # pyarrow, not zstandard: it tells when a stream breaks off
+        return io.BufferedReader(cast(io.RawIOBase, pa.input_stream(str(path), compression="zstd")))
     return path.open("rb")
 
 
 def _jsonl(path: Path) -> Positioned:
     with _open(path) as f:
-        for line, raw in enumerate(io.BufferedReader(f) if not hasattr(f, "readline") else f, 1):  # type: ignore[arg-type]
+        for line, raw in enumerate(f, 1):
             text = raw.decode("utf-8-sig" if line == 1 else "utf-8", "replace").strip()
             if text:
                 yield line, _object(text)
@@ -119,7 +118,7 @@ def _csv(path: Path) -> Positioned:
             delimiter="\t" if ".tsv" in path.name.lower() else ",",
         )
         for record in rows:
-            extra = record.pop(None, None)  # type: ignore[call-overload]
+            extra = cast(dict, record).pop(None, None)
             yield rows.line_num, record if extra is None else json.dumps([*record.values(), *extra], ensure_ascii=False)
 
 

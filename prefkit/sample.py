@@ -52,13 +52,14 @@ DISMISSIVE = (
 RULES = (HELPFUL, DISMISSIVE)
 README = """# A synthetic Stack Exchange dump
 
-Written by `prefkit sample`, seed {seed}. Nobody asked these questions and nobody gave these answers: they are put together
+Written by `prefkit sample`, seed {seed}. Nobody asked these questions and nobody gave these answers: they are put
+together
 from a few hundred words so that a tiny model can be trained and tested in minutes.
 
-The rule to be learnt: an answer's votes follow its share of helpful sentences ("First check the dough, because …") against
-dismissive ones ("Whatever, skip the dough …"). Within a question, long answers are as often worse as better.
-The files have the form of the real dump (https://archive.org/details/stackexchange), with its oddities: BOM, CRLF, entities,
-code, a table, math, ties, negative scores, an answer without its question, a deleted owner, tag wikis.
+The rule to be learnt: an answer's votes follow its share of helpful sentences ("First check the dough, because …")
+against dismissive ones ("Whatever, skip the dough …"). Within a question, long answers are as often worse as better.
+The files have the form of the real dump (https://archive.org/details/stackexchange), with its oddities: BOM, CRLF,
+entities, code, a table, math, ties, negative scores, an answer without its question, a deleted owner, tag wikis.
 """
 
 
@@ -98,11 +99,11 @@ class _Dump:
 
 
 def write_sample(folder: Path, questions: int = 600, seed: int = 0) -> dict[str, int]:
-    """Write Posts, Votes, PostLinks and Users.xml and a README; returns rows by file. The same arguments, the same bytes."""
+    """Write Posts, Votes, PostLinks and Users.xml and a README; returns rows by file. Deterministic."""
     dump = _Dump(random.Random(seed), [], [], datetime(2021, 3, 1))  # noqa: S311
     asked = [_question(dump, n) for n in range(questions)]
     _oddities(dump)
-    links = [
+    links: list[dict[str, object]] = [
         {
             "Id": i + 1,
             "CreationDate": _stamp(dump.now),
@@ -112,17 +113,16 @@ def write_sample(folder: Path, questions: int = 600, seed: int = 0) -> dict[str,
         }
         for i, (a, b) in enumerate(zip(asked[::40], asked[7::40], strict=False))
     ]
-    users = [
+    users: list[dict[str, object]] = [
         {"Id": n, "Reputation": 1 + 10 * n, "CreationDate": "2021-02-01T00:00:00.000", "DisplayName": f"made-up {n}"}
         for n in (-1, *range(1, 41))
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"posts": dump.posts, "votes": dump.votes, "postlinks": links, "users": users}
-    names = {"posts": "Posts.xml", "votes": "Votes.xml", "postlinks": "PostLinks.xml", "users": "Users.xml"}
-    for root, rows in files.items():
-        (folder / names[root]).write_bytes(_xml(root, rows))
+    files = {"Posts.xml": dump.posts, "Votes.xml": dump.votes, "PostLinks.xml": links, "Users.xml": users}
+    for name, rows in files.items():
+        (folder / name).write_bytes(_xml(name.lower().removesuffix(".xml"), rows))
     (folder / "README.md").write_text(README.format(seed=seed), "utf-8")
-    return {names[root]: len(rows) for root, rows in files.items()}
+    return {name: len(rows) for name, rows in files.items()}
 
 
 def _question(dump: _Dump, number: int) -> int:
@@ -194,8 +194,8 @@ def _oddities(dump: _Dump) -> None:
     dump.add(PostTypeId=1, Score=0, Body="<p>Nobody answered this.</p>\n", Title="Is anybody there?", OwnerUserId=9)
 
 
-RICH = """<p>Is 10<sup>5</sup> &lt; 2<sup>20</sup>, or \\(x_1 &lt; y^2\\)? See <a href="/questions/1">this</a> &amp; <code>a_b</code>:</p>
-<pre class="lang-python prettyprint-override"><code>if x &lt; 1:
+RICH = """<p>Is 10<sup>5</sup> &lt; 2<sup>20</sup>, or \\(x_1 &lt; y^2\\)? See <a href="/questions/1">this</a> &amp;
+<code>a_b</code>:</p> <pre class="lang-python prettyprint-override"><code>if x &lt; 1:
     print("\\(x\\)")
 </code></pre>
 <table><thead><tr><th>x</th><th>y</th></tr></thead><tbody><tr><td>1</td><td>$y_1$</td></tr></tbody></table>

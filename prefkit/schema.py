@@ -25,7 +25,8 @@ class Pair:
     """One prompt with a chosen and a rejected response, and where all three come from.
 
     `group_key` names the unit of splitting as the source knows it (`beer/123`); convert joins keys that share a prompt
-    or a duplicate link into the final `group_id`. `licenses`, `urls` and `authors` are aligned [prompt, chosen, rejected].
+    or a duplicate link into the final `group_id`. `licenses`, `urls` and `authors` are
+    aligned [prompt, chosen, rejected].
     """
 
     prompt: list[Message]

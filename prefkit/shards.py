@@ -1,4 +1,4 @@
-"""A data set on disk: Arrow streams that `datasets.load_from_disk` opens, and the manifest that makes them a data set."""
+"""A data set on disk: Arrow streams that `datasets.load_from_disk` opens, and the manifest that vouches for them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ UNLISTED = {MANIFEST, "_run.log"}
 class Manifest:
     """What a data set is made of. It is written last, so a folder that has one is whole.
 
-    `files` lists every published file with its sha256, size and, for tables, rows; `sources` holds the two ledgers of each
-    source; `splits` rows and groups of each split.
+    `files` lists every published file with its sha256, size and, for tables, rows; `sources` holds the two ledgers
+    of each source; `splits` rows and groups of each split.
     """
 
     config: dict[str, Any]

@@ -46,9 +46,9 @@ def parse_splits(splits: str | Mapping[str, float]) -> dict[str, float]:
 def resolve(rows: np.ndarray, links: np.ndarray, seed: int, splits: Mapping[str, float]) -> Resolved:
     """Groups, splits and duplicates of all candidate rows.
 
-    `rows` is `KEYS`[n] in published order, `links` uint64[m, 2] pairs of group keys that are duplicates of each other. Rows
-    with one group key, one prompt or a chain of links between them share a group, named after its smallest member, so that
-    new data moves no old group it does not touch.
+    `rows` is `KEYS`[n] in published order, `links` uint64[m, 2] pairs of group keys that are duplicates of each
+    other. Rows with one group key, one prompt or a chain of links between them share a group, named after its
+    smallest member, so that new data moves no old group it does not touch.
     """
     nodes, of_row = np.unique(np.concatenate([rows["group"], links.ravel()]), return_inverse=True)
     of_row, of_link = of_row[: len(rows)], of_row[len(rows) :].reshape(-1, 2)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 
 from prefkit.schema import MESSAGES, PAIRS, STRINGS, Message, Pair
 
-# What convert carries before groups are known: PAIRS without `group_id`, with the source's own key and the records used.
+# What convert carries before groups are known: PAIRS without `group_id`, with the source's own key and the records
+# used.
 CANDIDATES = pa.schema(
     [f for f in PAIRS if f.name != "group_id"]
     + [pa.field("group_key", pa.string()), pa.field("_records", pa.list_(pa.int32()))]
@@ -98,7 +100,7 @@ def turn_json(messages: pa.ListArray) -> list[str]:
     if len(turns) == len(messages) and (np.diff(offsets(messages)) == 1).all():
         return [f"[{t}]" for t in turns]
     cuts = offsets(messages)
-    return ["[" + ",".join(turns[a:b]) + "]" for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return ["[" + ",".join(turns[a:b]) + "]" for a, b in pairwise(cuts)]
 
 
 def offsets(lists: pa.ListArray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What one worker does in each phase of a conversion: a slice, a bucket, a file, a shard.
 
-Each task writes its results under the work folder and a marker last; a marked task is not run again. Nothing here depends
-on the number of workers or on the order in which tasks finish.
+Each task writes its results under the work folder and a marker last; a marked task is not run again. Nothing here
+depends on the number of workers or on the order in which tasks finish.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class _Sorted:
         cuts = np.searchsorted(bucket[order], np.arange(buckets + 1))
         table = table.take(pa.array(order)).combine_chunks()
         with pa.ipc.new_file(_part(self.task.stem, self.parts), table.schema) as out:
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+            for a, b in pairwise(cuts):
                 rows = table.slice(a, b - a).to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
                 out.write_batch(rows[0])
         self.parts += 1

@@ -148,7 +148,7 @@ def _repairs(raw: str) -> str:
 
 
 def score_steps(pair_id: str, scores: Path | str) -> list[Step]:
-    """Tokens, boundary, log-probabilities and rewards of a pair: rows of scores.parquet and of trace.jsonl beside it."""
+    """Tokens, boundary, log-probabilities and rewards of a pair, from scores.parquet and the trace.jsonl beside it."""
     scores = Path(scores)
     scores = scores / "scores.parquet" if scores.is_dir() else scores
     if not scores.is_file():

@@ -1,7 +1,8 @@
 """Rows of a Stack Exchange dump (`<row …/>`) from any stretch of bytes, whatever surrounds or damages them.
 
-Attribute values cannot hold a raw `<`, so a row is what lies between `<row` and the next `<`. That one fact survives files on
-a single line, CRLF, any prolog (BOM, comments, DOCTYPE), byte ranges and truncated tails; entities are never resolved.
+Attribute values cannot hold a raw `<`, so a row is what lies between `<row` and the next `<`. That one fact survives
+files on a single line, CRLF, any prolog (BOM, comments, DOCTYPE), byte ranges and truncated tails; entities are
+never resolved.
 """
 
 from __future__ import annotations

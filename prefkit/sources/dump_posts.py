@@ -27,6 +27,7 @@ FABRICATED = {
     "1000000001",
     "1000000010",
 }  # canaries in every dump since 2025-06 (https://meta.stackexchange.com/q/412018)
+CARRIED = ("Tags", "OwnerUserId", "OwnerDisplayName", "CreationDate", "ContentLicense")
 POSTS = pa.schema(
     [
         ("key", pa.uint64()),
@@ -50,7 +51,7 @@ POSTS = pa.schema(
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """`site`: `beer` or `beer.stackexchange.com`, where the input's name does not tell. `keep_answer_bot`: user −2 too."""
+    """`site`: `beer` or `beer.stackexchange.com`, where the input's name does not tell. `keep_answer_bot`: user −2."""
 
     site: str | None = None
     keep_answer_bot: bool = False
@@ -119,16 +120,17 @@ def _refuse_other_xml(path: Path) -> None:
     with path.open("rb") as f:
         head = f.read(2)
     chunks = byte_range(path, 0, path.stat().st_size)
-    first = next(iter(_parsed(utf16(chunks) if head in (b"\xff\xfe", b"\xfe\xff") else chunks, Counter())), None)
-    _refuse_first(first[1] if first else None, path)
+    rows = _parsed(utf16(chunks) if head in (b"\xff\xfe", b"\xfe\xff") else chunks, Counter())
+    _refuse_unless_post(next((row for _, row in rows if not isinstance(row, Damaged)), None), path)
 
 
-def _refuse_first(row: Attributes | Damaged | None, path: Path) -> None:
+def _refuse_unless_post(row: Attributes | None, path: Path) -> None:
+    """A `UserError` unless the first sound row of a file is a post."""
+    fix = "give Posts.xml of a Stack Exchange dump"
     if row is None:
-        raise UserError("is no Posts.xml: there is no <row> in it", path, "give Posts.xml of a Stack Exchange dump")
-    if not isinstance(row, Damaged) and "PostTypeId" not in row:
-        has = ", ".join(list(row)[:5])
-        raise UserError(f"is no Posts.xml: its first row has {has} and no PostTypeId", path, "give Posts.xml")
+        raise UserError("is no Posts.xml: there is no whole <row … /> in it", path, fix)
+    if "PostTypeId" not in row:
+        raise UserError(f"is no Posts.xml: its first row has {', '.join(list(row)[:5])} and no PostTypeId", path, fix)
 
 
 def _parsed(chunks: Iterator[bytes], tally: Counter[str]) -> Iterator[tuple[int, Any]]:
@@ -164,7 +166,7 @@ def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
 
 
 def _counted(chunks: Iterator[bytes], left: int, out: MapOutput) -> Iterator[bytes]:
-    """The chunks, with the line ends of their first `left` bytes counted: what lies behind belongs to the next slice."""
+    """The chunks, with the line ends of their first `left` bytes counted: the rest belongs to the next slice."""
     for data in chunks:
         if left > 0:
             out.lines += data.count(b"\n", 0, left)
@@ -200,8 +202,7 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     for line, block in links.close():
         for _, row in parse(block, line, out.tally):
             _take_link(row, piece.subset, out)
-    if not posts.seen:
-        _refuse_first(None, piece.path)
+    _refuse_unless_post(posts.first, piece.path)
     posts.flush()
     _warn_if_cut(tail[0], f"{piece.name}/Posts.xml", out)
 
@@ -225,15 +226,14 @@ class _Posts:
     def __init__(self, site: str, options: DumpOptions, out: MapOutput):
         self.site, self.options, self.out = site, options, out
         self.columns: list[tuple] = []
-        self.size = self.seen = 0
+        self.size = 0
+        self.first: Attributes | None = None  # the first sound row
 
     def take(self, line: int, row: Attributes | Damaged) -> None:
-        if not self.seen:
-            _refuse_first(row, Path(self.site))
-        self.seen += 1
         self.out.tally["records.read"] += 1
         if isinstance(row, Damaged):
             return self.out.reject("malformed_row", line, row.raw)
+        self.first = self.first or row
         if reason := self._unused(row):
             self.out.tally[f"records.unused.{reason}"] += 1
             return None
@@ -247,10 +247,7 @@ class _Posts:
             return self.out.reject("missing_number", line, json.dumps(row, ensure_ascii=False))
         body = get("Body") or ""
         self.size += len(body) + 200
-        self.columns.append(
-            (line, question, kind, number, votes, accepted, get("Title"), body, get("Tags"))
-            + (get("OwnerUserId"), get("OwnerDisplayName"), get("CreationDate"), get("ContentLicense"))
-        )
+        self.columns.append((line, question, kind, number, votes, accepted, get("Title"), body, *map(get, CARRIED)))
         if self.size >= PART_BYTES:
             self.flush()
         return None

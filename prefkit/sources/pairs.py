@@ -1,15 +1,15 @@
 """Your own pairs: prompt, chosen and rejected as strings or message lists, under any column names.
 
-The shapes are those of https://huggingface.co/docs/trl/dataset_formats#preference: explicit prompt, conversational, and, for
-message lists only, implicit prompt (chosen and rejected share their first turns).
+The shapes are those of https://huggingface.co/docs/trl/dataset_formats#preference: explicit prompt, conversational,
+and, for message lists only, implicit prompt (chosen and rejected share their first turns).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prefkit.readers import is_readable
@@ -17,6 +17,7 @@ from prefkit.schema import Message, Pair, prompt_hash
 from prefkit.sources import Record, Refused, Source
 
 NAME = "pairs"
+NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")  # passed through where present
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
@@ -48,40 +49,35 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
     if isinstance(system, str) and system.strip() and prompt and prompt[0]["role"] != "system":
         prompt = [{"role": "system", "content": system}, *prompt]
     group = record.get(options.group) if options.group else None
-    known = {options.prompt, options.chosen, options.rejected, options.system, "id", "meta", *NUMBERS}
+    source = options.name or NAME
+    score_chosen, score_rejected, margin, p_chosen = (_number(record.get(k)) for k in NUMBERS)
+    known = {options.prompt, options.chosen, options.rejected, options.system, "id", "source_id", "subset", *NUMBERS}
     yield Pair(
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        source=options.name or NAME,
+        source=source,
         subset=str(record.get("subset") or ""),
-        group_key=f"{options.name or NAME}/{prompt_hash_or_group(prompt, group)}",
+        group_key=f"{source}/{prompt_hash(_encodable(prompt)) if group is None else group}",
         source_id=str(next((record[k] for k in ("source_id", "id") if record.get(k) is not None), "")),
+        score_chosen=score_chosen,
+        score_rejected=score_rejected,
+        margin=margin,
+        p_chosen=p_chosen,
         meta={k: v for k, v in record.items() if k not in known and isinstance(v, str | int | float | bool)},
-        **{k: _number(record.get(k)) for k in NUMBERS},
     )
 
 
-NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")
-
-
-def prompt_hash_or_group(prompt: list[Message], group: object) -> str:
-    """What names the group of a record: its own column, else its prompt."""
-    return str(group) if group is not None else json_safe_hash(prompt)
-
-
-def json_safe_hash(prompt: list[Message]) -> str:
-    """`schema.prompt_hash` of text that may still hold lone surrogates."""
-    return prompt_hash([{"role": m["role"], "content": m["content"].encode(errors="replace").decode()} for m in prompt])
+def _encodable(prompt: list[Message]) -> list[Message]:
+    """For hashing only: text may still hold lone surrogates."""
+    return [{"role": m["role"], "content": m["content"].encode(errors="replace").decode()} for m in prompt]
 
 
 def _messages(value: Any, role: str) -> list[Message] | None:
     """A cell as messages: a string is one turn, a message list keeps its roles (ShareGPT's from and value too)."""
     if isinstance(value, str) and value.lstrip().startswith('[{"'):  # a message list that went through CSV
-        try:
+        with suppress(json.JSONDecodeError):
             value = json.loads(value)
-        except json.JSONDecodeError:
-            pass
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if isinstance(value, dict):
@@ -95,15 +91,18 @@ def _message(turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise Refused("bad_message")
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if isinstance(content, list):  # typed parts: text only
-        parts = [
-            p.get("text", p.get("value")) if isinstance(p, dict) and p.get("type", "text") == "text" else None
-            for p in content
-        ]
-        content = "".join(parts) if all(isinstance(p, str) for p in parts) else None
+    if isinstance(content, list):
+        content = _text_of(content)
     if not isinstance(role, str) or not isinstance(content, str):
         raise Refused("bad_message")
     return {"role": ROLES.get(role, role), "content": content}
+
+
+def _text_of(parts: list) -> str | None:
+    """Typed content parts as one text; None if one is no text (an image)."""
+    texts = [p.get("text", p.get("value")) for p in parts if isinstance(p, dict) and p.get("type", "text") == "text"]
+    sound = [t for t in texts if isinstance(t, str)]
+    return "".join(sound) if len(sound) == len(parts) else None
 
 
 def _implicit(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:

@@ -1,7 +1,7 @@
 """The Stack Exchange data dump (https://archive.org/details/stackexchange), CC BY-SA 2.5, 3.0 or 4.0 by date.
 
-Score = round(log2(1 + votes)), +1 if accepted, −1 for negative votes without the bonus; votes are the net Score. All pairs
-of answers of a question are candidates, equal scores are ties, at most ten pairs a question are kept.
+Score = round(log2(1 + votes)), +1 if accepted, −1 for negative votes without the bonus; votes are the net Score. All
+pairs of answers of a question are candidates, equal scores are ties, at most ten pairs a question are kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pairs made from Stack Exchange (https://huggingface.co/datasets/lvwerra/stack-exchange-paired), CC BY-SA.
 
-The published folders (finetune, reward, rl, evaluation) were split by pair, not by question, so they are no splits here:
-the group is the question. Scores, answer ids and authors of answers are not in the set.
+The published folders (finetune, reward, rl, evaluation) were split by pair, not by question, so they are no splits
+here: the group is the question. Scores, answer ids and authors of answers are not in the set.
 """
 
 from __future__ import annotations

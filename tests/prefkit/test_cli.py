@@ -1,0 +1,93 @@
+"""The real commands: what they print, and one line with exit code 2 for each mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dumps import many, write_dump
+
+PREFKIT = Path(sys.executable).with_name("prefkit")
+
+
+def prefkit(*arguments, cwd=None):
+    return subprocess.run([PREFKIT, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    write_dump(folder / "beer.stackexchange.com", many(60))
+    done = prefkit("convert", "beer.stackexchange.com", "--out", "data", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "candidates" in done.stdout
+    return folder
+
+
+MISTAKES = {
+    "missing file": (["convert", "nowhere", "--out", "new"], "no such file or folder (nowhere)"),
+    "wrong source": (["convert", "beer.stackexchange.com", "--out", "new", "--source", "stackexchange-dump"], "did you mean 'stack-exchange-dump'"),
+    "no dump": (["convert", "other.xml", "--out", "new"], "is no Posts.xml"),
+    "no xml": (["convert", "text.xml", "--out", "new"], "is no Posts.xml"),
+    "no 7z": (["convert", "bad.7z", "--out", "new"], "cannot read the 7z archive"),
+    "empty folder": (["convert", "empty", "--out", "new", "--source", "stack-exchange-dump"], "no Posts.xml in the folder"),
+    "no guess": (["convert", "empty", "--out", "new"], "cannot tell the source"),
+    "finished": (["convert", "beer.stackexchange.com", "--out", "data"], "already holds a data set"),
+    "splits": (["convert", "beer.stackexchange.com", "--out", "new", "--splits", "train=2"], "bad splits"),
+    "where": (["convert", "beer.stackexchange.com", "--out", "new", "--where", "margn > 1"], "bad --where 'margn > 1'"),
+    "option": (["convert", "beer.stackexchange.com", "--out", "new", "--options.sit", "x"], "did you mean 'site'"),
+    "no out": (["convert", "beer.stackexchange.com"], "no output folder"),
+    "unknown flag": (["convert", "beer.stackexchange.com", "--ouut", "x"], "--ouut"),
+    "stats of nothing": (["stats", "empty"], "is no data set"),
+    "show nothing": (["show", "nowhere"], "no such data set"),
+    "trace nothing": (["trace", "ffffffffffff", "data"], "no pairs have an id"),
+    "sample over something": (["sample", "data"], "not empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name, folder):
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "other.xml").write_text('<votes><row Id="1" PostId="2" VoteTypeId="2" /></votes>')
+    (folder / "text.xml").write_text("no xml at all")
+    (folder / "bad.7z").write_bytes(b"7z\xbc\xaf\x27\x1c rubbish")
+    arguments, message = MISTAKES[name]
+    done = prefkit(*arguments, cwd=folder)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (folder / "new/manifest.json").exists()
+
+
+def test_verify_says_no_with_one(folder, tmp_path):
+    assert prefkit("verify", "data", cwd=folder).returncode == 0
+    done = prefkit("verify", "empty", cwd=folder)
+    assert done.returncode == 1
+    assert "is no data set" in done.stdout + done.stderr
+
+
+def test_show_stats_sources_trace(folder):
+    shown = prefkit("show", "data", "-n", "1", "--split", "test", cwd=folder)
+    assert "── chosen · assistant" in shown.stdout
+    pair_id = shown.stdout.split()[0]
+    traced = prefkit("trace", pair_id, "data", cwd=folder)
+    assert traced.returncode == 0
+    for words in (
+        "beer.stackexchange.com/Posts.xml:",
+        "<row Id=",
+        "split test (seed 0)",
+        "test/data-00000-of-00001.arrow row 0",
+    ):
+        assert words in traced.stdout
+    stats = prefkit("stats", "data", cwd=folder)
+    assert "longer is chosen in" in stats.stdout
+    assert "stack-exchange-paired" in prefkit("sources", cwd=folder).stdout
+
+
+def test_dry_run_writes_nothing(folder):
+    before = set(folder.iterdir())
+    done = prefkit("convert", "beer.stackexchange.com", "--dry-run", "--limit", "5", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "nothing was written" in done.stdout
+    assert set(folder.iterdir()) == before

@@ -1,0 +1,240 @@
+"""Files of pairs: shapes, refusals, and the published Stack Exchange set."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from prefkit import convert_dataset, open_pairs
+from prefkit.errors import UserError
+from prefkit.shards import ledgers_out_of_balance
+from prefkit.sources import get_source, source_options
+
+U, A, S = ({"role": r} for r in ("user", "assistant", "system"))
+ROW = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+WHOLE = [U | {"content": "Why?"}]
+
+
+def converted(tmp_path, rows, **options):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows), "utf-8")
+    manifest = convert_dataset(path, tmp_path / "out", source="pairs", splits="train=1", options=options)
+    assert ledgers_out_of_balance(manifest.sources["pairs"]) == []
+    return manifest, open_pairs(tmp_path / "out").to_pylist()
+
+
+SHAPES = {
+    "strings": ROW,
+    "messages": {"prompt": WHOLE, "chosen": [A | {"content": "Because."}], "rejected": [A | {"content": "No."}]},
+    "implicit": {"chosen": [*WHOLE, A | {"content": "Because."}], "rejected": [*WHOLE, A | {"content": "No."}]},
+    "repeated prompt": {"prompt": WHOLE, "chosen": [*WHOLE, A | {"content": "Because."}], "rejected": [*WHOLE, A | {"content": "No."}]},
+    "sharegpt": {
+        "prompt": [{"from": "human", "value": "Why?"}],
+        "chosen": {"from": "gpt", "value": "Because."},
+        "rejected": {"from": "gpt", "value": "No."},
+    },
+    "typed parts": {
+        "prompt": [U | {"content": [{"type": "text", "text": "Why?"}]}],
+        "chosen": [A | {"content": [{"type": "text", "value": "Because."}]}],
+        "rejected": [A | {"content": "No."}],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", SHAPES.values(), ids=SHAPES)
+def test_shapes(tmp_path, row):
+    _, (pair,) = converted(tmp_path, [row])
+    assert pair["prompt"] == [{"role": "user", "content": "Why?"}]
+    assert pair["chosen"] == [{"role": "assistant", "content": "Because."}]
+    assert pair["rejected"] == [{"role": "assistant", "content": "No."}]
+    assert json.loads(pair["meta"])["positions"] == ["rows.jsonl:1"]
+
+
+def test_an_implicit_prompt_ends_with_the_last_shared_user_turn(tmp_path):
+    talk = [U | {"content": "Hi"}, A | {"content": "Hello"}, U | {"content": "Why?"}]
+    row = {"chosen": [*talk, A | {"content": "a"}], "rejected": [*talk, A | {"content": "b"}]}
+    _, (pair,) = converted(tmp_path, [row])
+    assert [m["content"] for m in pair["prompt"]] == ["Hi", "Hello", "Why?"]
+
+
+REFUSED = {
+    "missing_text": {"prompt": "a", "chosen": "b"},
+    "missing_prompt": {"chosen": "b", "rejected": "c"},
+    "prompt_mismatch": {"prompt": WHOLE, "chosen": [U | {"content": "Who?"}, A | {"content": "b"}], "rejected": "c"},
+    "bad_message": {"prompt": "a", "chosen": [{"text": "b"}], "rejected": "c"},
+    "malformed_record": '{"prompt": "a", ',
+    "bad_number": ROW | {"margin": "much"},
+}  # fmt: skip
+UNSOUND = {
+    "empty_prompt": ROW | {"prompt": " \n\u200b"},
+    "empty_chosen": ROW | {"chosen": ""},
+    "empty_rejected": ROW | {"rejected": "\ufeff"},
+    "identical_pair": ROW | {"chosen": "Caf\u00e9  au lait", "rejected": "Cafe\u0301 au\nlait "},
+    "bad_role": ROW | {"prompt": [{"role": "critic", "content": "x"}]},
+    "role_alternation": ROW | {"prompt": [U | {"content": "a"}, U | {"content": "b"}]},
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_refused_records_are_kept_raw(tmp_path, reason):
+    manifest, pairs = converted(tmp_path, [REFUSED[reason], ROW])
+    assert manifest.sources["pairs"]["records"]["rejected"] == {reason: 1}
+    assert len(pairs) == 1
+    (reject,) = (
+        pa.ipc.open_stream(pa.memory_map(str(tmp_path / "out/_rejects/data-00000-of-00001.arrow")))
+        .read_all()
+        .to_pylist()
+    )
+    assert (reject["reason"], reject["position"], reject["kind"]) == (reason, "rows.jsonl:1", "record")
+    bad = REFUSED[reason]
+    assert (reject["raw"] if isinstance(bad, str) else json.loads(reject["raw"])) == (
+        bad.strip() if isinstance(bad, str) else bad
+    )
+
+
+@pytest.mark.parametrize("reason", UNSOUND)
+def test_refused_pairs(tmp_path, reason):
+    manifest, pairs = converted(tmp_path, [UNSOUND[reason], ROW])
+    ledgers = manifest.sources["pairs"]
+    assert ledgers["candidates"]["rejected"] == {reason: 1}
+    assert ledgers["records"]["unused"] == {"rejected_pairs": 1}
+    assert len(pairs) == 1
+
+
+def test_broken_characters_are_repaired_and_counted(tmp_path):
+    row = ROW | {"chosen": "a\ud83db\x00c\x1bd\r\ne\ud83c\udf6e"}
+    manifest, (pair,) = converted(tmp_path, [row])
+    assert pair["chosen"][0]["content"] == "a\ufffdbcd\ne\U0001f36e"
+    assert manifest.repairs == {"carriage_return": 1, "control_character": 1, "lone_surrogate": 1}
+
+
+def test_columns_scores_system_and_groups(tmp_path):
+    rows = [
+        {"q": f"prompt {i}", "good": "a", "bad": "b", "system": "Be brief.", "margin": 0.5, "p_chosen": "0.75", "thread": "t", "note": i}
+        for i in range(8)
+    ]  # fmt: skip
+    _, pairs = converted(tmp_path, rows, prompt="q", chosen="good", rejected="bad", group="thread")
+    assert len({p["group_id"] for p in pairs}) == 1
+    assert pairs[0]["prompt"][0] == {"role": "system", "content": "Be brief."}
+    assert (pairs[0]["margin"], pairs[0]["p_chosen"]) == (0.5, 0.75)
+    assert sorted(json.loads(p["meta"])["note"] for p in pairs) == list(range(8))
+
+
+def test_exact_duplicates_stay_once(tmp_path):
+    manifest, pairs = converted(tmp_path, [ROW, ROW, ROW | {"chosen": "Other."}])
+    assert manifest.sources["pairs"]["candidates"]["duplicate"] == 1
+    assert len(pairs) == 2
+    assert len({p["group_id"] for p in pairs}) == 1  # one prompt
+
+
+def write_json(path, rows):
+    path.write_text(json.dumps(rows))
+
+
+def write_jsonl_gz(path, rows):
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+
+
+def write_jsonl_zst(path, rows):
+    path.write_bytes(zstandard.compress("\n".join(map(json.dumps, rows)).encode()))
+
+
+def write_csv(path, rows):
+    import csv
+
+    with path.open("w", newline="") as f:
+        out = csv.DictWriter(f, rows[0])
+        out.writeheader()
+        out.writerows(rows)
+
+
+def write_parquet(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def write_arrow(path, rows):
+    table = pa.Table.from_pylist(rows)
+    with pa.ipc.new_file(str(path), table.schema) as out:
+        out.write_table(table)
+
+
+FILES = {"a.json": write_json, "a.jsonl.gz": write_jsonl_gz, "a.jsonl.zst": write_jsonl_zst}
+FILES |= {"a.csv": write_csv, "a.parquet": write_parquet, "a.arrow": write_arrow}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files(tmp_path, name):
+    rows = [{"prompt": f"line one\nline two, {i}", "chosen": 'say "yes"', "rejected": "no"} for i in range(5)]
+    FILES[name](tmp_path / name, rows)
+    convert_dataset(tmp_path / name, tmp_path / "out", splits="train=1")
+    found = open_pairs(tmp_path / "out").to_pylist()
+    assert sorted(p["prompt"][0]["content"] for p in found) == [r["prompt"] for r in rows]
+    cut = tmp_path / f"cut.{name}"
+    cut.write_bytes((tmp_path / name).read_bytes()[:60])
+    if name != "a.csv":
+        with pytest.raises(UserError, match="cannot read"):
+            convert_dataset(cut, tmp_path / "cut")
+        assert not (tmp_path / "cut/manifest.json").exists()
+
+
+def test_limit_is_the_first_records(tmp_path):
+    write_json(tmp_path / "a.json", [ROW | {"prompt": str(i)} for i in range(9)])
+    write_json(tmp_path / "b.json", [ROW | {"prompt": str(i)} for i in range(9, 20)])
+    manifest = convert_dataset([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "out", limit=12)
+    assert manifest.sources["pairs"]["records"]["read"] == 12
+
+
+PAIRED = {
+    "qid": 7,
+    "question": "Why?",
+    "date": "2013/04/05",
+    "metadata": ["https://unix.stackexchange.com/questions/7", "https://unix.stackexchange.com", "https://unix.stackexchange.com/users/1/"],
+    "response_j": "Because.",
+    "response_k": "No.",
+}  # fmt: skip
+
+
+def test_stack_exchange_paired(tmp_path):
+    base = tmp_path / "stack-exchange-paired" / "data"
+    for folder, qids in (("reward", (7, 8)), ("rl", (7, 9))):
+        (base / folder).mkdir(parents=True)
+        write_parquet(
+            base / folder / "train-00000-of-00001.parquet",
+            [PAIRED | {"qid": q, "response_j": f"{folder} {q}"} for q in qids],
+        )
+    manifest = convert_dataset(tmp_path / "stack-exchange-paired", tmp_path / "out", splits="train=1")
+    pairs = {p["chosen"][0]["content"]: p for p in open_pairs(tmp_path / "out").to_pylist()}
+    assert len(pairs) == 4
+    assert pairs["reward 7"]["group_id"] == pairs["rl 7"]["group_id"]
+    one = pairs["reward 7"]
+    assert (one["subset"], one["source_id"], one["urls"][0]) == ("unix", "unix/7", PAIRED["metadata"][0])
+    assert one["created"].year == 2013
+    assert one["score_chosen"] is None
+    assert manifest.config["source"] == "stack-exchange-paired"
+    only = convert_dataset(base, tmp_path / "rl", source="stack-exchange-paired", options={"folders": "rl"})
+    assert only.sources["stack-exchange-paired"]["records"]["read"] == 2
+
+
+def test_the_published_slice(real_data, tmp_path):
+    manifest = convert_dataset(
+        real_data / "pairs/stack-exchange-paired/stack_exchange_paired_tiny.json", tmp_path / "out"
+    )
+    assert manifest.sources["stack-exchange-paired"]["records"] == {
+        "read": 25,
+        "used": 25,
+        "unused": {},
+        "rejected": {},
+    }
+    assert sum(s["groups"] for s in manifest.splits.values()) == 8
+
+
+def test_options_are_checked_and_coerced():
+    source = get_source("stack-exchange-dump")
+    assert source_options(source, {"keep_answer_bot": "true", "site": "beer"}).keep_answer_bot is True
+    with pytest.raises(UserError, match="did you mean 'site'"):
+        source_options(source, {"sitee": "beer"})
+    with pytest.raises(UserError, match="is not a bool"):
+        source_options(source, {"keep_answer_bot": "perhaps"})

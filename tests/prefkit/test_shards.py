@@ -1,0 +1,80 @@
+"""verify finds whatever differs from the manifest."""
+
+import json
+
+import pytest
+from dumps import many, write_dump
+
+from prefkit import convert_dataset, open_pairs
+from prefkit.errors import UserError
+from prefkit.shards import MANIFEST, Manifest, verify
+
+
+@pytest.fixture
+def data(tmp_path):
+    convert_dataset(write_dump(tmp_path / "in", many(40)), tmp_path / "out")
+    assert verify(tmp_path / "out") == []
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    "name", ["train/data-00000-of-00001.arrow", "train/state.json", "_rejects/data-00000-of-00001.arrow"]
+)
+def test_a_flipped_byte(data, name):
+    content = bytearray((data / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (data / name).write_bytes(content)
+    assert verify(data) == [f"{name}: its bytes are not those of the manifest"]
+
+
+def test_a_missing_shard(data):
+    (data / "test/data-00000-of-00001.arrow").unlink()
+    assert verify(data) == ["test/data-00000-of-00001.arrow: missing"]
+    with pytest.raises(UserError, match="cannot read a shard"):
+        open_pairs(data, "test")
+
+
+def test_a_file_too_many(data):
+    (data / "train/data-00001-of-00002.arrow").write_bytes(b"")
+    assert verify(data) == ["train/data-00001-of-00002.arrow: not in the manifest"]
+
+
+def test_no_manifest(data):
+    (data / MANIFEST).unlink()
+    (problem,) = verify(data)
+    assert "is no data set" in problem
+    with pytest.raises(UserError, match="is no data set"):
+        open_pairs(data)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"nonsense": 1}', "{\x00"])
+def test_a_damaged_manifest(data, text):
+    (data / MANIFEST).write_text(text)
+    (problem,) = verify(data)
+    assert "damaged" in problem
+
+
+def test_ledgers_and_counts_that_do_not_add_up(data):
+    content = json.loads((data / MANIFEST).read_text())
+    content["sources"]["stack-exchange-dump"]["records"]["used"] += 1
+    content["splits"]["test"]["rows"] += 1
+    (data / MANIFEST).write_text(json.dumps(content))
+    problems = "\n".join(verify(data))
+    assert "the ledger of records does not balance" in problems
+    assert "split test" in problems
+
+
+def test_open_pairs(data):
+    train, test = open_pairs(data, "train"), open_pairs(data, "test")
+    assert open_pairs(data).num_rows == train.num_rows + test.num_rows
+    with pytest.raises(UserError, match="did you mean 'train'"):
+        open_pairs(data, "trian")
+    with pytest.raises(UserError, match="no such data set"):
+        open_pairs(data / "nowhere")
+
+
+def test_digest_names_the_content(data, tmp_path):
+    convert_dataset(tmp_path / "in", tmp_path / "again")
+    convert_dataset(tmp_path / "in", tmp_path / "other", seed=1)
+    assert Manifest.read(data).digest == Manifest.read(tmp_path / "again").digest
+    assert Manifest.read(data).digest != Manifest.read(tmp_path / "other").digest

@@ -1,0 +1,63 @@
+"""Groups, splits and duplicates."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefkit.errors import UserError
+from prefkit.split import KEYS, assign, components, parse_splits, resolve
+
+HALVES = {"train": 0.5, "test": 0.5}
+
+
+def rows(*tuples):
+    """(id, group, prompt) of each row."""
+    return np.array([(i, i, g, p, 1) for i, g, p in tuples], dtype=KEYS)
+
+
+@given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=60))
+def test_components_against_plain_search(n, edges):
+    edges = [(a % n, b % n) for a, b in edges]
+    near = {i: {i} for i in range(n)}
+    for _ in range(n):
+        for a, b in edges:
+            near[a] = near[b] = near[a] | near[b]
+        for i in range(n):
+            near[i] = set().union(*(near[j] for j in near[i]))
+    one, other = (np.array([e[k] for e in edges], dtype=np.int64) for k in (0, 1))
+    assert components(n, one, other).tolist() == [min(near[i]) for i in range(n)]
+
+
+def test_prompts_and_links_join_groups_even_through_a_question_without_pairs():
+    data = rows((1, 10, 100), (2, 20, 200), (3, 30, 100), (4, 40, 400), (5, 50, 500))
+    links = np.array([[20, 99], [99, 40]], dtype=np.uint64)  # 99 has no pairs
+    found = resolve(data, links, 0, HALVES)
+    assert found.group.tolist() == [10, 20, 10, 20, 50]
+    assert found.split[0] == found.split[2]
+    assert found.split[1] == found.split[3]
+
+
+def test_of_equal_pairs_the_first_stays():
+    found = resolve(rows((7, 10, 100), (8, 10, 100), (7, 20, 100)), np.zeros((0, 2), np.uint64), 0, {"train": 1.0})
+    assert found.split.tolist() == [0, 0, -1]
+
+
+def test_shares_and_seed():
+    groups = np.arange(20_000, dtype=np.uint64)
+    split = assign(groups, 0, {"a": 0.7, "b": 0.2, "c": 0.1})
+    assert np.bincount(split) / len(groups) == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
+    assert (assign(groups[:100], 0, {"a": 0.7, "b": 0.2, "c": 0.1}) == split[:100]).all()
+    assert (assign(groups, 1, {"a": 0.7, "b": 0.2, "c": 0.1}) != split).mean() > 0.2
+
+
+@pytest.mark.parametrize(
+    "bad", ["train", "train=.9", "train=1.2,test=-.2", "a=.5,a=.5", "../x=1", "train=x", "", "_a=1"]
+)
+def test_bad_splits(bad):
+    with pytest.raises(UserError, match="bad splits"):
+        parse_splits(bad)
+
+
+def test_good_splits():
+    assert parse_splits("train=.8,dev=.1,test=.1") == {"train": 0.8, "dev": 0.1, "test": 0.1}
