@@ -45,8 +45,9 @@ def open_engine(db: str, *, create: bool) -> Engine:
             _require_schema(c, shown, create=create)
     except DBAPIError as e:
         engine.dispose()
+        why = " ".join(str(e.orig).split())
         raise UserError(
-            f"cannot open the database: {e.orig}", shown, "is it a labels database, and may you write there?"
+            f"cannot open the database: {why}", shown, "is it a labels database, and may you write there?"
         ) from e
     return engine
 

@@ -59,9 +59,8 @@ def label(
         raise UserError("nothing to judge", data, f"look at it with `prefkit show {data}`")
     listening = bind(host, port)
     store = Store(db)
-    title = data.name.partition(".")[0]
-    added = store.add_batch("labels", title, drafts.items, {"seed": seed})
-    session = BlindSession(store, added.batch_id, title=f"{title}: which is better?", seed=seed)
+    added = store.add_batch("labels", data.name, drafts.items, {"seed": seed})
+    session = BlindSession(store, added.batch_id, title="Labelling", seed=seed)  # a file's name may say who wrote it
 
     from prefkit.web.run import serve_session  # seconds: only once nothing can be refused any more
 

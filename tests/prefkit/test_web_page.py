@@ -97,8 +97,9 @@ def test_keys_are_ignored_while_typing_with_modifiers_and_when_held(tmp_path, op
     visit.page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: true}))")
     visit.page.keyboard.press("x")
     assert visit.screen() == before
-    visit.press("1")  # the next event is handled after all those before it
-    assert len(judgements(session)) == 1
+    item = visit.item()
+    visit.press("s")  # had any of the keys counted, this would not be the first event
+    assert judgements(session) == {item: "skip"}
 
 
 def test_pressing_faster_than_the_server_answers_judges_one_item_once(tmp_path, open_page):
@@ -109,7 +110,11 @@ def test_pressing_faster_than_the_server_answers_judges_one_item_once(tmp_path, 
         "for (const key of ['1', '2', '1', 't']) document.dispatchEvent(new KeyboardEvent('keydown', {key}))"
     )
     visit.wait_after(before)
-    assert judgements(session) == {item: "better"}
+    visit.press("s")
+    with session.store.engine.connect() as c:
+        events = c.exec_driver_sql("SELECT item_id, outcome FROM judgement ORDER BY seq").all()
+    assert events[0] == (item, "better")
+    assert [outcome for _, outcome in events] == ["better", "skip"]
 
 
 def test_an_answer_that_does_not_come_is_said_and_the_key_pressed_again_is_the_same_event(tmp_path, open_page):
@@ -303,17 +308,18 @@ def run_prefkit(tmp_path):
 
 def test_label_then_convert_gives_the_pairs_that_were_chosen(tmp_path, run_prefkit, visit_address):
     items = [{"prompt": f"Question {i}?", "responses": [f"right {i}", f"wrong {i}"]} for i in range(4)]
-    (tmp_path / "items.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
-    labelling = run_prefkit("label", "items.jsonl", "--db", "labels.db", "--port", "0", "--judge", "ann")
+    (tmp_path / "zqxsecret.jsonl").write_text("".join(json.dumps(i) + "\n" for i in items))
+    labelling = run_prefkit("label", "zqxsecret.jsonl", "--db", "labels.db", "--port", "0", "--judge", "ann")
     said = []
     while not (said and said[-1].startswith("open ")):
         said.append(labelling.stdout.readline())
         assert said[-1], labelling.stderr.read()
-    assert said[0].strip() == "items.jsonl: 4 pairs to judge"
+    assert said[0].strip() == "zqxsecret.jsonl: 4 pairs to judge"
     visit = visit_address(said[-1].split()[1])
     for key in "prrt":
         side = "1" if "right" in visit.page.inner_text(".pk-answer >> nth=0") else "2"
         visit.press({"p": side, "r": side, "t": "t"}[key])
+    assert not re.search(r"zqxsecret|labels\.db", visit.received())
     labelling.send_signal(signal.SIGINT)
     out, err = labelling.communicate(timeout=30)
     assert (labelling.returncode, err) == (0, "")
