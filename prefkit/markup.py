@@ -15,7 +15,7 @@ SPOILER = re.compile(r'<blockquote class="spoiler"[^>]*>(.*?)</blockquote>', re.
 # single.
 MATH = re.compile(
     r"<(pre|code)\b.*?</\1\s*>|<[^>]*>"
-    r"|(\\\$[^<]+?\\\$|\$\$[^<]+?\$\$|\\\([^<]+?\\\)|\\\[[^<]+?\\\]|\\begin\{[^<]+?\\end\{[^}<]*\}|\$[^<$]+\$)",
+    r"|(\\\$[^<]+?\\\$|\$\$[^<]+?\$\$|\\\([^<]+?\\\)|\\\[[^<]+?\\\]|\\begin\{[^<]+?\\end\{[^}<]*\}|\$[^<$]+\$|\\\$)",
     re.S,
 )
 OPEN, CLOSE = "\ue0f0", "\ue0f1"  # private-use characters: what is set aside travels as ⟨number⟩

@@ -1,7 +1,9 @@
 """Files of pairs: shapes, refusals, and the published Stack Exchange set."""
 
+import csv
 import gzip
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,9 +11,10 @@ import pytest
 import zstandard
 
 from prefkit import convert_dataset, open_pairs
+from prefkit.checks import CHECKS
 from prefkit.errors import UserError
 from prefkit.shards import ledgers_out_of_balance
-from prefkit.sources import get_source, source_options
+from prefkit.sources import SOURCES, get_source, source_options
 
 U, A, S = ({"role": r} for r in ("user", "assistant", "system"))
 ROW = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
@@ -143,8 +146,6 @@ def write_jsonl_zst(path, rows):
 
 
 def write_csv(path, rows):
-    import csv
-
     with path.open("w", newline="") as f:
         out = csv.DictWriter(f, rows[0])
         out.writeheader()
@@ -238,3 +239,12 @@ def test_options_are_checked_and_coerced():
         source_options(source, {"sitee": "beer"})
     with pytest.raises(UserError, match="is not a bool"):
         source_options(source, {"keep_answer_bot": "perhaps"})
+
+
+def test_every_source_and_check_is_documented():
+    page = (Path(__file__).parents[2] / "docs/convert.md").read_text("utf-8")
+    assert [n for n in (*SOURCES, *CHECKS) if f"`{n}`" not in page] == []
+    for name in SOURCES:
+        source = get_source(name)
+        assert source.name == name
+        assert source.join is not None or source.to_pairs is not None
