@@ -56,6 +56,11 @@ class Session:
     resume: str | None
 
     @property
+    def unit(self) -> str:
+        """What a step counts."""
+        return "pairs" if self.kind == "dpo" else "examples"
+
+    @property
     def kind(self) -> str:
         """The command: sft or dpo."""
         return "dpo" if isinstance(self.run, DpoRun) else "sft"
@@ -155,7 +160,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         plan,
         session.eval_rows,
         processing_class=session.tokenizer,
-        callbacks=[RunLog(out, sum(units), plan.epoch_ends[:-1])],
+        callbacks=[RunLog(out, session.unit, sum(units), plan.epoch_ends[:-1])],
     )
     trainer.remove_callback(PrinterCallback)
     begin = f", from {session.resume}" if session.resume else ""
@@ -204,8 +209,9 @@ def say_model(model: Any, loaded: str) -> None:
 class RunLog(TrainerCallback):
     """One printed line and one line of metrics.jsonl a log; evaluation and checkpoints where epochs end."""
 
-    def __init__(self, out: Path, units_per_epoch: int, epoch_ends: list[int]):
+    def __init__(self, out: Path, unit: str, units_per_epoch: int, epoch_ends: list[int]):
         self.file = out / METRICS
+        self.speed = f"{unit}_per_second"
         self.epoch_ends = set(epoch_ends)  # but the last, which Trainer sees as the end of its only epoch
         self.units_per_epoch = units_per_epoch
         self.last = (time.monotonic(), 0.0)
@@ -232,7 +238,7 @@ class RunLog(TrainerCallback):
         record = {"step": state.global_step, **logs}
         if "loss" in logs:
             seconds, passed = now - self.last[0], epoch - self.last[1]
-            record["per_second"] = passed * self.units_per_epoch / seconds if seconds > 0 else 0.0
+            record[self.speed] = passed * self.units_per_epoch / seconds if seconds > 0 else 0.0
             self.last = (now, epoch)
         with self.file.open("a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
@@ -248,7 +254,8 @@ SHOWN = {
     "eval_rewards/margins": "margin {:+.3f}",
     "grad_norm": "grad {:.2f}",
     "learning_rate": "lr {:.1e}",
-    "per_second": "{:.1f}/s",
+    "pairs_per_second": "{:.1f} pairs/s",
+    "examples_per_second": "{:.1f} examples/s",
 }
 
 

@@ -262,7 +262,8 @@ def test_run_yaml_replays_the_run(model_path, data, tmp_path):
         "--out",
         str(tmp_path / "b"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "prompts are shared" in done.stdout
     assert metrics(tmp_path / "a") == pytest.approx(metrics(tmp_path / "b"), abs=1e-6)

@@ -181,7 +181,7 @@ def token_logps(model: Any, batch: Batch) -> Tensor:
     hidden_BLD = body(
         input_ids=batch.ids_BL, position_ids=batch.positions_BL, attention_mask=mask, use_cache=False
     ).last_hidden_state
-    return tiled_logps(hidden_BLD.flatten(0, 1)[batch.select_N], Head.of(causal), batch.labels_N)
+    return tiled_logps(hidden_BLD.flatten(0, 1).index_select(0, batch.select_N), Head.of(causal), batch.labels_N)
 
 
 def sum_logps(logps_N: Tensor, batch: Batch) -> Tensor:

@@ -126,6 +126,10 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
         )
     except (OSError, ValueError, KeyError) as e:
         raise UserError(f"no model can be loaded: {_first_line(e)}", path, "give a causal language model") from e
+    for module in model.modules():
+        # bitsandbytes repacks a CPU weight in its first forward in eval mode, rounding its scales to bf16 for good
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - unknown to type checkers
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else path  # what adapters point to
     return model.eval()
 

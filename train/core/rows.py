@@ -92,7 +92,7 @@ class Rows:
             "pairs": self.kept,
             "dropped": {reason: len(ids) for reason, ids in sorted(self.dropped.items())},
             "truncated_pairs": cut,
-            "prompts": len(self.rows),
+            "prompts": len({r.prompt_ids.tobytes() for r in self.rows}),
             "responses": sum(len(r.response_ids) for r in self.rows),
             "tokens": sum(r.tokens for r in self.rows),
             "tokens_as_pairs": sum(

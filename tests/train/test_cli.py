@@ -1,0 +1,238 @@
+"""The command line: YAML and flags are one configuration, mistakes are one line and exit code 2."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from train_toys import save_model
+
+from prefkit.cli import run as run_cli
+from prefkit.cli import train as app
+from prefkit.errors import UserError
+from train.config import OWNED, DpoRun, ModelConfig, check, coerce_trainer, digest
+from train.trainer import training_arguments
+
+ROOT = Path(__file__).parents[2]
+
+
+def cli(*argv):
+    command = [sys.executable, "-m", "train", *map(str, argv)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # tiny matrices on a busy machine
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+def parsed(monkeypatch, *argv):
+    """The checked run that a command line means."""
+    seen = []
+    monkeypatch.setattr("train.dpo.train_dpo", lambda run, out: seen.append(run))
+    assert run_cli(app, ["dpo", *argv]) == 0
+    return seen[0]
+
+
+REQUIRED = ["--model.path", "m", "--data.path", "d", "--out", "o"]
+
+
+def test_flags_and_yaml_are_one_configuration(monkeypatch, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: {path: m, four_bit: true}\ndata: {path: d, max_tokens: 300}\nlora: {targets: [q_proj, v_proj], r: 4}\n"
+        "dpo: {beta: 0.3, loss: ipo}\ntrainer: {learning_rate: 5e-4, max_grad_norm: 0.3, bf16: true}\nseed: 3\n"
+    )
+    run = parsed(monkeypatch, "--config", str(file), "--out", "o", "--dpo.beta", "0.2", "--trainer.max-steps", "7")
+    assert run.model == ModelConfig(path="m", four_bit=True)
+    assert (run.data.max_tokens, run.lora.targets, run.lora.r, run.seed) == (300, ("q_proj", "v_proj"), 4, 3)
+    assert (run.dpo.beta, run.dpo.loss) == (0.2, "ipo"), "flags win, the rest of the section stays"
+    assert run.trainer["max_steps"] == "7"
+    assert run.trainer["max_grad_norm"] == "0.3", "a flag adds to the file's trainer section"
+    args = training_arguments(run.trainer, tmp_path, 0, 7)
+    assert (args.learning_rate, args.max_grad_norm, args.bf16) == (5e-4, 0.3, True)
+
+
+def test_trainer_values_have_the_declared_type(tmp_path):
+    values = {
+        "learning_rate": "5e-4",
+        "max_grad_norm": "1",
+        "save_total_limit": "2",
+        "gradient_checkpointing": "true",
+        "lr_scheduler_kwargs": '{"num_cycles": 2}',
+        "report_to": "none",
+        "optim": "adamw_torch",
+    }
+    args = training_arguments(values, tmp_path, 0, 5)
+    assert args.learning_rate == 5e-4
+    assert args.max_grad_norm == 1.0
+    assert args.save_total_limit == 2
+    assert args.gradient_checkpointing is True
+    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
+    for wrong in ({"learning_rate": "fast"}, {"save_total_limit": "2.5"}, {"gradient_checkpointing": "maybe"}):
+        with pytest.raises(UserError, match="it must be"):
+            training_arguments(values | wrong, tmp_path, 0, 5)
+    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+        training_arguments({"learning_rat": "1"}, tmp_path, 0, 5)
+    with pytest.raises(UserError, match=r"trainer: .*linnear"):
+        training_arguments({"lr_scheduler_type": "linnear"}, tmp_path, 0, 5)
+
+
+def test_every_owned_key_exists_and_is_refused():
+    from transformers import TrainingArguments
+
+    known = {f for f in TrainingArguments.__dataclass_fields__}
+    assert set(OWNED) - {"group_by_length"} <= known, "group_by_length is the name of older versions"
+    for key in OWNED:
+        with pytest.raises(UserError, match="not yours to set"):
+            check(DpoRun(model=ModelConfig(path="m"), data=type(DpoRun().data)(path="d"), trainer={key: "1"}))
+
+
+def test_the_digest_sees_every_setting():
+    run = DpoRun()
+    assert digest(run) == digest(DpoRun())
+    assert digest(run) != digest(DpoRun(seed=1))
+
+
+def test_coerce_needs_no_torch():
+    code = "import sys, train.cli, train.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert coerce_trainer({}, {}) == {}
+
+
+OWN_MISTAKES = {
+    "unknown key": (["--dpo.betta", "0.2"], "--dpo.beta"),
+    "unknown section": (["--dop.beta", "0.2"], "--dpo.beta"),
+    "wrong type": (["--dpo.beta", "high"], "float"),
+    "wrong choice": (["--data.too-long", "cut"], "truncate_prompt"),
+    "owned key": (["--trainer.per-device-train-batch-size", "4"], "set dpo.pairs_per_step"),
+    "dataloader key": (["--trainer.dataloader-num-workers", "4"], "not yours to set"),
+    "smoothing": (["--dpo.label-smoothing", "0.5"], "0 ≤ ε < 0.5"),
+    "beta": (["--dpo.beta", "0"], "above 0"),
+    "4-bit in full": (["--model.four-bit", "--lora.no-enabled"], "keep lora.enabled"),
+    "no config file": (["--config", "gone.yaml"], "configuration file not found"),
+}
+
+
+@pytest.mark.parametrize("name", OWN_MISTAKES)
+def test_own_mistakes_are_found_before_any_library_loads(name):
+    flags, hint = OWN_MISTAKES[name]
+    start = time.monotonic()
+    done = cli("dpo", *REQUIRED, *flags)
+    assert time.monotonic() - start < 5, "a second when the machine is idle"
+    assert_one_line(done, hint)
+
+
+def assert_one_line(done, hint):
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert hint in done.stderr, done.stderr
+
+
+def test_checks_take_less_than_a_second_of_work():
+    code = (
+        "import time, sys; t = time.process_time(); from prefkit.cli import run, train\n"
+        f"code = run(train, ['dpo', *{REQUIRED!r}, '--trainer.seed', '1'])\n"
+        "assert code == 2 and 'torch' not in sys.modules; sys.exit(time.process_time() - t > 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0
+
+
+def test_yaml_mistakes(tmp_path):
+    for text, hint in (
+        ("dpo: {betta: 1}", "betta"),
+        ("dpo: [1", "not YAML"),
+        ("- 1", "sections with keys"),
+        ("command: sft", "does not configure dpo"),
+    ):
+        (tmp_path / "x.yaml").write_text(text)
+        assert_one_line(cli("dpo", *REQUIRED, "--config", tmp_path / "x.yaml"), hint)
+
+
+def world_mistakes(model, data, tmp_path):
+    """name -> (flags over a good command line, words of the message)."""
+    torn = tmp_path / "torn"
+    shutil.copytree(model, torn)
+    (torn / "model.safetensors").unlink()
+    orphan = tmp_path / "orphan"
+    orphan.mkdir()
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "gone"), "task_type": "CAUSAL_LM"}
+    (orphan / "adapter_config.json").write_text(json.dumps(adapter))
+    shutil.copy(model / "tokenizer.json", orphan)
+    shutil.copy(model / "tokenizer_config.json", orphan)
+    mute = save_model(tmp_path / "mute")
+    settings = json.loads((mute / "tokenizer_config.json").read_text())
+    (mute / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    return {
+        "no such data": (["--data.path", tmp_path / "gone"], "no such data set"),
+        "no such model": (["--model.path", tmp_path / "gone"], "model folder not found"),
+        "unreachable hub": (["--model.path", "nobody/no-such-model-here"], "nobody/no-such-model-here"),
+        "no weights": (["--model.path", torn], "no *.safetensors weights"),
+        "adapter without base": (["--model.path", orphan], "the adapter's base cannot be loaded"),
+        "dead LoRA target": (["--lora.targets", "fc_in"], "'fc_in' matches no module"),
+        "no EOS": (["--model.path", mute], "no EOS token"),
+        "nothing fits": (["--data.max-tokens", "3"], "no pair is left"),
+        "unknown split": (["--data.split", "trian"], "did you mean 'train'"),
+        "unknown trainer key": (["--trainer.learning-rte", "1"], "did you mean 'learning_rate'"),
+        "unknown loss": (["--dpo.loss", "sigmod"], "did you mean 'sigmoid'"),
+        "taken folder": (["--out", tmp_path / "full"], "not empty and holds no run"),
+    }
+
+
+def test_mistakes_in_the_world_are_one_line_and_leave_nothing(model_path, data, tmp_path):
+    """In this process, for speed; the next test runs one of them through the real command."""
+    import contextlib
+    import io
+
+    for name, (flags, hint) in world_mistakes(model_path, data, tmp_path).items():
+        out = tmp_path / f"run {name}"
+        argv = {"--model.path": model_path, "--data.path": data, "--out": out}
+        argv |= dict(zip(flags[::2], flags[1::2], strict=True))
+        errors = io.StringIO()
+        start = time.monotonic()
+        with contextlib.redirect_stderr(errors):
+            code = run_cli(app, ["dpo", *(str(x) for pair in argv.items() for x in pair)])
+        assert code == 2, name
+        assert time.monotonic() - start < 20, f"{name} waited"
+        lines = [x for x in errors.getvalue().splitlines() if x.startswith("error:")]
+        assert len(lines) == 1
+        assert hint in lines[0], (name, lines)
+        assert not (out / "summary.json").exists()
+        assert not (out / "run.yaml").exists(), name
+
+
+def test_a_mistake_through_the_real_command(model_path, data, tmp_path):
+    done = cli(
+        "dpo", "--model.path", model_path, "--data.path", data, "--out", tmp_path / "x", "--lora.targets", "fc_in"
+    )
+    assert_one_line(done, "choose from")
+
+
+def test_the_road_in_commands(data, tmp_path):
+    """tiny-model, sft, dpo as a user types them; the last in a process of its own."""
+    small = ["--vocab-size", "300", "--hidden", "32", "--layers", "1", "--heads", "2"]
+    full = ["--lora.no-enabled", "--trainer.learning-rate", "1e-2"]
+    for argv in (
+        ["tiny-model", "--data.path", data, "--out", tmp_path / "m", *small],
+        ["sft", "--model.path", tmp_path / "m", "--data.path", data, "--out", tmp_path / "s", *full],
+    ):
+        assert run_cli(app, list(map(str, argv))) == 0
+    done = cli("dpo", "--model.path", tmp_path / "s", "--data.path", data, "--out", tmp_path / "d")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "nothing but our own lines"
+    config = yaml.safe_load((tmp_path / "d" / "run.yaml").read_text())
+    assert config["model"]["path"] == str(tmp_path / "s")
+    assert config["command"] == "dpo"
+    summary = json.loads((tmp_path / "d" / "summary.json").read_text())
+    assert summary["data"]["train"]["pairs"] == 80
+
+
+def test_recipes_are_valid():
+    for file in sorted((ROOT / "recipes").glob("*.yaml")):
+        command = yaml.safe_load(file.read_text()).get("command", file.stem.rpartition("_")[2])
+        done = cli(command, "--config", file, *REQUIRED, "--trainer.seed", "1")  # stops at the owned key
+        assert_one_line(done, "trainer.seed is not yours to set")
