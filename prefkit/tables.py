@@ -7,12 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from json.encoder import encode_basestring
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefkit.schema import MESSAGES, PAIRS, STRINGS, Message, Pair
+from prefkit.schema import MESSAGES, PAIRS, Message, Pair
 
 # What convert carries before groups are known: PAIRS without `group_id`, with the source's own key and the records
 # used.
@@ -20,6 +21,7 @@ CANDIDATES = pa.schema(
     [f for f in PAIRS if f.name != "group_id"]
     + [pa.field("group_key", pa.string()), pa.field("_records", pa.list_(pa.int32()))]
 )
+_json = encode_basestring  # json.dumps(text, ensure_ascii=False), without building an encoder for each text
 CONTROLS = bytes(set(range(32)) - {9, 10, 13}) + b"\x7f"
 
 
@@ -130,10 +132,9 @@ def content_bytes(messages: pa.ListArray) -> np.ndarray:
     return total[cuts[1:]] - total[cuts[:-1]]
 
 
-def strings(values: Sequence[Sequence[str]]) -> pa.Array:
-    """A column of string lists."""
-    return pa.array(values, STRINGS)
-
-
-def _json(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def triples(values: pa.Array, who: Sequence[np.ndarray]) -> pa.Array:
+    """Lists of three, taken from `values` at who[0][i], who[1][i], who[2][i]."""
+    index = np.stack(who, axis=1).ravel()
+    return pa.ListArray.from_arrays(
+        pa.array(np.arange(0, len(index) + 1, 3, dtype=np.int32)), values.take(pa.array(index))
+    )

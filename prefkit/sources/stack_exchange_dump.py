@@ -61,10 +61,9 @@ def pair(given: PairInput) -> PairOutput:
 
 def _last_of_each(members: list[int], rows: dict[str, list], fates: list[str]) -> list[int]:
     """Members without the posts that come again later in the input (two snapshots of a site): the last one stands."""
-    kept = []
+    kept, ids, kinds = [], rows["id"], rows["kind"]
     for i, follower in zip(members, [*members[1:], None], strict=True):
-        same = follower is not None and all(rows[c][i] == rows[c][follower] for c in ("kind", "id"))
-        if same:
+        if follower is not None and ids[i] == ids[follower] and kinds[i] == kinds[follower]:
             fates[i] = "repeated_post"
         else:
             kept.append(i)
@@ -137,7 +136,7 @@ def _table(posts: pa.Table, rows: dict[str, list], pairs: _Pairs, tally: Counter
         "flags": pa.array([[]] * len(keys), pa.list_(pa.string())),
         "meta": _meta(posts, rows, pairs),
         "group_key": keys,
-        "_records": [list(t) for t in zip(pairs.question, pairs.chosen, pairs.rejected, strict=True)],
+        "_records": tables.triples(pa.array(used.astype(np.int32)), who),
     }
     arrays = [
         pa.array(columns[f.name], f.type) if isinstance(columns[f.name], list) else columns[f.name].cast(f.type)
@@ -188,22 +187,24 @@ def _licence(created: str | None) -> str:
 
 def _aligned(values: list, who: list[np.ndarray]) -> pa.Array:
     """[prompt, chosen, rejected] of each pair; an empty list where nothing is known."""
-    triples = ([values[i] for i in trio] for trio in zip(*(w.tolist() for w in who), strict=True))
-    return tables.strings([t if all(v is not None for v in t) else [] for t in triples])
+    if None not in values:
+        return tables.triples(pa.array(values, pa.string()), who)
+    trios = ([values[i] for i in trio] for trio in zip(*(w.tolist() for w in who), strict=True))
+    return pa.array([t if None not in t else [] for t in trios], pa.list_(pa.string()))
 
 
 def _meta(posts: pa.Table, rows: dict[str, list], pairs: _Pairs) -> list[str]:
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     tags, positions = posts["tags"].to_pylist(), posts["position"].to_pylist()
     return [
-        json.dumps(
+        encode(
             {
                 "accepted": rows["accepted"][q] or None,
                 "positions": [positions[q], positions[c], positions[r]],
                 "tags": [t for t in (tags[q] or "").replace("<", "|").replace(">", "|").split("|") if t],
                 "votes_chosen": rows["votes"][c],
                 "votes_rejected": rows["votes"][r],
-            },
-            ensure_ascii=False,
+            }
         )
         for q, c, r in zip(pairs.question, pairs.chosen, pairs.rejected, strict=True)
     ]
