@@ -38,8 +38,8 @@ class DataConfig:
     path: str = ""
     "Data set folder written by prefkit convert (required)."
     split: str = "train"
-    eval_split: str | None = "test"
-    "Split for evaluation, used where the data set has it."
+    eval_split: str = "test"
+    "Split for evaluation, used where the data set has it; empty: none."
     limit: int | None = None
     "Use only the first pairs of the split."
     eval_limit: int | None = None

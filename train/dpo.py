@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from prefkit.errors import UserError
 from train.config import DpoRun
-from train.core.logprobs import check_head, sum_logps, token_logps
+from train.core.logprobs import check_fits, check_head, sum_logps, token_logps
 from train.core.models import (
     add_reference,
     disable_dropout,
@@ -125,6 +125,7 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     set_seed(run.seed)
     model, reference, frozen = load_start(run)
     disable_dropout(model)
+    check_fits(model, session.rows + session.eval_rows)
     check_head(model)
     config = run.model
     say_model(model, f"{config.path} in {'NF4' if config.four_bit else config.dtype}")

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow.compute as pc
 import torch
 import yaml
 from transformers import PrinterCallback, TrainerCallback
@@ -20,7 +21,7 @@ from prefkit.errors import UserError
 from prefkit.shards import open_pairs, read_manifest
 from train.config import DpoRun, Run, SftRun, as_dict
 from train.core.encode import Encoded, Limits, Template
-from train.core.models import RUN_FILE, default_dtype, load_tokenizer
+from train.core.models import RUN_FILE, default_dtype, load_tokenizer, locate, run_config
 from train.core.rows import Row, Rows, pair_texts
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
 
@@ -74,7 +75,8 @@ def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
     path = Path(run.model.path).expanduser()
     manifest = read_manifest(run.data.path)
     tokenizer = load_tokenizer(run.model.path)
-    template = Template.of(run.data.template, tokenizer)
+    earlier = run_config(locate(run.model.path)) or {}
+    template = Template.of(run.data.template or earlier.get("data", {}).get("template"), tokenizer)
     full = not run.lora.enabled
     dtype: Any = run.model.dtype or ("float32" if full else default_dtype())
     model = replace(
@@ -87,6 +89,9 @@ def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
     if full and torch.cuda.is_available():  # fp32 weights, bf16 arithmetic
         trainer = {"bf16": "true"} | trainer
     run = replace(run, model=model, data=data, trainer=trainer)
+    if earlier and bool(earlier["model"].get("four_bit")) != run.model.four_bit:
+        then = "plain" if run.model.four_bit else "4-bit"
+        say(f"note: {run.model.path} was trained on a {then} base, this run is not")
     resume = open_folder(run, out)
     say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
     rows, counts = _read(run, run.data.split, run.data.limit, tokenizer, template, build)
@@ -107,8 +112,13 @@ def _read(
 ) -> tuple[list[Row], dict[str, Any]]:
     table = open_pairs(run.data.path, split)
     table = table.slice(0, limit) if limit is not None else table
+    tied = pc.equal(table["p_chosen"], 0.5).fill_null(False)
+    ties = table.filter(tied)["id"].to_pylist() if isinstance(run, DpoRun) else []  # nobody prefers either
+    used = table.filter(pc.invert(tied)) if ties else table
     limits = Limits(run.data.max_tokens, run.data.max_prompt_tokens, run.data.too_long)
-    built = build(pair_texts(table), tokenizer, template, limits)
+    built = build(pair_texts(used), tokenizer, template, limits)
+    if ties:
+        built.dropped["tie"] = ties
     counts = built.counts()
     dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"
     say(f"{split}: {table.num_rows} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")

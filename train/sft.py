@@ -10,7 +10,7 @@ from transformers import set_seed
 
 from prefkit.errors import UserError
 from train.config import SftRun
-from train.core.logprobs import check_head
+from train.core.logprobs import check_fits, check_head
 from train.core.models import is_adapter, load_adapter, load_model, locate, new_adapter
 from train.core.rows import Batch, Row, build_examples
 from train.run import fit, prepare, say_model
@@ -52,6 +52,7 @@ def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
         model = load_model(config.path, config.dtype, config.four_bit, config.attn)
         if run.lora.enabled:
             model = new_adapter(model, run.lora.targets, run.lora.r, run.lora.alpha, run.lora.dropout)
+    check_fits(model, session.rows + session.eval_rows)
     check_head(model)
     say_model(model, f"{config.path} in {'NF4' if config.four_bit else config.dtype}")
     objective = SftObjective(run.sft.loss_on)

@@ -26,7 +26,7 @@ LORA = LoraConfig(r=8, alpha=16, targets=TARGETS)
 def ours_dpo(model_path, data, out, steps, **dpo):
     run = DpoRun(
         ModelConfig(path=str(model_path)),
-        DataConfig(path=str(data), order="file", eval_split=None),
+        DataConfig(path=str(data), order="file", eval_split=""),
         LORA,
         DpoConfig(pairs_per_step=4, **dpo),
         {**SETTINGS, "save_strategy": "no", "max_steps": str(steps)},
@@ -145,7 +145,7 @@ def test_other_losses_follow_trl(loss, model_path, data, tmp_path):
 def test_one_pair_per_row_follows_trl_too(model_path, data, theirs, tmp_path):
     run = DpoRun(
         ModelConfig(path=str(model_path)),
-        DataConfig(path=str(data), order="file", eval_split=None, one_pair_per_row=True),
+        DataConfig(path=str(data), order="file", eval_split="", one_pair_per_row=True),
         LORA,
         DpoConfig(pairs_per_step=4, tokens_per_forward=150),
         {**SETTINGS, "save_strategy": "no", "max_steps": "20"},
@@ -164,7 +164,7 @@ def test_sft_follows_trl(loss_on, model_path, data, tmp_path):
     trainer = run_trl(SFTTrainer, args, rows, model_path)
     run = SftRun(
         ModelConfig(path=str(model_path)),
-        DataConfig(path=str(data), order="file", eval_split=None),
+        DataConfig(path=str(data), order="file", eval_split=""),
         LORA,
         SftConfig(examples_per_step=4, loss_on=loss_on, tokens_per_forward=100),
         {**SETTINGS, "save_strategy": "no", "max_steps": "10"},

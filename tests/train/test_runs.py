@@ -324,6 +324,45 @@ def test_tiny_model_is_deterministic_and_usable(data, tmp_path):
     load_model(str(tmp_path / "a"))
 
 
+def test_dpo_speaks_the_template_of_its_sft_run(model_path, data, tmp_path, capsys):
+    run = sft_run(model_path, data, trainer={"max_steps": "1"})
+    train_sft(replace(run, data=replace(run.data, template="plain")), tmp_path / "sft")
+    train_dpo(dpo_run(tmp_path / "sft", data, trainer={"max_steps": "1"}), tmp_path / "dpo")
+    assert load_policy(str(tmp_path / "dpo")).template.source == "{prompt}\n\n{response}"
+    train_dpo(dpo_run(tmp_path / "sft", data, four_bit=True, trainer={"max_steps": "1"}), tmp_path / "other")
+    assert "was trained on a plain base" in capsys.readouterr().out
+
+
+def test_ties_are_dropped_and_counted(model_path, tmp_path):
+    pairs = make_pairs(4, 2)
+    pairs[3]["p_chosen"], pairs[5]["p_chosen"] = 0.5, 0.9
+    data = write_data(tmp_path / "data", {"train": pairs})
+    train_dpo(dpo_run(model_path, data, trainer={"max_steps": "1"}), tmp_path / "run")
+    counts = json.loads((tmp_path / "run" / "summary.json").read_text())["data"]["train"]
+    assert (counts["pairs"], counts["dropped"]) == (7, {"tie": 1})
+
+
+def test_what_does_not_fit_the_model_is_said(data, tmp_path):
+    short = save_model(tmp_path / "short", max_position_embeddings=20)
+    with pytest.raises(UserError, match=r"the model has 20 positions.*--data.max-tokens 20"):
+        train_dpo(dpo_run(short, data), tmp_path / "a")
+    small = save_model(tmp_path / "small", vocab_size=100)
+    with pytest.raises(UserError, match="the model knows 100"):
+        train_dpo(dpo_run(small, data), tmp_path / "b")
+
+
+def test_nf4_computes_in_bfloat16_where_asked(model_path, data, tmp_path):
+    run = dpo_run(model_path, data, four_bit=True, dtype="bfloat16", trainer={"max_steps": "3"})
+    train_dpo(run, tmp_path / "run")
+    assert metrics(tmp_path / "run", "rewards/margins")[0] == 0.0
+    model = load_policy(str(tmp_path / "run")).model
+    kinds = {type(m).__name__: m for m in model.modules()}
+    assert kinds["Linear4bit"].compute_dtype == torch.bfloat16
+    assert kinds["Linear4bit"].weight.quant_type == "nf4"
+    assert kinds["Linear4bit"].weight.quant_state.nested, "double quantisation"
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16, "no blanket upcast"
+
+
 def test_missing_things_are_user_errors(model_path, data, tmp_path):
     run = dpo_run(model_path, data)
     train_dpo(replace(run, trainer={**run.trainer, "max_steps": "1"}), tmp_path / "run")

@@ -250,6 +250,20 @@ def _parts(row: Row, budget: int, shared: bool) -> list[Row]:
     return [row]
 
 
+def check_fits(model: Any, rows: Sequence[Row]) -> None:
+    """UserError when a token or a position of the rows lies outside the model."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    largest = max(int(ids.max()) for r in rows for ids in (r.prompt_ids, *r.response_ids))
+    if largest >= vocabulary:
+        what = f"the tokenizer makes token {largest}, the model knows {vocabulary}"
+        raise UserError(what, base_model(model).name_or_path, "use the model's own tokenizer")
+    positions = getattr(base_model(model).config.get_text_config(), "max_position_embeddings", None)
+    longest = max(r.longest for r in rows)
+    if positions and longest > positions:
+        what = f"a pair has {longest} tokens, the model has {positions} positions"
+        raise UserError(what, base_model(model).name_or_path, f"--data.max-tokens {positions}")
+
+
 @torch.no_grad()
 def check_head(model: Any) -> None:
     """Compare our head with the model's own logits on a few tokens; UserError when the architecture does more."""
