@@ -58,13 +58,13 @@ class Manifest:
     @property
     def digest(self) -> str:
         """blake2b-128 of the manifest's content: one name for exactly this data set."""
-        text = json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        text = json.dumps(asdict(self), ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def write(self, path: Path) -> None:
         """Write it atomically, with the same bytes for the same content."""
         temporary = path / f".{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+        temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
         os.replace(temporary, path / MANIFEST)
 
 

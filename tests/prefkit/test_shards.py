@@ -78,3 +78,12 @@ def test_digest_names_the_content(data, tmp_path):
     convert_dataset(tmp_path / "in", tmp_path / "other", seed=1)
     assert Manifest.read(data).digest == Manifest.read(tmp_path / "again").digest
     assert Manifest.read(data).digest != Manifest.read(tmp_path / "other").digest
+
+
+def test_splits_keep_the_order_they_were_given_in(tmp_path):
+    convert_dataset(write_dump(tmp_path / "in", many(40)), tmp_path / "out", splits="zoo=.5,ark=.5")
+    assert list(Manifest.read(tmp_path / "out").splits) == ["zoo", "ark"]
+    assert open_pairs(tmp_path / "out").num_rows == sum(
+        open_pairs(tmp_path / "out", s).num_rows for s in ("zoo", "ark")
+    )
+    assert open_pairs(tmp_path / "out")["id"][0] == open_pairs(tmp_path / "out", "zoo")["id"][0]
