@@ -214,8 +214,8 @@ def sample(folder: Path, /, *, questions: int = 600, seed: int = 0) -> None:
     STDOUT.print(f"{folder}: a synthetic dump, {_counts(rows)} (rows)")
 
 
-def trace(pair_id: str, data: Path, /, *, scores: Path | None = None) -> None:
-    """Follow one pair from its lines in the dump to its row in the shards, and on to its scores.
+def trace(pair_id: str, data: Path, /, *, scores: Path | None = None, report: Path | None = None) -> None:
+    """Follow one pair from its lines in the dump to its row in the shards, and on to its row in the report.
 
     Parameters
     ----------
@@ -224,12 +224,16 @@ def trace(pair_id: str, data: Path, /, *, scores: Path | None = None) -> None:
     data
         Folder that convert wrote.
     scores
-        scores.parquet (or its folder) that evalkit score wrote.
+        Folder (or its scores.parquet) that evalkit score wrote.
+    report
+        Folder that evalkit report wrote.
     """
-    from prefkit.trace import find, follow, score_steps
+    from prefkit.trace import find, follow
+    from prefkit.trace_scores import report_steps, score_steps
 
     steps = follow(pair_id, data)
-    if scores is not None:
-        steps += score_steps(find(pair_id, data, Manifest.read(data)).row["id"], scores)
+    whole_id = find(pair_id, data, Manifest.read(data)).row["id"]
+    steps += score_steps(whole_id, scores) if scores is not None else []
+    steps += report_steps(whole_id, report) if report is not None else []
     for step in steps:
         STDOUT.print(f"{step.stage:<18} {step.text}")

@@ -1,4 +1,4 @@
-"""One pair, followed from its lines in the dump to its row in the shards, and on to its scores."""
+"""One pair, followed from its lines in the dump to its row in the shards."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prefkit import archives
 from prefkit.errors import UserError
@@ -51,11 +47,11 @@ def follow(pair_id: str, data: Path | str) -> list[Step]:
     names = ("prompt", "chosen", "rejected") if len(meta.get("positions", [])) == 3 else ("record",)
     for name, position in zip(names, meta.get("positions", []), strict=False):
         raw = raw_record(position, data, manifest)
-        steps.append(Step(f"read {name}", f"{position}  {_short(raw) if raw else 'input not at hand, or changed'}"))
+        steps.append(Step(f"read {name}", f"{position}  {short(raw) if raw else 'input not at hand, or changed'}"))
         if raw and raw.startswith("<row"):
             steps.append(Step(f"repair {name}", _repairs(raw)))
     for name in ("prompt", "chosen", "rejected"):
-        steps.append(Step(f"text {name}", _short(" ⏎⏎ ".join(f"{m['role']}: {m['content']}" for m in row[name]))))
+        steps.append(Step(f"text {name}", short(" ⏎⏎ ".join(f"{m['role']}: {m['content']}" for m in row[name]))))
     if row["score_chosen"] is not None:
         sides = (f"{side} {row[f'score_{side}']:g}{_votes(side, meta)}" for side in ("chosen", "rejected"))
         steps.append(Step("scores", ", ".join(sides)))
@@ -147,54 +143,7 @@ def _repairs(raw: str) -> str:
     return done or f"nothing; {len(REFERENCE.findall(raw.encode()))} character references resolved, HTML → Markdown"
 
 
-def score_steps(pair_id: str, scores: Path | str) -> list[Step]:
-    """Tokens, boundary, log-probabilities and rewards of a pair, from scores.parquet and the trace.jsonl beside it."""
-    scores = Path(scores)
-    scores = scores / "scores.parquet" if scores.is_dir() else scores
-    if not scores.is_file():
-        raise UserError("no scores there", scores, "run evalkit score, then name its scores.parquet")
-    try:
-        rows = pq.read_table(scores, filters=[("id", "==", pair_id)]).to_pylist()
-    except (pa.ArrowException, OSError) as e:
-        raise UserError(
-            f"cannot read the scores: {e}", scores, "name the scores.parquet that evalkit score wrote"
-        ) from None
-    steps = [Step(f"tokens {k}", _short(str(v))) for r in _sidecar(pair_id, scores) for k, v in r.items() if k != "id"]
-    for row in rows:
-        steps.append(Step("scores", f"{row.get('policy')} against {row.get('reference')}"))
-        steps += [
-            Step(
-                "log-probabilities",
-                f"{side}: policy {row[f'policy_{side}']:.6f}, reference {_number(row[f'ref_{side}'])}",
-            )
-            for side in ("chosen", "rejected")
-        ]
-        steps.append(Step("rewards", _rewards(row)))
-    return steps or [
-        Step("scores", f"{pair_id} is not in {scores.name}: another split, or longer than the model's limit")
-    ]
-
-
-def _rewards(row: dict) -> str:
-    if row.get("ref_chosen") is None or row.get("beta") is None:
-        return "none: no reference"
-    better, worse = (row["beta"] * (row[f"policy_{s}"] - row[f"ref_{s}"]) for s in ("chosen", "rejected"))
-    verdict = "right" if better > worse else "tie" if better == worse else "wrong"
-    return f"chosen {better:.6f}, rejected {worse:.6f}, margin {better - worse:.6f}: {verdict}"
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.6f}"
-
-
-def _sidecar(pair_id: str, scores: Path) -> Iterator[dict]:
-    """What evalkit wrote about the tokens of each pair, if it did."""
-    path = scores.parent / "trace.jsonl"
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            yield from (r for r in map(json.loads, lines) if r.get("id") == pair_id)
-
-
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """One line of a text, cut after `SHOWN_CHARS` with its length."""
     flat = text.replace("\n", " ⏎ ")
     return flat if len(flat) <= SHOWN_CHARS else f"{flat[:SHOWN_CHARS]}… ({len(flat)} characters)"

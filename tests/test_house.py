@@ -53,9 +53,13 @@ def test_evalkit_imports_only_the_core_of_train(path):
     assert all(n == "train.core" or n.startswith("train.core.") for n in names), names
 
 
-@pytest.mark.parametrize("argv", [["-c", "import prefkit.cli"], ["-m", "prefkit.cli", "--help"], ["-c", "import evalkit"]])
+@pytest.mark.parametrize(
+    "argv", [["-c", "import prefkit.cli"], ["-m", "prefkit.cli", "--help"], ["-c", "import evalkit"]]
+)
 def test_help_and_import_load_nothing_heavy(argv):
-    out = subprocess.run([sys.executable, "-X", "importtime", *argv], capture_output=True, text=True, cwd=ROOT, check=True)
+    out = subprocess.run(
+        [sys.executable, "-X", "importtime", *argv], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in out.stderr.splitlines() if "|" in line}
     assert loaded
     assert not loaded & HEAVY

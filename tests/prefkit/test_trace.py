@@ -1,7 +1,5 @@
 """A pair is followed back to its rows, and on to its scores where there are some."""
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +7,8 @@ from dumps import answer, many, question, write_dump
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
-from prefkit.trace import follow, score_steps
+from prefkit.trace import follow
+from prefkit.trace_scores import report_steps, score_steps
 
 
 def test_from_line_to_shard(tmp_path):
@@ -39,14 +38,27 @@ def test_unknown_and_ambiguous_ids(tmp_path):
         follow("", tmp_path / "out")
 
 
-def test_scores(tmp_path):
-    row = {"id": "a", "policy": "p", "reference": "r", "beta": 0.5, "policy_chosen": -1.0, "policy_rejected": -3.0}
-    row |= {"ref_chosen": -2.0, "ref_rejected": -2.5}
-    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "scores.parquet")
-    (tmp_path / "trace.jsonl").write_text(json.dumps({"id": "a", "boundary": "Answer:|Yes"}) + "\n")
-    steps = [tuple(s) for s in score_steps("a", tmp_path)]
-    assert ("tokens boundary", "Answer:|Yes") in steps
-    assert ("rewards", "chosen 0.500000, rejected -0.250000, margin 0.750000: right") in steps
-    assert "not in scores.parquet" in score_steps("b", tmp_path)[0].text
-    with pytest.raises(UserError, match="no scores there"):
+def test_scores_and_report(tmp_path):
+    row = {"id": "a", "policy": "p", "reference": "r", "beta": 0.5, "n_chosen": 2, "n_rejected": 1}
+    row |= {"policy_chosen": -1.0, "policy_rejected": -3.0, "ref_chosen": -2.0, "ref_rejected": -2.5}
+    pq.write_table(pa.Table.from_pylist([row | {"id": "z"}, row]), tmp_path / "scores.parquet")
+    kept = {
+        "id": "a",
+        "prompt_tokens": ["<s>", "Q", ":"],
+        "chosen_tokens": ["Yes", "</s>"],
+        "rejected_tokens": ["</s>"],
+    }
+    kept |= {"policy_chosen": [-0.75, -0.25], "policy_rejected": [-3.0]}
+    pq.write_table(pa.Table.from_pylist([kept]), tmp_path / "tokens.parquet")
+    steps = dict(score_steps("a", tmp_path))
+    assert steps["tokens chosen"] == "3 | 2: … '<s>' 'Q' ':' | 'Yes' '</s>' …, first log π -0.750, -0.250 …"
+    assert steps["log π rejected"] == "p -3.000000, r -2.500000 over 1 tokens"
+    assert steps["scores"] == "scores.parquet row 1, β 0.5"
+    assert "not in" in score_steps("b", tmp_path)[0].text
+    with pytest.raises(UserError, match="no such file"):
         score_steps("a", tmp_path / "nowhere")
+    pair = {"id": "a", "reward_chosen": 0.5, "reward_rejected": -0.25, "margin": 0.75, "hit": 1.0, "rank": 1}
+    pq.write_table(pa.Table.from_pylist([pair]), tmp_path / "pairs.parquet")
+    steps = dict(report_steps("a", tmp_path))
+    assert steps["rewards"] == "chosen +0.500000, rejected -0.250000, margin +0.750000"
+    assert steps["report"].startswith("pairs.parquet row 0: counts 1 towards the accuracy, rank 1 of 1")

@@ -1,0 +1,66 @@
+"""The second half of a pair's way: tokens, log-probabilities and rewards, read from what evalkit wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefkit.errors import UserError
+from prefkit.trace import Step
+
+SHOWN_TOKENS = 6
+
+
+def score_steps(pair_id: str, scores: Path | str) -> list[Step]:
+    """Tokens, their boundary and log-probabilities: the pair's rows of tokens.parquet and scores.parquet."""
+    scores = Path(scores)
+    file = scores if scores.suffix == ".parquet" else scores / "scores.parquet"
+    found = _row(file, pair_id, "run evalkit score")
+    if found is None:
+        return [Step("scores", f"not in {file}: another split, or longer than the model's limit")]
+    number, row = found
+    steps = []
+    if (tokens := file.with_name("tokens.parquet")).is_file():
+        _, kept = _row(tokens, pair_id, "run evalkit score again") or (0, {})
+        steps = [Step(f"tokens {side}", _boundary(kept, side)) for side in ("chosen", "rejected") if kept]
+    for side in ("chosen", "rejected"):
+        reference = "" if row["reference"] is None else f", {row['reference']} {row[f'ref_{side}']:.6f}"
+        text = f"{row['policy']} {row[f'policy_{side}']:.6f}{reference} over {row[f'n_{side}']} tokens"
+        steps.append(Step(f"log π {side}", text))
+    return [*steps, Step("scores", f"{file.name} row {number}, β {row['beta']:g}")]
+
+
+def report_steps(pair_id: str, report: Path | str) -> list[Step]:
+    """Rewards, and how the pair counts: its row of the report's pairs.parquet."""
+    file = Path(report) / "pairs.parquet"
+    found = _row(file, pair_id, "run evalkit report")
+    if found is None:
+        return [Step("report", f"not in {file}")]
+    number, row = found
+    rewards = f"chosen {row['reward_chosen']:+.6f}, rejected {row['reward_rejected']:+.6f}, margin {row['margin']:+.6f}"
+    total = pq.read_metadata(file).num_rows
+    counts = f"counts {row['hit']:g} towards the accuracy, rank {row['rank']} of {total} from most wrong to surest"
+    return [Step("rewards", rewards), Step("report", f"{file.name} row {number}: {counts}")]
+
+
+def _row(file: Path, pair_id: str, fix: str) -> tuple[int, dict[str, Any]] | None:
+    """Number and content of a pair's row in a Parquet file, None where it has none."""
+    if not file.is_file():
+        raise UserError("no such file", file, fix)
+    try:
+        ids = pq.read_table(file, columns=["id"])["id"]
+        number = ids.index(pa.scalar(pair_id)).as_py()
+        rows = pq.read_table(file, filters=[("id", "==", pair_id)]).to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as e:
+        raise UserError(f"cannot read it: {' '.join(str(e).split())}", file, fix) from None
+    return None if number < 0 else (number, rows[0])
+
+
+def _boundary(kept: dict[str, Any], side: str) -> str:
+    prompt, response = kept["prompt_tokens"], kept[f"{side}_tokens"]
+    near = " ".join(map(repr, prompt[-SHOWN_TOKENS:])) + " | " + " ".join(map(repr, response[:SHOWN_TOKENS]))
+    first = ", ".join(f"{x:.3f}" for x in kept[f"policy_{side}"][:SHOWN_TOKENS])
+    return f"{len(prompt)} | {len(response)}: … {near} …, first log π {first} …"
