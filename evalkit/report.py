@@ -52,9 +52,11 @@ def build_report(scores: str | Path | pa.Table) -> dict:
 def table_rewards(table: pa.Table) -> PairRewards:
     """Rewards of scored pairs; without a reference they are β times the policy's own log-probabilities."""
     referenced = table["ref_chosen"].null_count == 0
-    ref_N = [table[name].to_numpy() if referenced else 0.0 for name in ("ref_chosen", "ref_rejected")]
-    policy_N = [table[name].to_numpy() for name in ("policy_chosen", "policy_rejected")]
-    return pair_rewards(*policy_N, *ref_N, float(table["beta"][0].as_py()))
+    policy_chosen_N, policy_rejected_N = (table[f"policy_{side}"].to_numpy() for side in ("chosen", "rejected"))
+    ref_chosen_N, ref_rejected_N = (
+        table[f"ref_{side}"].to_numpy() if referenced else 0.0 for side in ("chosen", "rejected")
+    )
+    return pair_rewards(policy_chosen_N, policy_rejected_N, ref_chosen_N, ref_rejected_N, table["beta"][0].as_py())
 
 
 def pair_table(table: pa.Table) -> pa.Table:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,9 +90,9 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
     say(f"boundary {boundary}")
 
     shared = shareable(loaded.model.config, max(r.tokens for r in built.rows)) is None
-    run = {"budget": options.tokens_per_batch, "shared": shared, "per_token": True}
-    policy_scored = response_logps(loaded.model, built.rows, **run)
-    reference, ref_scored = _reference_scores(loaded, options, built, run)
+    run = partial(response_logps, rows=built.rows, budget=options.tokens_per_batch, shared=shared, per_token=True)
+    policy_scored = run(loaded.model)
+    reference, ref_scored = _reference_scores(loaded, options, run)
     how = "prompts shared" if shared else "prompts apart"
     say(f"policy   {_name(policy)} · reference {reference or NO_REFERENCE} · {how}")
 
@@ -144,7 +145,7 @@ def _boundary(built: Rows, tokenizer: Any) -> str:
 
 
 def _reference_scores(
-    loaded: Loaded, options: ScoreOptions, built: Rows, run: dict[str, Any]
+    loaded: Loaded, options: ScoreOptions, run: Callable[[Any], list[Scored]]
 ) -> tuple[str | None, list[Scored] | None]:
     """Name of the reference and its scores; (None, None) without one."""
     if options.reference == NO_REFERENCE:
@@ -157,13 +158,13 @@ def _reference_scores(
                 "give --reference MODEL, or --reference none for plain log π",
             )
         with reference_context(loaded.model, loaded.reference, loaded.frozen) as model:
-            return _started_from(loaded), response_logps(model, built.rows, **run)
+            return _started_from(loaded), run(model)
     other = load_policy(options.reference, reference=False)
     if other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         raise UserError(
             "policy and reference have different vocabularies", options.reference, "give the model it started from"
         )
-    return _name(options.reference), response_logps(other.model, built.rows, **run)
+    return _name(options.reference), run(other.model)
 
 
 def _started_from(loaded: Loaded) -> str:

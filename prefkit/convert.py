@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> tuple[Man
 
 def work(plan: Plan, lap: Any) -> Outcome:
     """map → pair → resolve: from inputs to rows that know their split, group and shard."""
-    job, tally, warnings = plan.job, Counter[str](), list[str]()
+    job, tally, troubles = plan.job, Counter[str](), defaultdict[str, list[str]](list)
     if plan.source.join is None:
         tasks = [Task(job, "read", n) for n in range(len(job.slices) if job.limit is None else 1)]
         links = np.zeros((0, 2), np.uint64)
@@ -102,7 +102,8 @@ def work(plan: Plan, lap: Any) -> Outcome:
         markers = [t.read_marker() for t in maps]
         for marker in markers:
             tally.update(marker["tally"])
-            warnings += marker["warnings"]
+            for what, name in marker["warnings"]:
+                troubles[what].append(name)
         links = _links(markers)
         base = (_largest_key(job, markers), *_first_lines(job.slices, markers))
         _write_map_rejects(job, markers, base[1:])
@@ -121,6 +122,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
     publication = Publication.of(
         [t.stem for t in tasks], [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits)
     )
+    warnings = [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
     return Outcome(tally, warnings + publication.warnings(), publication)
 
 

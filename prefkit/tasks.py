@@ -96,7 +96,7 @@ class _Sorted:
     lines: int = 0
     parts: int = 0
     links: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
     rejects: list[tuple[str, int, str]] = field(default_factory=list)
 
     def rows(self, table: pa.Table) -> None:
@@ -118,8 +118,8 @@ class _Sorted:
         self.tally[f"records.rejected.{reason}"] += 1
         self.rejects.append((reason, line, raw))
 
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+    def warn(self, what: str, name: str) -> None:
+        self.warnings.append((what, name))
 
 
 def _part(stem: Path, part: int) -> str:

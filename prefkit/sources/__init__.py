@@ -81,8 +81,8 @@ class MapOutput(Protocol):
     def reject(self, reason: str, line: int, raw: str) -> None:
         """A record refused; counted under `records.rejected`."""
 
-    def warn(self, text: str) -> None:
-        """Something the user should know about the input as a whole."""
+    def warn(self, what: str, name: str) -> None:
+        """Something the user should know about an input as a whole; inputs with the same trouble share one line."""
 
 
 class PairInput(NamedTuple):

@@ -153,7 +153,7 @@ def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
             _take_link(row, piece.subset, out)
         return None
     if piece.start == 0 and address(piece.subset) is None:
-        out.warn(f"{piece.name}: the site is unknown, so pairs have no urls; name it with --options.site")
+        out.warn("the site is unknown, so pairs have no urls; name it with --options.site", piece.name)
     posts = _Posts(piece.subset, options, out)
     for line, row in rows:
         posts.take(line, row)
@@ -179,7 +179,7 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     posts, framer, tail = _Posts(piece.subset, options, out), Framer(), [b""]
     links = Framer()
     if address(piece.subset) is None:
-        out.warn(f"{piece.name}: the site is unknown, so pairs have no urls; name it with --options.site")
+        out.warn("the site is unknown, so pairs have no urls; name it with --options.site", piece.name)
 
     def take_posts(data: bytes) -> None:
         tail[0] = (tail[0] + data[-256:])[-256:]
@@ -209,7 +209,7 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
 
 def _warn_if_cut(tail: bytes, name: str, out: MapOutput) -> None:
     if b"</" not in tail:
-        out.warn(f"{name} ends without its closing tag: it may be cut short")
+        out.warn("no closing tag at the end: it may be cut short", name)
 
 
 def _take_link(row: Attributes | Damaged, site: str, out: MapOutput) -> None:
