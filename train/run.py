@@ -23,6 +23,7 @@ from train.config import DpoRun, Run, SftRun, as_dict
 from train.core.encode import Encoded, Limits, Template
 from train.core.models import RUN_FILE, default_dtype, load_tokenizer, locate, run_config
 from train.core.rows import Row, Rows, pair_texts
+from train.core.sharing import attention_tokens
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
 
 SUMMARY = "summary.json"
@@ -165,7 +166,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         model,
         args,
         objective,
-        Layout(budget, shared, objective.loss_on),
+        Layout(budget, shared, objective.loss_on, attention_tokens(model)),
         session.rows,
         plan,
         session.eval_rows,

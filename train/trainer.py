@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,10 +62,12 @@ class Layout:
     budget: int  # padded tokens of one forward
     shared: bool = True
     loss_on: str = "response"
+    attention_tokens: float = math.inf
 
     def micro_batches(self, rows: Sequence[Row], ranks: int, rank: int) -> list[Batch]:
         """This rank's micro-batches of some rows; every rank has the same number."""
-        return [collate(m, self.shared, self.loss_on) for m in plan_rows(rows, ranks, self.budget, self.shared)[rank]]
+        planned = plan_rows(rows, ranks, self.budget, self.shared, self.attention_tokens)
+        return [collate(m, self.shared, self.loss_on) for m in planned[rank]]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The plan and the mask: within budget, equal numbers on every rank, every unit once."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -48,13 +50,26 @@ def test_split_rows_hold_every_pair_once_with_both_responses(data):
         st.lists(st.sampled_from([(i, j) for i in range(k) for j in range(k) if i != j]), min_size=1, unique=True)
     )
     whole, budget = row(20, sizes, pairs), data.draw(st.integers(1, 400))
-    parts = split_row(whole, budget)
+    attention = data.draw(st.sampled_from([math.inf, 1000.0, 30.0]))
+    parts = split_row(whole, budget, attention)
+
+    def cost(rows):
+        return sum(r.tokens + r.tokens**2 / attention for r in rows)
+
+    assert cost(parts) <= cost(split_row(whole, budget))
     assert sorted(i for p in parts for i in p.pair_ids) == sorted(whole.pair_ids)
     for part in parts:
         assert part.tokens <= budget or len(part.pairs) == 1
         for (w, x), name in zip(part.pairs, part.pair_ids, strict=True):
             left, right = eval(name)  # noqa: S307 - the test's own names
             assert (part.response_ids[w][0], part.response_ids[x][0]) == (left, right)
+
+
+def test_long_rows_are_cut_where_attention_costs_more_than_the_prompt():
+    whole = row(10, [200] * 6, [(0, 1), (2, 3), (4, 5)])
+    assert len(split_row(whole, 5000)) == 1
+    assert len(split_row(whole, 5000, 100.0)) == 3
+    assert len(split_row(row(1000, [10] * 6, [(0, 1), (2, 3), (4, 5)]), 5000, 1000.0)) == 1, "the prompt is what costs"
 
 
 def test_mask_shows_the_prompt_to_all_and_a_response_to_itself():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from train.core.rows import Row
@@ -42,9 +43,11 @@ def plan(
     return [[turn[rank] for turn in turns] for rank in range(ranks)]
 
 
-def plan_rows(rows: Sequence[Row], ranks: int, budget: int, shared: bool = True) -> list[list[list[Row]]]:
-    """`plan` over rows, after those longer than the budget were split over their responses."""
-    units = [part for row in rows for part in (split_row(row, budget) if shared else [row])]
+def plan_rows(
+    rows: Sequence[Row], ranks: int, budget: int, shared: bool = True, attention_tokens: float = math.inf
+) -> list[list[list[Row]]]:
+    """`plan` over rows, after `split_row` cut those that are too long or cheaper in parts."""
+    units = [part for row in rows for part in (split_row(row, budget, attention_tokens) if shared else [row])]
     if shared:
         indices = plan([u.tokens for u in units], ranks, budget)
     else:
@@ -52,15 +55,29 @@ def plan_rows(rows: Sequence[Row], ranks: int, budget: int, shared: bool = True)
     return [[[units[i] for i in micro] for micro in rank] for rank in indices]
 
 
-def split_row(row: Row, budget: int) -> list[Row]:
+def split_row(row: Row, budget: int, attention_tokens: float = math.inf) -> list[Row]:
     """Parts of a row within `budget` tokens that hold each pair once, both responses together; the prompt is repeated.
 
-    Exact: every pair's loss depends on its own two responses only. A single pair may exceed the budget.
+    Exact: every pair's loss depends on its own two responses only. A single pair may exceed the budget. A sequence of
+    L tokens costs L + L²/`attention_tokens`, so a row within the budget is cut too where its parts cost less.
     """
+    if not row.pairs:  # nothing ties the responses together
+        return [row] if row.tokens <= budget else single_responses([row])
+
+    def cost(parts: list[Row]) -> float:
+        return sum(p.tokens + p.tokens**2 / attention_tokens for p in parts)
+
+    least = row.longest + min(map(len, row.response_ids))  # about the smallest part there can be
+    caps = {min(budget, max(least, row.tokens // n)) for n in range(1, min(len(row.pairs), 8) + 1)}
+    if attention_tokens == math.inf:
+        caps = {budget}
+    return min((_cut(row, cap) for cap in sorted(caps, reverse=True)), key=cost)
+
+
+def _cut(row: Row, budget: int) -> list[Row]:
+    """Greedily: each part takes the pair that adds the fewest tokens, until none fits."""
     if row.tokens <= budget:
         return [row]
-    if not row.pairs:  # nothing ties the responses together
-        return single_responses([row])
     left, parts = list(range(len(row.pairs))), []
     while left:
         used: set[int] = set()

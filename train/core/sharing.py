@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import nn
 
-from train.core.logprobs import response_logps
+from train.core.logprobs import base_model, response_logps
 from train.core.rows import Row
+
+ATTENTION_SLOWER = 4  # than matrix products, per FLOP: measured on CPU, softmax and mask included
 
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies do not depend on the length of the input
 _LEARNED = {"gpt2", "gpt_bigcode"}  # learned positions, looked up by position_ids
@@ -50,6 +53,16 @@ def _rope_types(c: Any) -> set[str]:
     rope = getattr(c, "rope_parameters", None) or {}
     per_layer = [v for v in rope.values() if isinstance(v, dict)] or ([rope] if rope else [])
     return {r.get("rope_type", "default") for r in per_layer}
+
+
+def attention_tokens(model: Any) -> float:
+    """Length at which attention under a dense mask costs as much as everything else in the layers, for `split_row`."""
+    body = base_model(model).base_model
+    matrices = sum(p.numel() for name, p in body.named_parameters() if p.ndim == 2 and "lora_" not in name)
+    embeddings = sum(m.weight.numel() for m in body.modules() if isinstance(m, nn.Embedding))
+    config = model.config.get_text_config()
+    by_flops = (matrices - embeddings) / (2 * config.hidden_size * config.num_hidden_layers)
+    return by_flops / ATTENTION_SLOWER
 
 
 def check_sharing(model: Any, row: Row) -> float:
