@@ -7,6 +7,7 @@ from typing import Literal
 
 from evalkit.scores import scores_path
 from prefkit.errors import UserError
+from train.core.quiet import quiet_libraries
 
 
 def score(
@@ -50,6 +51,7 @@ def score(
     limit
         Score only the first pairs.
     """
+    quiet_libraries()
     from evalkit.score import ScoreOptions, write_result
     from evalkit.score import score as run
 
@@ -120,6 +122,7 @@ def generate(
     batch_size
         Prompts answered at once.
     """
+    quiet_libraries()
     from evalkit.generate.base import Settings
     from evalkit.generate.files import distinct_prompts, write_answers
     from prefkit.shards import open_pairs

@@ -21,10 +21,10 @@ from evalkit.scores import SCORES, scores_path, write_scores
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs, read_manifest
 from train.core.encode import Encoded, Limits
-from train.core.logprobs import Scored, response_logps
+from train.core.logprobs import Scored, check_fits, check_head, response_logps
 from train.core.models import Loaded, load_policy, reference_context
 from train.core.rows import Row, Rows, build_rows, pair_texts
-from train.core.sharing import shareable
+from train.core.sharing import decide_sharing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,12 +89,16 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
     say(f"pairs    {table.num_rows} read, {built.kept} to score of {counts['prompts']} prompts{dropped}")
     say(f"boundary {boundary}")
 
-    shared = shareable(loaded.model.config, max(r.tokens for r in built.rows)) is None
-    run = partial(response_logps, rows=built.rows, budget=options.tokens_per_batch, shared=shared, per_token=True)
+    check_fits(loaded.model, built.rows)
+    check_head(loaded.model)
+    sharing = decide_sharing(loaded.model, built.rows)
+    say(sharing.line)
+    run = partial(
+        response_logps, rows=built.rows, budget=options.tokens_per_batch, shared=sharing.shared, per_token=True
+    )
     policy_scored = run(loaded.model)
     reference, ref_scored = _reference_scores(loaded, options, run)
-    how = "prompts shared" if shared else "prompts apart"
-    say(f"policy   {_name(policy)} · reference {reference or NO_REFERENCE} · {how}")
+    say(f"policy   {_name(policy)} · reference {reference or NO_REFERENCE}")
 
     beta = options.beta if options.beta is not None else float(loaded.config.get("dpo", {}).get("beta", DEFAULT_BETA))
     names = {"policy": _name(policy), "reference": reference, "beta": beta}

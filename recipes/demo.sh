@@ -5,8 +5,8 @@ OUT=${1:-demo}
 run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 
 rm -rf "$OUT"
-run prefkit sample "$OUT/dump"
-run prefkit convert "$OUT/dump" --out "$OUT/data" --splits train=.8,test=.2
+run prefkit sample "$OUT/mending.example"
+run prefkit convert "$OUT/mending.example" --out "$OUT/data" --splits train=.8,test=.2
 run prefkit train tiny-model --data.path "$OUT/data" --out "$OUT/tiny"
 run prefkit train sft --config recipes/demo_sft.yaml --model.path "$OUT/tiny" --data.path "$OUT/data" --out "$OUT/sft"
 run prefkit train dpo --config recipes/demo_dpo.yaml --model.path "$OUT/sft" --data.path "$OUT/data" --out "$OUT/dpo"

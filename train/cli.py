@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from train.config import DpoRun, SftRun, check, from_yaml
-
-
-def quiet_libraries() -> None:
-    """Before the libraries are imported: their errors only. Our lines say what users of a command need."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # reports at import that an optional kernel is missing
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-
+from train.core.quiet import quiet_libraries
 
 sft = App(name="sft", config=from_yaml, help="Supervised fine-tuning on the chosen responses.")
 dpo = App(name="dpo", config=from_yaml, help="Direct preference optimisation on pairs.")
@@ -30,8 +16,8 @@ dpo = App(name="dpo", config=from_yaml, help="Direct preference optimisation on 
 
 @sft.default
 def _sft(
-    run: Annotated[SftRun, Parameter(name="*")] = SftRun(),  # noqa: B008 - frozen
     *,
+    run: Annotated[SftRun, Parameter(name="*")] = SftRun(),  # noqa: B008 - frozen
     out: Path,
     config: Path | None = None,
 ) -> None:
@@ -53,8 +39,8 @@ def _sft(
 
 @dpo.default
 def _dpo(
-    run: Annotated[DpoRun, Parameter(name="*")] = DpoRun(),  # noqa: B008 - frozen
     *,
+    run: Annotated[DpoRun, Parameter(name="*")] = DpoRun(),  # noqa: B008 - frozen
     out: Path,
     config: Path | None = None,
 ) -> None:

@@ -26,9 +26,9 @@ from train.core.models import (
 )
 from train.core.rewards import pair_rewards, reward_sums
 from train.core.rows import Batch, Row, build_rows
-from train.core.sharing import check_sharing, shareable
+from train.core.sharing import decide_sharing
 from train.losses import Loss, PairLogps, find_loss
-from train.run import fit, longest_row, prepare, say, say_model
+from train.run import fit, prepare, say, say_model
 from train.trainer import Outcome
 
 
@@ -104,20 +104,6 @@ def load_start(run: DpoRun) -> tuple[Any, str, Any]:
     return model, "model", frozen
 
 
-def share_prompts(model: Any, rows: list[Row]) -> bool:
-    """Whether responses may share a prompt: by the model's configuration, then probed on the longest row; printed."""
-    reason = shareable(model.config, max(r.longest for r in rows))
-    if reason is not None:
-        say(f"prompts are not shared: {reason}")
-        return False
-    row = longest_row(rows)
-    off = check_sharing(model, row)
-    tolerance = 1e-6 if model.dtype.itemsize == 8 else 1e-3 if model.dtype.itemsize == 4 else 0.05
-    fine = off <= tolerance * max(1, row.response_tokens) ** 0.5
-    say(f"prompts are {'shared' if fine else 'not shared'}: off by {off:.1e} nats on a row of {row.tokens} tokens")
-    return fine
-
-
 def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     """Run DPO into a folder; see `train.config.DpoRun`."""
     loss = find_loss(run.dpo.loss)
@@ -128,9 +114,10 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     check_fits(model, session.rows + session.eval_rows)
     check_head(model)
     config = run.model
-    say_model(model, f"{config.path} in {'NF4' if config.four_bit else config.dtype}")
+    say_model(model, config)
     kind = reference if run.dpo.reference == "online" else "none"
     say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
     objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)
-    shared = share_prompts(model, session.rows)
-    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, shared)
+    sharing = decide_sharing(model, session.rows)
+    say(sharing.line)
+    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, sharing.shared)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs, read_manifest
-from train.config import DpoRun, Run, SftRun, as_dict
+from train.config import DpoRun, ModelConfig, Run, SftRun, as_dict
 from train.core.encode import Encoded, Limits, Template
 from train.core.models import RUN_FILE, default_dtype, load_tokenizer, locate, run_config
 from train.core.rows import Row, Rows, pair_texts
@@ -210,8 +210,9 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def say_model(model: Any, loaded: str) -> None:
+def say_model(model: Any, config: ModelConfig) -> None:
     """One line about what is trained."""
+    loaded = f"{Path(config.path).name} in {'NF4' if config.four_bit else config.dtype}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     say(f"model: {loaded}; {trained:,} of {total:,} stored weights trained")
@@ -273,8 +274,3 @@ SHOWN = {
 def _line(record: dict[str, Any], steps: int) -> str:
     parts = [shown.format(record[k]) for k, shown in SHOWN.items() if k in record]
     return f"step {record['step']:>{len(str(steps))}}/{steps}  " + "  ".join(parts)
-
-
-def longest_row(rows: Sequence[Row]) -> Row:
-    """The row with the most tokens: where sharing is probed."""
-    return max((r for r in rows if len(r.response_ids) > 1), key=lambda r: r.tokens, default=rows[0])

@@ -54,6 +54,6 @@ def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
             model = new_adapter(model, run.lora.targets, run.lora.r, run.lora.alpha, run.lora.dropout)
     check_fits(model, session.rows + session.eval_rows)
     check_head(model)
-    say_model(model, f"{config.path} in {'NF4' if config.four_bit else config.dtype}")
+    say_model(model, config)
     objective = SftObjective(run.sft.loss_on)
     return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, shared=False)

@@ -22,6 +22,7 @@ QUESTION, ANSWER = 1, 2
 PART_BYTES = 32 << 20  # a stream is written out each time it has grown by so much
 NETWORK = re.compile(
     r"(?:[a-z0-9-]+\.)*(?:stackexchange|stackoverflow|serverfault|superuser|askubuntu|stackapps)\.com|(?:meta\.)?mathoverflow\.net"
+    r"|[a-z0-9-]+\.example"  # reserved for what is made up (RFC 2606): `prefkit sample`
 )
 FABRICATED = {
     "1000000001",

@@ -7,7 +7,7 @@ import socket
 from prefkit.web.address import url
 from prefkit.web.page import build_page
 from prefkit.web.render import BUTTONS
-from prefkit.web.server import serve
+from prefkit.web.server import make_app, serve
 from prefkit.web.session import BlindSession
 
 
@@ -16,7 +16,10 @@ def serve_session(session: BlindSession, judge: str, listening: socket.socket, d
     before = session.progress(judge).done
     print(f"judging as {judge}" + (f", {before} done before" if before else ""))
     print("keys: " + " · ".join(f"{key} {words}" for _, key, words in BUTTONS))
-    print(f"open {url(listening)} in a browser; Ctrl-C ends", flush=True)
-    serve(build_page(session, judge), listening)
+    serve(
+        make_app(build_page(session, judge)),
+        listening,
+        ready=lambda: print(f"open {url(listening)} in a browser; Ctrl-C ends", flush=True),
+    )
     p = session.progress(judge)
     print(f"\n{p.done} of {p.total} judged ({p.done - before} now, {p.skipped} skipped), kept in {db}")

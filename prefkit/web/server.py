@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -36,11 +37,18 @@ def make_app(page: gr.Blocks) -> FastAPI:
     return gr.mount_gradio_app(app, page, "/", theme=theme, head=style, enable_monitoring=False, show_error=True, **off)
 
 
-def serve(page: gr.Blocks, listening: socket.socket) -> None:
-    """Answer until interrupted (Ctrl-C returns)."""
-    config = uvicorn.Config(make_app(page), log_level="error", timeout_graceful_shutdown=1)
+def serve(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer until interrupted (Ctrl-C returns); `ready` is called once requests are answered."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    startup = server.startup
+
+    async def announced(sockets: list[socket.socket] | None = None) -> None:
+        await startup(sockets)
+        ready()
+
+    server.startup = announced  # type: ignore[method-assign]  # uvicorn has no hook for it
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     except KeyboardInterrupt:
         pass  # uvicorn has shut down by now and raises the signal once more
     finally:

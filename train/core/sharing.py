@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -70,3 +70,25 @@ def check_sharing(model: Any, row: Row) -> float:
     whole = response_logps(model, [row], row.tokens)[0].logps_R
     alone = response_logps(model, [row], row.tokens, shared=False)[0].logps_R
     return float(np.abs(whole - alone).max())
+
+
+class Sharing(NamedTuple):
+    """Whether responses share their prompt, and one line saying why or why not."""
+
+    shared: bool
+    line: str
+
+
+def decide_sharing(model: Any, rows: Sequence[Row]) -> Sharing:
+    """By the model's configuration first, then by a probe on the row with the most tokens."""
+    several = [r for r in rows if len(r.response_ids) > 1]
+    if not several:
+        return Sharing(False, "prompts are not shared: each has one response")
+    reason = shareable(model.config, max(r.longest for r in several))
+    if reason is not None:
+        return Sharing(False, f"prompts are not shared: {reason}")
+    row = max(several, key=lambda r: r.tokens)
+    off = check_sharing(model, row)
+    tolerance = {8: 1e-6, 4: 1e-3}.get(model.dtype.itemsize, 0.05) * row.response_tokens**0.5
+    word = "shared" if off <= tolerance else "not shared"
+    return Sharing(off <= tolerance, f"prompts are {word}: off by {off:.1e} nats on a row of {row.tokens} tokens")
