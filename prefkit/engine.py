@@ -16,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefkit.errors import UserError
 
+# Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
+PRELOAD = ["prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -47,7 +50,9 @@ def run_tasks(fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int,
 def _in_processes(
     fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, advance: Callable[[], None]
 ) -> list[Result]:
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupt_to_parent)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupt_to_parent)
     try:
         futures = [pool.submit(fn, task) for task in tasks]
         for done in as_completed(futures):
