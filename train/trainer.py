@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,10 +64,10 @@ class Layout:
     loss_on: str = "response"
     attention_tokens: float = math.inf
 
-    def micro_batches(self, rows: Sequence[Row], ranks: int, rank: int) -> list[Batch]:
-        """This rank's micro-batches of some rows; every rank has the same number."""
+    def micro_batches(self, rows: Sequence[Row], ranks: int, rank: int) -> Iterator[Batch]:
+        """This rank's micro-batches of some rows, made one after another; every rank has the same number."""
         planned = plan_rows(rows, ranks, self.budget, self.shared, self.attention_tokens)
-        return [collate(m, self.shared, self.loss_on) for m in planned[rank]]
+        return (collate(m, self.shared, self.loss_on) for m in planned[rank])
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class StepTrainer(Trainer):
 
     def _collate_step(self, steps: list[np.ndarray]) -> tuple[list[Batch], int]:
         rows = [self.rows[i] for i in steps[0]]
-        micro = self.layout.micro_batches(rows, self.args.world_size, self.args.process_index)
+        micro = list(self.layout.micro_batches(rows, self.args.world_size, self.args.process_index))
         return micro, sum(self.objective.weight(r) for r in rows)
 
     # -- one step ------------------------------------------------------------------------------------------------
