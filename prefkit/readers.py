@@ -8,7 +8,9 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,15 +26,16 @@ Positioned = Iterator[
 BATCH_ROWS = 1024
 
 
-def read_records(path: Path) -> Iterator[tuple[str, Record | str]]:
+def read_records(path: Path, tally: Counter[str] | None = None) -> Iterator[tuple[str, Record | str]]:
     """(position, record) for each record of a file; a damaged line comes as its raw text.
 
-    Positions are `NAME:LINE` for lines and `NAME:ROW` (from 1) for tables. Errors: `UserError` for a file of another
-    kind or one that cannot be read from the start or breaks off.
+    Positions are `NAME:LINE` for lines and `NAME:ROW` (from 1) for tables. Counts in `tally`: `repairs.invalid_utf8`,
+    per line replaced (per file for one JSON value). Errors: `UserError` for a file of another kind or one that cannot
+    be read from the start or breaks off.
     """
     reader = READERS[kind(path)]
     with _readable(path):
-        for place, record in reader(path):
+        for place, record in reader(path, Counter() if tally is None else tally):
             yield f"{path.name}:{place}", record
 
 
@@ -60,7 +63,7 @@ def is_readable(path: Path) -> bool:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, json.JSONDecodeError, csv.Error, EOFError, OSError) as e:
+    except (pa.ArrowException, ValueError, RecursionError, csv.Error, zlib.error, EOFError, OSError) as e:
         raise UserError(f"cannot read the file: {e}", path, "is it whole, and what its name says?") from e
 
 
@@ -72,35 +75,48 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _jsonl(path: Path) -> Positioned:
+def _decode(raw: bytes, tally: Counter[str]) -> str:
+    """The text of UTF-8 bytes, a BOM left out; what is not UTF-8 is replaced and counted once."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        tally["repairs.invalid_utf8"] += 1
+        return raw.decode("utf-8-sig", "replace")
+
+
+def _jsonl(path: Path, tally: Counter[str]) -> Positioned:
     with _open(path) as f:
-        for line, raw in enumerate(f, 1):
-            text = raw.decode("utf-8-sig" if line == 1 else "utf-8", "replace").strip()
-            if text:
-                yield line, _object(text)
+        yield from _lines(f, tally)
+
+
+def _lines(lines: Iterable[bytes], tally: Counter[str]) -> Positioned:
+    for line, raw in enumerate(lines, 1):
+        text = _decode(raw, tally).strip()
+        if text:
+            yield line, _object(text)
 
 
 def _object(text: str) -> Record | str:
     try:
         record = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, an integer of thousands of digits, lists nested without end
         return text
     return record if isinstance(record, dict) else text
 
 
-def _json(path: Path) -> Positioned:
+def _json(path: Path, tally: Counter[str]) -> Positioned:
     """A list of objects, an object that holds one such list (`{"data": […]}`), or JSON lines under a .json name."""
     with _open(path) as f:
-        text = f.read().decode("utf-8-sig", "replace")
+        raw = f.read()
+    of_whole: Counter[str] = Counter()
     try:
-        whole = json.loads(text)
+        whole = json.loads(_decode(raw, of_whole))
     except json.JSONDecodeError as e:
         if e.msg != "Extra data":
             raise
-        for line, part in enumerate(text.splitlines(), 1):
-            if part.strip():
-                yield line, _object(part)
+        yield from _lines(raw.split(b"\n"), tally)
         return
+    tally.update(of_whole)
     if isinstance(whole, dict):
         lists = [v for v in whole.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
         whole = lists[0] if len(lists) == 1 else [whole]
@@ -110,11 +126,11 @@ def _json(path: Path) -> Positioned:
         yield row, record if isinstance(record, dict) else json.dumps(record, ensure_ascii=False)
 
 
-def _csv(path: Path) -> Positioned:
+def _csv(path: Path, tally: Counter[str]) -> Positioned:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with _open(path) as f:
         rows = csv.DictReader(
-            io.TextIOWrapper(f, "utf-8-sig", "replace", newline=""),
+            _sound(io.TextIOWrapper(f, "utf-8-sig", "surrogateescape", newline=""), tally),
             delimiter="\t" if ".tsv" in path.name.lower() else ",",
         )
         for record in rows:
@@ -122,12 +138,18 @@ def _csv(path: Path) -> Positioned:
             yield rows.line_num, record if extra is None else json.dumps([*record.values(), *extra], ensure_ascii=False)
 
 
-def _parquet(path: Path) -> Positioned:
+def _sound(lines: Iterable[str], tally: Counter[str]) -> Iterator[str]:
+    """Lines whose escaped bytes, which were not UTF-8, are replaced."""
+    for line in lines:
+        yield line if line.isascii() else _decode(line.encode(errors="surrogateescape"), tally)
+
+
+def _parquet(path: Path, tally: Counter[str]) -> Positioned:
     with pq.ParquetFile(path) as f:
         yield from _rows(f.iter_batches(BATCH_ROWS))
 
 
-def _arrow(path: Path) -> Positioned:
+def _arrow(path: Path, tally: Counter[str]) -> Positioned:
     with pa.memory_map(str(path)) as source:
         if source.read(6) == b"ARROW1":
             file = pa.ipc.open_file(source)
@@ -145,7 +167,7 @@ def _rows(batches: Any) -> Positioned:
             yield row, record
 
 
-READERS: dict[str, Callable[[Path], Positioned]] = {
+READERS: dict[str, Callable[[Path, Counter[str]], Positioned]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,

@@ -55,7 +55,7 @@ def candidates(pairs: Sequence[Pair], records: Sequence[int], tally: Counter[str
     """Pairs as a `CANDIDATES` table; `records[i]` is the record that pair i came from."""
 
     def turns(messages: list[Message]) -> list[Message]:
-        return [{"role": m["role"], "content": clean(m["content"], tally)} for m in messages]
+        return [{"role": clean(m["role"], tally), "content": clean(m["content"], tally)} for m in messages]
 
     def text(value: str | None) -> str | None:
         return None if value is None else clean(value, Counter())

@@ -204,7 +204,7 @@ def read_slice(task: Task) -> None:
     fates: list[str] = []
     rejects: list[Reject] = []
     pieces = job.slices if job.limit is not None else [job.slices[task.number]]
-    for position, record in islice(_records(source, pieces, job.options), job.limit):
+    for position, record in islice(_records(source, pieces, job.options, tally), job.limit):
         tally["records.read"] += 1
         fates.append("")
         try:
@@ -232,12 +232,12 @@ def read_slice(task: Task) -> None:
     finish(task, tables.candidates(pairs, owners, tally), fates, rejects, tally)
 
 
-def _records(source: Source, pieces: list[Slice], options: Any) -> Iterator[tuple[str, Any]]:
+def _records(source: Source, pieces: list[Slice], options: Any, tally: Counter[str]) -> Iterator[tuple[str, Any]]:
     for piece in pieces:
         if source.records is not None:
             yield from source.records(piece.path, options)
         else:
-            for position, record in read_records(piece.path):
+            for position, record in read_records(piece.path, tally):
                 yield piece.name + position.removeprefix(piece.path.name), record
 
 

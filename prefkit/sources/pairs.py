@@ -70,13 +70,17 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
 
 def _encodable(prompt: list[Message]) -> list[Message]:
     """For hashing only: text may still hold lone surrogates."""
-    return [{"role": m["role"], "content": m["content"].encode(errors="replace").decode()} for m in prompt]
+    return [{"role": _whole(m["role"]), "content": _whole(m["content"])} for m in prompt]
+
+
+def _whole(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _messages(value: Any, role: str) -> list[Message] | None:
     """A cell as messages: a string is one turn, a message list keeps its roles (ShareGPT's from and value too)."""
     if isinstance(value, str) and value.lstrip().startswith('[{"'):  # a message list that went through CSV
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError, RecursionError):
             value = json.loads(value)
     if isinstance(value, str):
         return [{"role": role, "content": value}]
@@ -131,7 +135,7 @@ def _without(prompt: list[Message], response: list[Message]) -> list[Message]:
 def _number(value: object) -> float | None:
     try:
         return None if value is None or value == "" else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Refused("bad_number") from None
 
 

@@ -70,6 +70,8 @@ REFUSED = {
     "bad_message": {"prompt": "a", "chosen": [{"text": "b"}], "rejected": "c"},
     "malformed_record": '{"prompt": "a", ',
     "bad_number": ROW | {"margin": "much"},
+    "huge number": ROW | {"margin": 10**400},
+    "endless integer": '{"prompt": ' + "9" * 5000 + "}",
 }  # fmt: skip
 UNSOUND = {
     "empty_prompt": ROW | {"prompt": " \n\u200b"},
@@ -77,13 +79,16 @@ UNSOUND = {
     "empty_rejected": ROW | {"rejected": "\ufeff"},
     "identical_pair": ROW | {"chosen": "Caf\u00e9  au lait", "rejected": "Cafe\u0301 au\nlait "},
     "bad_role": ROW | {"prompt": [{"role": "critic", "content": "x"}]},
+    "lone surrogate": ROW | {"prompt": [{"role": "cri\ud83dtic", "content": "x"}]},
     "role_alternation": ROW | {"prompt": [U | {"content": "a"}, U | {"content": "b"}]},
 }
 
 
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_records_are_kept_raw(tmp_path, reason):
-    manifest, pairs = converted(tmp_path, [REFUSED[reason], ROW])
+    bad = REFUSED[reason]
+    reason = {"huge number": "bad_number", "endless integer": "malformed_record"}.get(reason, reason)
+    manifest, pairs = converted(tmp_path, [bad, ROW])
     assert manifest.sources["pairs"]["records"]["rejected"] == {reason: 1}
     assert len(pairs) == 1
     (reject,) = (
@@ -92,7 +97,6 @@ def test_refused_records_are_kept_raw(tmp_path, reason):
         .to_pylist()
     )
     assert (reject["reason"], reject["position"], reject["kind"]) == (reason, "rows.jsonl:1", "record")
-    bad = REFUSED[reason]
     assert (reject["raw"] if isinstance(bad, str) else json.loads(reject["raw"])) == (
         bad.strip() if isinstance(bad, str) else bad
     )
@@ -102,7 +106,7 @@ def test_refused_records_are_kept_raw(tmp_path, reason):
 def test_refused_pairs(tmp_path, reason):
     manifest, pairs = converted(tmp_path, [UNSOUND[reason], ROW])
     ledgers = manifest.sources["pairs"]
-    assert ledgers["candidates"]["rejected"] == {reason: 1}
+    assert ledgers["candidates"]["rejected"] == {"bad_role" if reason == "lone surrogate" else reason: 1}
     assert ledgers["records"]["unused"] == {"rejected_pairs": 1}
     assert len(pairs) == 1
 
@@ -179,6 +183,42 @@ def test_files(tmp_path, name):
         with pytest.raises(UserError, match="cannot read"):
             convert_dataset(cut, tmp_path / "cut")
         assert not (tmp_path / "cut/manifest.json").exists()
+
+
+def test_json_lines_under_a_json_name_are_cut_at_line_feeds_alone(tmp_path):
+    rows = [ROW | {"prompt": f"{i}: a\u2028b\u0085c"} for i in range(3)]
+    (tmp_path / "a.json").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8")
+    manifest = convert_dataset(tmp_path / "a.json", tmp_path / "out", splits="train=1")
+    assert manifest.sources["pairs"]["records"] == {"read": 3, "used": 3, "unused": {}, "rejected": {}}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])
+def test_invalid_utf8_in_files_is_replaced_and_counted(tmp_path, name):
+    row = ROW | {"prompt": "caf\u00e9 \u00fc"}
+    if name == "a.csv":
+        write_csv(tmp_path / name, [row])
+    else:
+        (tmp_path / name).write_text(json.dumps(row, ensure_ascii=False), "utf-8")
+    good = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(good.replace("\u00e9".encode(), b"\xe9"))
+    manifest = convert_dataset(tmp_path / name, tmp_path / "out", splits="train=1")
+    assert open_pairs(tmp_path / "out")["prompt"][0].as_py()[0]["content"] == "caf\ufffd \u00fc"
+    assert manifest.repairs == {"invalid_utf8": 1}
+
+
+UNREADABLE = {
+    "gz whose stream is damaged": ("a.jsonl.gz", gzip.compress(b"{}" * 9)[:10] + b"\xff" * 40),
+    "deep JSON": ("a.json", b"[" * 200_000),
+    "an endless integer": ("a.json", b"[" + b"9" * 5000 + b"]"),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_unreadable_files_are_the_users_error(tmp_path, what):
+    name, content = UNREADABLE[what]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="cannot read the file"):
+        convert_dataset(tmp_path / name, tmp_path / "out", source="pairs")
 
 
 def test_limit_is_the_first_records(tmp_path):
