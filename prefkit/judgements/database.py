@@ -33,16 +33,22 @@ def open_engine(db: str, *, create: bool) -> Engine:
     shown = url.render_as_string(hide_password=True) if "://" in db else db
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         _check_path(Path(str(url.database)), create=create)
+    unknown = UserError("unknown kind of database", shown, "use SQLite (a path) or postgresql://…")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise unknown
     try:
         engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
     except NoSuchModuleError:
-        raise UserError("unknown kind of database", shown, "use SQLite (a path) or postgresql://…") from None
+        raise unknown from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     try:
         with engine.execution_options(writing=create).begin() as c:
             _require_schema(c, shown, create=create)
+        if engine.dialect.name == "sqlite":  # kept in the file, so only once it is known to be ours
+            with engine.connect() as c:
+                c.connection.cursor().execute("PRAGMA journal_mode=WAL")  # readers never wait
     except DBAPIError as e:
         engine.dispose()
         why = " ".join(str(e.orig).split())
@@ -62,9 +68,9 @@ def _check_path(path: Path, *, create: bool) -> None:
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    """WAL: readers never wait. FULL: a vote that was acknowledged survives a power cut, for one fsync each."""
+    """FULL: a vote that was acknowledged survives a power cut, for one fsync each."""
     connection.isolation_level = None  # we say BEGIN ourselves
-    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

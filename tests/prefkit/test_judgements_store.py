@@ -216,14 +216,23 @@ def test_what_is_no_labels_database_is_refused(tmp_path):
         Store(str(tmp_path / "text.db"))
     with sqlite3.connect(tmp_path / "foreign.db") as c:
         c.execute("CREATE TABLE other (x)")
+    content = (tmp_path / "foreign.db").read_bytes()
     with pytest.raises(UserError, match="not a labels database"):
         Store(str(tmp_path / "foreign.db"))
+    assert (tmp_path / "foreign.db").read_bytes() == content
     with pytest.raises(UserError, match="no folder"):
         Store(str(tmp_path / "absent" / "labels.db"))
     with pytest.raises(UserError, match="a folder"):
         Store(str(tmp_path))
-    with pytest.raises(UserError, match="unknown kind"):
-        Store("nonsense://x")
+    for url in ("nonsense://x", "mysql://host/name"):
+        with pytest.raises(UserError, match="unknown kind"):
+            Store(url)
+
+
+def test_readers_never_wait_for_a_writer(tmp_path):
+    Store(str(tmp_path / "labels.db")).close()
+    with sqlite3.connect(tmp_path / "labels.db") as c:
+        assert c.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_urls_and_paths_name_the_same_file(tmp_path):
