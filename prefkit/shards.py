@@ -155,7 +155,10 @@ def verify(path: Path | str) -> list[str]:
         manifest = Manifest.read(path)
     except UserError as e:
         return [str(e)]
-    return [*_file_problems(path, manifest), *_count_problems(manifest)]
+    try:
+        return [*_file_problems(path, manifest), *_count_problems(manifest)]
+    except (KeyError, TypeError, AttributeError) as e:
+        return [f"the manifest is damaged: {type(e).__name__} {e} ({path / MANIFEST})"]
 
 
 def _file_problems(path: Path, manifest: Manifest) -> Iterator[str]:

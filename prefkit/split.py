@@ -18,7 +18,7 @@ KEYS = np.dtype([("id_high", "u8"), ("id_low", "u8"), ("group", "u8"), ("prompt"
 class Resolved(NamedTuple):
     """Per candidate row: the split it goes to (−1 = the pair is a duplicate of an earlier row) and its group."""
 
-    split: np.ndarray  # int8[n]
+    split: np.ndarray  # int32[n]
     group: np.ndarray  # uint64[n]
 
 
@@ -36,8 +36,8 @@ def parse_splits(splits: str | Mapping[str, float]) -> dict[str, float]:
         shares = dict(given)
     else:
         shares = {str(k): float(v) for k, v in splits.items()}
-    if not shares or not all(re.fullmatch(r"[A-Za-z0-9][\w.-]*", n) for n in shares):
-        raise UserError(f"bad splits {splits!r}: names are letters, digits, - . _", fix=fix)
+    if not shares or not all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", n) for n in shares):
+        raise UserError(f"bad splits {splits!r}: names are letters, digits, - _", fix=fix)
     if not all(s > 0 for s in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         raise UserError(f"bad splits {splits!r}: shares are positive and add up to 1", fix=fix)
     return shares
@@ -77,11 +77,11 @@ def components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def assign(groups: np.ndarray, seed: int, splits: Mapping[str, float]) -> np.ndarray:
-    """The number of each group's split, from the group's name and the seed alone: int8[n]."""
+    """The number of each group's split, from the group's name and the seed alone: int32[n]."""
     digests = (hashlib.blake2b(f"{seed}/{int(g):016x}".encode(), digest_size=8).digest() for g in groups)
     point = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.float64) / 2.0**64
     cuts = np.cumsum(list(splits.values()))[:-1]
-    return np.searchsorted(cuts, point, side="right").astype(np.int8)
+    return np.searchsorted(cuts, point, side="right").astype(np.int32)
 
 
 def _repeated(rows: np.ndarray) -> np.ndarray:

@@ -54,6 +54,15 @@ def test_a_damaged_manifest(data, text):
     assert "damaged" in problem
 
 
+@pytest.mark.parametrize("place", ["files", "splits", "sources"])
+@pytest.mark.parametrize("content", [{"x": {}}, ["x"], {"x": 1}])
+def test_a_damaged_entry_of_the_manifest(data, place, content):
+    manifest = json.loads((data / MANIFEST).read_text()) | {place: content}
+    (data / "x").write_bytes(b"")
+    (data / MANIFEST).write_text(json.dumps(manifest))
+    assert any("damaged" in problem for problem in verify(data))
+
+
 def test_ledgers_and_counts_that_do_not_add_up(data):
     content = json.loads((data / MANIFEST).read_text())
     content["sources"]["stack-exchange-dump"]["records"]["used"] += 1

@@ -51,8 +51,25 @@ def test_shares_and_seed():
     assert (assign(groups, 1, {"a": 0.7, "b": 0.2, "c": 0.1}) != split).mean() > 0.2
 
 
+def test_hundreds_of_splits():
+    split = assign(np.arange(20_000, dtype=np.uint64), 0, {f"s{i}": 1 / 300 for i in range(300)})
+    assert sorted(set(split.tolist())) == list(range(300))
+
+
 @pytest.mark.parametrize(
-    "bad", ["train", "train=.9", "train=1.2,test=-.2", "a=.5,a=.5", "../x=1", "train=x", "", "_a=1"]
+    "bad",
+    [
+        "manifest.json=.5,b=.5",
+        "data.=1",
+        "train",
+        "train=.9",
+        "train=1.2,test=-.2",
+        "a=.5,a=.5",
+        "../x=1",
+        "train=x",
+        "",
+        "_a=1",
+    ],
 )
 def test_bad_splits(bad):
     with pytest.raises(UserError, match="bad splits"):
