@@ -64,8 +64,9 @@ def convert_dataset(
     out = Path(out)
     _refuse_finished(out)
     plan = make_plan(inputs, out / ".work", source, splits, where, seed, workers, limit, options, format)
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     with _only_writer(out), _log(out, plan) as lap:
+        _refuse_finished(out)  # another convert may have finished since
         _claim_work(plan)
         try:
             outcome = work(plan, lap)
@@ -171,6 +172,14 @@ def _refuse_finished(out: Path) -> None:
         raise UserError("the output is a file", out, "choose another --out")
     if out.is_dir() and not (out / ".work").exists() and any(p.name != "_run.log" for p in out.iterdir()):
         raise UserError("the output folder is not empty", out, "choose another --out or empty it")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "_run.log").touch()
+    except OSError as e:
+        raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
 
 
 def _claim_work(plan: Plan) -> None:

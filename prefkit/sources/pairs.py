@@ -35,7 +35,11 @@ class PairsOptions:
 
 
 def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
-    """One pair a record."""
+    """One pair a record; a record without a column that the options name is refused."""
+    for name in ("prompt", "system", "group"):
+        column = getattr(options, name)
+        if column != getattr(PairsOptions, name) and record.get(column) in (None, ""):
+            raise Refused(f"missing_{name}")
     prompt = _messages(record.get(options.prompt), "user")
     chosen = _messages(record.get(options.chosen), "assistant")
     rejected = _messages(record.get(options.rejected), "assistant")

@@ -33,6 +33,7 @@ MISTAKES = {
     "empty folder": (["convert", "empty", "--out", "new", "--source", "stack-exchange-dump"], "no Posts.xml in the folder"),
     "no guess": (["convert", "empty", "--out", "new"], "cannot tell the source"),
     "finished": (["convert", "beer.stackexchange.com", "--out", "data"], "already holds a data set"),
+    "out under a file": (["convert", "beer.stackexchange.com", "--out", "text.xml/new"], "cannot make the output folder"),
     "splits": (["convert", "beer.stackexchange.com", "--out", "new", "--splits", "train=2"], "bad splits"),
     "where": (["convert", "beer.stackexchange.com", "--out", "new", "--where", "margn > 1"], "bad --where 'margn > 1'"),
     "option": (["convert", "beer.stackexchange.com", "--out", "new", "--options.sit", "x"], "did you mean 'site'"),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from dumps import answer, many, question, tree_digest, write_dump
 
-from prefkit import convert_dataset, open_pairs, plan
+from prefkit import convert, convert_dataset, open_pairs, plan
 from prefkit.errors import UserError
 from prefkit.schema import PAIRS, pair_id
 from prefkit.shards import Manifest, ledgers_out_of_balance, verify
@@ -266,6 +266,21 @@ def test_refusals_leave_nothing_that_looks_finished(tmp_path):
         with pytest.raises(UserError):
             convert_dataset(folder, tmp_path / "new", **arguments)
         assert not (tmp_path / "new").exists()
+
+
+def test_a_data_set_finished_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    folder, make_plan = write_dump(tmp_path / "in", many(3)), convert.make_plan
+
+    def finish_first(*arguments):
+        monkeypatch.setattr(convert, "make_plan", make_plan)
+        convert_dataset(folder, tmp_path / "out")
+        return make_plan(*arguments)
+
+    monkeypatch.setattr(convert, "make_plan", finish_first)
+    with pytest.raises(UserError, match="already holds a data set"):
+        convert_dataset(folder, tmp_path / "out", seed=1)
+    assert Manifest.read(tmp_path / "out").config["seed"] == 0
+    assert verify(tmp_path / "out") == []
 
 
 def test_no_machine_in_what_is_published(tmp_path):

@@ -130,6 +130,14 @@ def test_columns_scores_system_and_groups(tmp_path):
     assert sorted(json.loads(p["meta"])["note"] for p in pairs) == list(range(8))
 
 
+@pytest.mark.parametrize("name", ["prompt", "system", "group"])
+def test_a_named_column_that_is_absent_refuses_the_record(tmp_path, name):
+    talk = {k: [*WHOLE, A | {"content": k}] for k in ("chosen", "rejected")}
+    manifest, pairs = converted(tmp_path, [talk, talk | {"it": WHOLE if name == "prompt" else "x"}], **{name: "it"})
+    assert manifest.sources["pairs"]["records"]["rejected"] == {f"missing_{name}": 1}
+    assert len(pairs) == 1
+
+
 def test_exact_duplicates_stay_once(tmp_path):
     manifest, pairs = converted(tmp_path, [ROW, ROW, ROW | {"chosen": "Other."}])
     assert manifest.sources["pairs"]["candidates"]["duplicate"] == 1
