@@ -55,11 +55,23 @@ def score(
     from evalkit.score import ScoreOptions, write_result
     from evalkit.score import score as run
 
-    if scores_path(out).exists():
+    _check_out(out)
+    if scores_path(out).with_suffix(".json").exists():
         raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} leaves nothing", fix="give at least 1")
     options = ScoreOptions(split, reference, beta, template, max_tokens, too_long, tokens_per_batch, limit)
     result = run(policy, data, options, say=print)
     print(f"scores   {write_result(result, out)}: {result.table.num_rows} pairs")
+
+
+def _check_out(out: Path) -> None:
+    """Before the work: an output that cannot be a folder, or that is somebody's data set or run."""
+    folder = out.parent if out.suffix == ".parquet" else out
+    if folder.exists() and not folder.is_dir():
+        raise UserError("the output is a file", folder, "choose another --out")
+    if any((folder / name).exists() for name in ("manifest.json", "run.yaml")):
+        raise UserError("the output folder holds a data set or a run", folder, "choose another --out")
 
 
 def report(scores: Path, *, out: Path) -> None:
@@ -75,6 +87,7 @@ def report(scores: Path, *, out: Path) -> None:
     from evalkit.report import build_report, headline, pair_table, write_report
     from evalkit.scores import read_scores
 
+    _check_out(out)
     built = build_report(scores)
     write_report(built, pair_table(read_scores(scores)), out)
     print(headline(built))
@@ -127,6 +140,8 @@ def generate(
     from evalkit.generate.files import distinct_prompts, write_answers
     from prefkit.shards import open_pairs
 
+    if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise UserError("these settings draw no answer", fix="tokens and batch above 0, temperature from 0, top-p to 1")
     prompts = distinct_prompts(open_pairs(data, split), limit)
     chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size)
     cut = write_answers(model, prompts, out, chosen, name=name)

@@ -1,6 +1,6 @@
 """Held-out pairs × policy × reference → scores.parquet, one row a pair. Everything numeric comes from train.core.
 
-Beside it: score.json (what was read, dropped and why, with which models and template; written last) and tokens.parquet
+Beside it: scores.json (what was read, dropped and why, with which models and template; written last) and tokens.parquet
 (each pair's tokens with their log-probabilities, for `prefkit trace` and for reports).
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +22,7 @@ from prefkit.shards import open_pairs, read_manifest
 from train.core.encode import Encoded, Limits
 from train.core.logprobs import Scored, check_fits, check_head, response_logps
 from train.core.models import Loaded, load_policy, reference_context
-from train.core.rows import Row, Rows, build_rows, pair_texts
+from train.core.rows import Row, Rows, build_rows, pair_texts, without_ties
 from train.core.sharing import decide_sharing
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def score_pairs(policy: str, data: str | Path, **options: Any) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Result:
-    """The table of `SCORES`, the table of `TOKENS`, and the record that becomes score.json."""
+    """The table of `SCORES`, the table of `TOKENS`, and the record that becomes scores.json."""
 
     table: pa.Table
     tokens: pa.Table
@@ -76,26 +75,29 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
     """Encode the split, run policy and reference over the same rows, and put the numbers beside their pairs."""
     table = open_pairs(data, options.split)
     table = table.slice(0, options.limit) if options.limit is not None else table
+    preferred, ties = without_ties(table)
     loaded = load_policy(policy, template=options.template, reference=options.reference is None)
     limits = _limits(loaded, options)
-    built = build_rows(pair_texts(table), loaded.tokenizer, loaded.template, limits)
+    built = build_rows(pair_texts(preferred), loaded.tokenizer, loaded.template, limits)
     if not built.rows:
-        raise UserError(
-            f"no pair of split {options.split!r} fits {limits.max_tokens} tokens", data, "raise --max-tokens"
-        )
+        what = f"no pair of split {options.split!r} fits {limits.max_tokens} tokens"
+        raise UserError(what, data, "raise --max-tokens")
+    if ties:
+        built.dropped["tie"] = ties
     boundary = _boundary(built, loaded.tokenizer)
     counts = built.counts()
     dropped = "".join(f", {n} dropped: {reason}" for reason, n in counts["dropped"].items())
     say(f"pairs    {table.num_rows} read, {built.kept} to score of {counts['prompts']} prompts{dropped}")
     say(f"boundary {boundary}")
 
-    check_fits(loaded.model, built.rows)
-    check_head(loaded.model)
-    sharing = decide_sharing(loaded.model, built.rows)
-    say(sharing.line)
-    run = partial(
-        response_logps, rows=built.rows, budget=options.tokens_per_batch, shared=sharing.shared, per_token=True
-    )
+    def run(model: Any) -> list[Scored]:
+        check_fits(model, built.rows)
+        check_head(model)
+        sharing = decide_sharing(model, built.rows)
+        if model is loaded.model:
+            say(sharing.line)
+        return response_logps(model, built.rows, options.tokens_per_batch, sharing.shared, per_token=True)
+
     policy_scored = run(loaded.model)
     reference, ref_scored = _reference_scores(loaded, options, run)
     say(f"policy   {_name(policy)} · reference {reference or NO_REFERENCE}")
@@ -121,7 +123,7 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
 
 
 def write_result(result: Result, out: Path) -> Path:
-    """Write tokens, scores and, last, score.json; return the path of the scores."""
+    """Write tokens, scores and, last, scores.json; return the path of the scores."""
     path = scores_path(out)
     write_scores(result.table, path)
     tokens, record = path.with_name("tokens.parquet"), path.with_suffix(".json")

@@ -68,7 +68,7 @@ def read_scores(path: str | Path) -> pa.Table:
         )
     table = table.select(SCORES.names).cast(SCORES)
     if not table.num_rows:
-        raise UserError("no pair was scored", file, "see score.json beside it for what was dropped and why")
+        raise UserError("no pair was scored", file, "see scores.json beside it for what was dropped and why")
     policies = table["policy"].unique().to_pylist()
     if len(policies) > 1:
         raise UserError(f"scores of {len(policies)} policies in one file", file, "report each policy's own file")

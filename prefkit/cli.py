@@ -39,6 +39,8 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except (UserError, CycloptsError, ImportError) as e:
         message = _one_line(e)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as e:
+        message = f"{e.strerror} ({e.filename}): choose another path, or mend its permissions"
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
@@ -52,9 +54,7 @@ def _one_line(e: Exception) -> str:
     elif isinstance(e, CycloptsError):
         e.verbose = False
     elif isinstance(e, ImportError):
-        missing = (
-            e.__cause__ if isinstance(e.__cause__, ImportError) else e
-        )  # a lazy command wraps the import that failed
+        missing = e.__cause__ if isinstance(e.__cause__, ImportError) else e  # a lazy command wraps what failed
         extra = EXTRAS.get((missing.name or "").partition(".")[0])
         if extra is None:
             raise e

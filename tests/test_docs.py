@@ -1,6 +1,7 @@
 """The pages say what is: every command is shown, and what is shown under it is what it prints."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -58,3 +59,6 @@ def test_readme_shows_what_the_commands_print(tmp_path):
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     found = console.differences(README, console.rewrite(README, tmp_path))
     assert not found, "\n".join(found)
+    report = json.loads((tmp_path / "demo" / "report" / "report.json").read_text())
+    assert report["accuracy"]["low"] > 0.5, "the demo learns what its sample teaches"
+    assert abs(report["baselines"]["longer_wins"]["value"] - 0.5) <= 0.05, "and length does not give it away"

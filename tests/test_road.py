@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -30,7 +28,6 @@ def shuffled(data: Path, out: Path) -> None:
             f.write(json.dumps({"prompt": pair["prompt"], "chosen": sides[0], "rejected": sides[1]}) + "\n")
 
 
-@pytest.mark.slow
 def test_shuffled_labels_land_at_one_half(tmp_path):
     run("prefkit", "sample", "dump", cwd=tmp_path)
     run("prefkit", "convert", "dump", "--out", "true", cwd=tmp_path)

@@ -148,6 +148,7 @@ OWNED = {  # TrainingArguments fields that the house decides -> what to set inst
     "use_liger_kernel": "the tiled head is always on",
     "push_to_hub": "push the finished run folder",
 }
+UNSMOOTHED = {"ipo", "hinge"}  # losses that do not read label_smoothing
 DEFAULTS: dict[str, dict[str, str]] = {
     "sft": {"learning_rate": "1e-4"},
     "dpo": {"learning_rate": "5e-5"},
@@ -173,16 +174,32 @@ def check(run: Run) -> Run:
     for key in given:
         if key in OWNED or key.startswith("dataloader_"):
             raise UserError(f"trainer.{key} is not yours to set", fix=OWNED.get(key, _OURS))
+    _check_length(given)
     _positive(run, "data.max_tokens", "lora.r" if run.lora.enabled else "data.max_tokens")
     if isinstance(run, DpoRun):
         _positive(run, "dpo.beta", "dpo.pairs_per_step")
         if not 0 <= run.dpo.label_smoothing < 0.5:
             raise UserError(f"dpo.label_smoothing is {run.dpo.label_smoothing}", fix="choose 0 ≤ ε < 0.5")
+        if run.dpo.label_smoothing and run.dpo.loss in UNSMOOTHED:
+            raise UserError(f"loss {run.dpo.loss} has no label smoothing", "dpo.label_smoothing", "leave it out")
     else:
         _positive(run, "sft.examples_per_step")
     if run.model.four_bit and not run.lora.enabled:
         raise UserError("4-bit weights cannot be trained themselves", "model.four_bit", "keep lora.enabled")
     return dataclasses.replace(run, trainer=DEFAULTS["both"] | DEFAULTS[kind] | given)
+
+
+def _check_length(trainer: dict[str, str]) -> None:
+    """How long to train is read before TrainingArguments is imported."""
+    for key, kind in (("num_train_epochs", float), ("max_steps", int)):
+        try:
+            value = kind(trainer.get(key, "1"))
+        except ValueError:
+            raise UserError(f"trainer.{key} is {trainer[key]!r}", fix="it must be a number") from None
+        if not (value > 0 or (key == "max_steps" and value == -1)):
+            raise UserError(f"trainer.{key} is {trainer[key]}", fix="it must be above 0")
+    if trainer.get("save_strategy") == "best":
+        raise UserError("trainer.save_strategy is 'best'", fix="choose no, steps or epoch")
 
 
 def _positive(run: Run, *names: str) -> None:
@@ -231,11 +248,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
     except FileNotFoundError as e:
         raise UserError("configuration file not found", path) from e
+    except OSError as e:
+        raise UserError(f"cannot read the configuration: {e.strerror}", path, "name a YAML file") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise UserError(f"not YAML: {' '.join(str(e).split())}", path) from e
-    if not isinstance(values, dict):
-        raise UserError("a configuration is sections with keys", path)
-    return {k: _without_nulls(v) for k, v in values.items() if k != "versions"}
+    sections = ("model", "data", "lora", "dpo", "sft", "trainer")
+    if not isinstance(values, dict) or any(not isinstance(values.get(k) or {}, dict) for k in sections):
+        raise UserError("a configuration is sections with keys", path, "see recipes/ for examples")
+    return {k: _without_nulls(v) for k, v in values.items() if k not in ("versions", "digests")}
 
 
 def _without_nulls(value: Any) -> Any:

@@ -56,7 +56,6 @@ def hinge(x: PairLogps, beta: float, label_smoothing: float) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {"sigmoid": sigmoid, "ipo": ipo, "hinge": hinge}
-SMOOTHED = {"sigmoid"}  # losses that read label_smoothing
 
 
 def find_loss(name: str) -> Loss:

@@ -11,23 +11,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow.compute as pc
 import torch
 import yaml
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs, read_manifest
 from train.config import DpoRun, ModelConfig, Run, SftRun, as_dict
 from train.core.encode import Encoded, Limits, Template
-from train.core.models import RUN_FILE, default_dtype, load_tokenizer, locate, run_config
-from train.core.rows import Row, Rows, pair_texts
+from train.core.models import RUN_FILE, default_dtype, load_tokenizer, locate, run_config, weights_digest
+from train.core.rows import Row, Rows, pair_texts, without_ties
 from train.core.sharing import attention_tokens
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
 
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
+# Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
+CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 
 R = TypeVar("R", SftRun, DpoRun)
 Build = Callable[..., Rows]  # (pairs, tokenizer, template, limits) -> Rows
@@ -49,6 +49,7 @@ class Session:
     """A run whose data is encoded: all that is needed besides the model."""
 
     run: Run  # resolved: template text, dtype, absolute local paths
+    digests: dict[str, str]  # of the data set and of the weights it starts from
     out: Path
     tokenizer: Any
     template: Template
@@ -56,6 +57,11 @@ class Session:
     eval_rows: list[Row]
     counts: dict[str, Any]
     resume: str | None
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What run.yaml says besides settings."""
+        return {"digests": self.digests, "versions": _versions()}
 
     @property
     def unit(self) -> str:
@@ -93,7 +99,8 @@ def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
     if earlier and bool(earlier["model"].get("four_bit")) != run.model.four_bit:
         then = "plain" if run.model.four_bit else "4-bit"
         say(f"note: {run.model.path} was trained on a {then} base, this run is not")
-    resume = open_folder(run, out)
+    digests = {"data": manifest.digest, "model": weights_digest(run.model.path)}
+    resume = open_folder(run, digests, out)
     say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
     rows, counts = _read(run, run.data.split, run.data.limit, tokenizer, template, build)
     if not rows:
@@ -105,7 +112,9 @@ def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
     else:
         say(f"no split {run.data.eval_split!r}: no evaluation")
         counts = {run.data.split: counts}
-    return Session(run, out, tokenizer, template, rows, evaluated, counts, resume), run
+    if not evaluated and run.trainer.get("eval_strategy", "no") != "no":
+        raise UserError("no pair is left to evaluate on", run.data.path, "leave trainer.eval_strategy out")
+    return Session(run, digests, out, tokenizer, template, rows, evaluated, counts, resume), run
 
 
 def _read(
@@ -113,9 +122,7 @@ def _read(
 ) -> tuple[list[Row], dict[str, Any]]:
     table = open_pairs(run.data.path, split)
     table = table.slice(0, limit) if limit is not None else table
-    tied = pc.equal(table["p_chosen"], 0.5).fill_null(False)
-    ties = table.filter(tied)["id"].to_pylist() if isinstance(run, DpoRun) else []  # nobody prefers either
-    used = table.filter(pc.invert(tied)) if ties else table
+    used, ties = without_ties(table) if isinstance(run, DpoRun) else (table, [])
     limits = Limits(run.data.max_tokens, run.data.max_prompt_tokens, run.data.too_long)
     built = build(pair_texts(used), tokenizer, template, limits)
     if ties:
@@ -131,20 +138,24 @@ def _read(
     return built.rows, counts
 
 
-def open_folder(run: Run, out: Path) -> str | None:
+def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
     """The checkpoint to resume from, or None for a fresh folder; UserError when the folder holds something else."""
+    if out.exists() and not out.is_dir():
+        raise UserError("the output is a file", out, "choose another --out")
     if not out.exists() or not any(out.iterdir()):
         return None
-    if not (out / RUN_FILE).is_file():
+    recorded = run_config(out)
+    if recorded is None:
         raise UserError("the output folder is not empty and holds no run", out, "choose another --out")
-    recorded = yaml.safe_load((out / RUN_FILE).read_text("utf-8"))
     changed = [k for k, v in as_dict(run).items() if recorded.get(k) != v]
+    changed += [f"{k} of other content" for k, v in digests.items() if recorded.get("digests", {}).get(k) != v]
     if changed:
         what = f"the folder holds another run (other {', '.join(changed)})"
         raise UserError(what, out, "choose another --out, or remove it")
     if (out / SUMMARY).is_file():
         raise UserError("this run is finished", out, "choose another --out, or remove it")
-    return get_last_checkpoint(str(out))
+    whole = [p for p in out.glob("checkpoint-*") if all((p / name).is_file() for name in CHECKPOINT_FILES)]
+    return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None
 
 
 # ---------------------------------------------------------------------------------------------------------- during
@@ -161,7 +172,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     args = training_arguments(run.trainer, out, run.seed, len(plan.steps))
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
-        _write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), "versions": _versions()}))
+        _write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), **session.noted}))
     trainer = StepTrainer(
         model,
         args,
@@ -231,7 +242,7 @@ class RunLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget what was logged after the checkpoint that training resumes from."""
         if state.is_world_process_zero and self.file.exists():
-            lines = self.file.read_text("utf-8").splitlines()
+            *lines, _torn = self.file.read_text("utf-8").split("\n")  # nothing, unless a kill cut the last line
             _write(self.file, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= state.global_step))
         self.last = (time.monotonic(), state.epoch or 0.0)
 

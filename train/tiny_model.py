@@ -17,7 +17,7 @@ def write_tiny_model(
     """Write tokenizer and model to `out`; deterministic. UserError when the folder is taken or the shape impossible."""
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("the output folder is not empty", out, "choose another --out")
     if hidden % heads or (hidden // heads) % 2:
         raise UserError(f"hidden {hidden} does not divide into {heads} heads of even size", fix="e.g. 128 and 4")

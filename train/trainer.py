@@ -72,7 +72,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Row indices of every optimizer step of the whole training, and where its epochs end (in steps)."""
+    """Row indices of every optimizer step of the training, and where its epochs would end (in steps)."""
 
     steps: list[np.ndarray]
     epoch_ends: list[int]
@@ -109,7 +109,7 @@ def schedule(units: Sequence[int], per_step: int, epochs: float, max_steps: int,
             epoch = epoch[: max(1, round(len(epoch) * (epochs - len(ends))))]
         steps += epoch
         ends.append(len(steps))
-    return Schedule(steps[:limit], [e for e in ends if not limit or e <= limit])
+    return Schedule(steps[:limit], ends)
 
 
 @dataclass

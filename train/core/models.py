@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import socket
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import nn
 
 from prefkit.errors import UserError, unknown_name
@@ -21,6 +24,8 @@ from train.core.encode import Template
 
 RUN_FILE = "run.yaml"
 ADAPTER_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+CHECKPOINT = re.compile(r"checkpoint-\d+")
 DTYPES = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64")}
 WEIGHTS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
@@ -77,9 +82,30 @@ def is_adapter(folder: Path) -> bool:
 
 
 def run_config(folder: Path) -> dict[str, Any] | None:
-    """The resolved configuration of one of our runs, or None."""
-    file = folder / RUN_FILE
-    return yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
+    """The resolved configuration of one of our runs, also for its checkpoints; None for foreign folders."""
+    home = folder.resolve().parent if CHECKPOINT.fullmatch(folder.resolve().name) else folder
+    file = home / RUN_FILE
+    if not file.is_file():
+        return None
+    try:
+        config = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError("the run's configuration is not YAML", file, "train again, or restore it") from e
+    if not isinstance(config, dict):
+        raise UserError("the run's configuration is damaged", file, "train again, or restore it")
+    return config
+
+
+def weights_digest(path: str) -> str:
+    """Names the weights in a folder: sha256 over its *.safetensors; the hub's revision for a model from there."""
+    folder = locate(path)
+    if not Path(path).expanduser().is_dir():
+        return folder.name
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------- load
@@ -121,11 +147,14 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
     if four_bit:
         extra["quantization_config"] = _nf4(DTYPES[dtype])
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], attn_implementation=attn, **safe, **extra
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[dtype], attn_implementation=attn, output_loading_info=True, **safe, **extra
         )
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(f"no model can be loaded: {_first_line(e)}", path, "give a causal language model") from e
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them with noise and go on
+        raise UserError(f"{len(missing)} weights are missing, first {missing[0]}", path, "restore the model's files")
     for module in model.modules():
         # bitsandbytes repacks a CPU weight in its first forward in eval mode, rounding its scales to bf16 for good
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -156,9 +185,10 @@ def _check_weights(folder: Path, path: str) -> None:
 
 
 def _base_of(folder: Path) -> str:
-    from peft import PeftConfig
-
-    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    try:
+        base = json.loads((folder / ADAPTER_FILE).read_text("utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as e:
+        raise UserError("the adapter's configuration is damaged", folder / ADAPTER_FILE, "restore the file") from e
     if not base:
         raise UserError("the adapter names no base model", folder, f"set base_model_name_or_path in its {ADAPTER_FILE}")
     return base
@@ -182,12 +212,46 @@ def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str, traina
     except UserError as e:
         fix = f"restore the base, or set base_model_name_or_path in its {ADAPTER_FILE}"
         raise UserError(f"the adapter's base cannot be loaded: {e}", path, fix) from e
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    _check_adapter_weights(folder, path)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (ValueError, RuntimeError, KeyError) as e:
+        raise UserError(f"the adapter does not fit its base: {_first_line(e)}", path, "train it again") from e
+    _check_adapter_keys(adapted, "default", folder, path)
+    return adapted
+
+
+def _check_adapter_weights(folder: Path, path: str) -> None:
+    from safetensors import safe_open
+
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file():
+        raise UserError(f"the adapter has no {ADAPTER_WEIGHTS}", path, "train it again, or convert it to safetensors")
+    try:
+        with safe_open(file, "np"):
+            pass
+    except SafetensorError as e:
+        raise UserError(f"the adapter's weights are damaged: {_first_line(e)}", file, "restore the file") from e
+
+
+def _check_adapter_keys(model: Any, name: str, folder: Path, path: str) -> None:
+    """peft leaves a weight that the file lacks at its random start, with no more than a warning."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / ADAPTER_WEIGHTS, "np") as stored:
+        known = set(stored.keys())
+    needed = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if missing := sorted(set(needed) - known):
+        raise UserError(f"{len(missing)} adapter weights are missing, first {missing[0]}", path, "restore its files")
 
 
 def add_reference(model: Any, path: str) -> str:
     """Load an adapter a second time as the frozen `reference` over the same base; return the reference's kind."""
-    model.load_adapter(str(locate(path)), "reference", is_trainable=False)
+    folder = locate(path)
+    _check_adapter_weights(folder, path)
+    model.load_adapter(str(folder), "reference", is_trainable=False)
+    _check_adapter_keys(model, "reference", folder, path)
     model.set_adapter("default")
     return "adapter:reference"
 
@@ -213,7 +277,12 @@ def new_adapter(model: Any, targets: Sequence[str], r: int, alpha: int, dropout:
         target_modules="all-linear" if "all-linear" in targets else list(targets),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as e:
+        raise UserError(
+            f"LoRA cannot be added: {_first_line(e)}", model.config.model_type, "choose other targets"
+        ) from e
 
 
 def _is_matrix(module: nn.Module) -> bool:
@@ -302,9 +371,11 @@ def load_policy(
     tokenizer = load_tokenizer(path)
     chosen = Template.of(template or config.get("data", {}).get("template"), tokenizer)
     start, frozen, kind = trained.get("path"), None, "none"
+    if start and reference:
+        _check_start(start, path, config.get("digests", {}).get("model"))
     if is_adapter(folder):
         model, kind = load_adapter(path, dtype, four_bit, attn), "adapter_off"
-        if reference and start and _started_from_adapter(start, path):
+        if reference and start and is_adapter(locate(start)):
             kind = add_reference(model, start)
     else:
         model = load_model(path, dtype, four_bit, attn)
@@ -313,8 +384,12 @@ def load_policy(
     return Loaded(path, model.eval(), tokenizer, chosen, kind, frozen, config)
 
 
-def _started_from_adapter(start: str, path: str) -> bool:
+def _check_start(start: str, path: str, digest: str | None) -> None:
+    """The reference is what the run started from, not what lies at that path today."""
     try:
-        return is_adapter(locate(start))
+        now = weights_digest(start)
     except UserError as e:
         raise UserError(f"the model this run started from is missing: {e}", path, "name another --reference") from e
+    if digest is not None and now != digest:
+        what = f"the model this run started from has changed since: {start}"
+        raise UserError(what, path, "restore it, or name another --reference")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -27,6 +29,11 @@ class Row:
     pair_ids: tuple[str, ...] = ()
     truncated: tuple[bool, ...] = ()
     prompt_truncated: bool = False
+
+    @property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """Responses of each pair id: the two of a pair, or the one of an example."""
+        return self.pairs or tuple((i,) for i in range(len(self.pair_ids)))
 
     @property
     def tokens(self) -> int:
@@ -82,12 +89,12 @@ class Rows:
 
     @property
     def kept(self) -> int:
-        """Pairs in the rows."""
-        return sum(len(r.pairs) for r in self.rows)
+        """Pairs in the rows; examples in rows made for SFT."""
+        return sum(len(r.pair_ids) for r in self.rows)
 
     def counts(self) -> dict[str, Any]:
         """Counts for the run's summary: pairs kept, dropped by reason, truncated; prompts, responses, tokens."""
-        cut = sum(1 for r in self.rows for p in r.pairs if r.prompt_truncated or any(r.truncated[i] for i in p))
+        cut = sum(r.prompt_truncated or any(r.truncated[i] for i in p) for r in self.rows for p in r.parts)
         return {
             "pairs": self.kept,
             "dropped": {reason: len(ids) for reason, ids in sorted(self.dropped.items())},
@@ -108,6 +115,12 @@ def pair_texts(table: Any) -> Iterable[PairText]:
     for batch in table.select(["id", "prompt", "chosen", "rejected"]).to_batches(max_chunksize=1024):
         for record in batch.to_pylist():
             yield PairText(**record)
+
+
+def without_ties(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """The pairs of which one response is preferred, and the ids of the others (p_chosen = ½), to be counted."""
+    tied = pc.equal(table["p_chosen"], 0.5).fill_null(False)
+    return table.filter(pc.invert(tied)), table.filter(tied)["id"].to_pylist()
 
 
 def build_rows(
