@@ -46,7 +46,7 @@ def members(path: Path) -> list[str]:
         with py7zr.SevenZipFile(path) as archive:
             return archive.getnames()
     except bad.PasswordRequired:
-        raise UserError("the archive wants a password", path, "unpack it and give its Posts.xml") from None
+        raise _locked(path) from None
     except BROKEN as e:
         raise UserError(f"cannot read the 7z archive: {_reason(e)}", path, FIX) from e
 
@@ -57,12 +57,18 @@ def stream(path: Path, sinks: Mapping[str, Callable[[bytes], None]]) -> None:
     try:
         with py7zr.SevenZipFile(path) as archive:
             archive.extract(targets=list(sinks), factory=factory)
+    except bad.PasswordRequired:
+        raise _locked(path) from None
     except BROKEN as e:
         if factory.failure is not None:  # what a sink raised is not the archive's fault
             raise factory.failure from None
         raise UserError(f"cannot read the 7z archive: {_reason(e)}", path, FIX) from e
     if factory.failure is not None:
         raise factory.failure
+
+
+def _locked(path: Path) -> UserError:
+    return UserError("the archive wants a password", path, "unpack it and give its Posts.xml")
 
 
 def _reason(e: BaseException) -> str:

@@ -124,7 +124,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
         [t.stem for t in tasks], [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits)
     )
     warnings = [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
-    return Outcome(tally, warnings + publication.warnings(), publication)
+    return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
 
 
 # --- between the phases -------------------------------------------------------------------------------------------
@@ -151,6 +151,12 @@ def _largest_key(job: Job, markers: list[dict]) -> int:
 def _links(markers: list[dict]) -> np.ndarray:
     """Duplicate links as pairs of group keys: uint64[m, 2]."""
     return tables.hash64(k for m in markers for link in m["links"] for k in link).reshape(-1, 2)
+
+
+def _link_warnings(tally: Counter[str]) -> list[str]:
+    """Of damaged links nothing is known, so the questions they name may lie in different splits."""
+    damaged = tally["links.damaged"]
+    return [f"{damaged} duplicate links are damaged: what they link may lie in different splits"] if damaged else []
 
 
 def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]) -> None:
@@ -243,6 +249,7 @@ def describe(plan: Plan, outcome: Outcome, files: dict[str, dict[str, Any]]) -> 
         files=files,
         repairs=nested.get("repairs", {}),
         flags=nested.get("flags", {}),
+        links=nested.get("links", {}),
         warnings=outcome.warnings,
         tools=tool_versions(),
     )

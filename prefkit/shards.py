@@ -27,7 +27,7 @@ class Manifest:
     """What a data set is made of. It is written last, so a folder that has one is whole.
 
     `files` lists every published file with its sha256, size and, for tables, rows; `sources` holds the two ledgers
-    of each source; `splits` rows and groups of each split.
+    of each source; `splits` rows and groups of each split; `links` what became of duplicate links.
     """
 
     config: dict[str, Any]
@@ -37,6 +37,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     repairs: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
+    links: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     tools: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -49,7 +50,9 @@ class Manifest:
         if not path.is_dir():
             raise UserError("no such data set", path, "name a folder that prefkit convert wrote")
         if not file.is_file():
-            raise UserError("is no data set: it has no manifest.json", path, "run prefkit convert again to finish it")
+            raise UserError(
+                "this is no data set: it has no manifest.json", path, "name a folder that prefkit convert finished"
+            )
         try:
             return cls(**json.loads(file.read_text("utf-8")))
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as e:

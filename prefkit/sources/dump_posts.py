@@ -68,15 +68,31 @@ def slices(path: Path, options: DumpOptions, step: int) -> list[Slice]:
         files += [tables_here["postlinks.xml"]] if "postlinks.xml" in tables_here else []
         return [s for f in files for s in _file_slices(f, f"{path.name}/{f.name}", site, step)]
     if path.suffix.lower() == ".7z":
-        posts = [m for m in archives.members(path) if m.lower().rpartition("/")[2] == "posts.xml"]
-        if not posts:
-            raise UserError(
-                "no Posts.xml in the archive", path, f"it holds {', '.join(archives.members(path)) or 'nothing'}"
-            )
+        _tables_in(path)
         return [Slice(path, path.name, kind="archive", subset=_site(path.name, options))]
-    parent = path.resolve().parent.name
-    site = _site(parent if NETWORK.fullmatch(parent.lower()) else path.stem, options)
-    return _file_slices(path, path.name, site, step)
+    if path.name.lower() == "postlinks.xml":
+        raise UserError("duplicate links alone make no pairs", path, "give Posts.xml, or the folder that holds both")
+    parent, whole = path.resolve().parent.name, path.name.lower() == "posts.xml"
+    site = _site(parent if whole or NETWORK.fullmatch(parent.lower()) else path.stem, options)
+    links = _beside(path) if whole else []
+    return [s for f in (path, *links) for s in _file_slices(f, f.name, site, step)]
+
+
+def _beside(posts: Path) -> list[Path]:
+    """The PostLinks.xml in the folder of a Posts.xml."""
+    return [p for p in sorted(posts.parent.iterdir()) if p.name.lower() == "postlinks.xml"][:1]
+
+
+def _tables_in(archive: Path) -> dict[str, str]:
+    """Member names of the posts and links of an archive; a `UserError` where posts are missing or either is twice."""
+    names = archives.members(archive)
+    found = {t: [m for m in names if m.lower().rpartition("/")[2] == t] for t in ("posts.xml", "postlinks.xml")}
+    if not found["posts.xml"]:
+        raise UserError("no Posts.xml in the archive", archive, f"it holds {', '.join(names) or 'nothing'}")
+    for members in found.values():
+        if len(members) > 1:
+            raise UserError(f"the archive holds {', '.join(members)}", archive, "unpack it and give one site at a time")
+    return {table: members[0] for table, members in found.items() if members}
 
 
 def _instead(names: dict[str, Path]) -> str:
@@ -113,7 +129,7 @@ def _file_slices(path: Path, name: str, site: str, step: int) -> list[Slice]:
         _refuse_other_xml(path)
     if head in (b"\xff\xfe", b"\xfe\xff"):
         return [Slice(path, name, 0, size, "links-utf16" if links else "posts-utf16", site)]
-    cuts = [*range(0, size, step), size]
+    cuts = [*range(0, max(size, 1), step), size]
     return [Slice(path, name, a, b, "links" if links else "posts", site) for a, b in pairwise(cuts)]
 
 
@@ -129,9 +145,11 @@ def _refuse_unless_post(row: Attributes | None, path: Path) -> None:
     """A `UserError` unless the first sound row of a file is a post."""
     fix = "give Posts.xml of a Stack Exchange dump"
     if row is None:
-        raise UserError("is no Posts.xml: there is no whole <row … /> in it", path, fix)
+        raise UserError("this is no Posts.xml: there is no whole <row … /> in it", path, fix)
     if "PostTypeId" not in row:
-        raise UserError(f"is no Posts.xml: its first row has {', '.join(list(row)[:5])} and no PostTypeId", path, fix)
+        raise UserError(
+            f"this is no Posts.xml: its first row has {', '.join(list(row)[:5])} and no PostTypeId", path, fix
+        )
 
 
 def _parsed(chunks: Iterator[bytes], tally: Counter[str]) -> Iterator[tuple[int, Any]]:
@@ -152,18 +170,24 @@ def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     if piece.kind.startswith("links"):
         for _, row in rows:
             _take_link(row, piece.subset, out)
-        return None
+        if piece.start == 0:
+            _warn_if_no_links(piece.name, out)
+        return _warn_at_end(piece, out)
     if piece.start == 0 and address(piece.subset) is None:
         out.warn("the site is unknown, so pairs have no urls; name it with --options.site", piece.name)
     posts = _Posts(piece.subset, options, out)
     for line, row in rows:
         posts.take(line, row)
     posts.flush()
+    return _warn_at_end(piece, out)
+
+
+def _warn_at_end(piece: Slice, out: MapOutput) -> None:
+    """Warn about a file whose last slice this is and whose end is missing."""
     if piece.stop == piece.path.stat().st_size:
         with piece.path.open("rb") as f:
             f.seek(max(0, piece.stop - 256))
             _warn_if_cut(f.read().replace(b"\0", b""), piece.name, out)
-    return None
 
 
 def _counted(chunks: Iterator[bytes], left: int, out: MapOutput) -> Iterator[bytes]:
@@ -176,8 +200,8 @@ def _counted(chunks: Iterator[bytes], left: int, out: MapOutput) -> Iterator[byt
 
 
 def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
-    wanted = {m.lower().rpartition("/")[2]: m for m in archives.members(piece.path)}
-    posts, framer, tail = _Posts(piece.subset, options, out), Framer(), [b""]
+    wanted = _tables_in(piece.path)
+    posts, framer, tail, links_tail = _Posts(piece.subset, options, out), Framer(), [b""], [b""]
     links = Framer()
     if address(piece.subset) is None:
         out.warn("the site is unknown, so pairs have no urls; name it with --options.site", piece.name)
@@ -189,6 +213,7 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
                 posts.take(place, row)
 
     def take_links(data: bytes) -> None:
+        links_tail[0] = (links_tail[0] + data[-256:])[-256:]
         for line, block in links.feed(data):
             for _, row in parse(block, line, out.tally):
                 _take_link(row, piece.subset, out)
@@ -206,6 +231,9 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     _refuse_unless_post(posts.first, piece.path)
     posts.flush()
     _warn_if_cut(tail[0], f"{piece.name}/Posts.xml", out)
+    if "postlinks.xml" in wanted:
+        _warn_if_no_links(f"{piece.name}/PostLinks.xml", out)
+        _warn_if_cut(links_tail[0], f"{piece.name}/PostLinks.xml", out)
 
 
 def _warn_if_cut(tail: bytes, name: str, out: MapOutput) -> None:
@@ -213,10 +241,19 @@ def _warn_if_cut(tail: bytes, name: str, out: MapOutput) -> None:
         out.warn("no closing tag at the end: it may be cut short", name)
 
 
+def _warn_if_no_links(name: str, out: MapOutput) -> None:
+    if not any(kind.startswith("links.") for kind in out.tally):
+        out.warn("no row in it, so no duplicate questions are known", name)
+
+
 def _take_link(row: Attributes | Damaged, site: str, out: MapOutput) -> None:
     if isinstance(row, Damaged):
         out.tally["links.damaged"] += 1
-    elif row.get("LinkTypeId") == "3" and "PostId" in row and "RelatedPostId" in row:
+    elif row.get("LinkTypeId") != "3":
+        out.tally["links.other_type"] += 1
+    elif "PostId" not in row or "RelatedPostId" not in row:
+        out.tally["links.damaged"] += 1
+    else:
         out.link(f"{token(site)}/{row['PostId']}", f"{token(site)}/{row['RelatedPostId']}")
         out.tally["links.duplicates"] += 1
 
@@ -244,6 +281,8 @@ class _Posts:
             number, votes = int(row["Id"]), int(row["Score"])
             question = number if kind == QUESTION else int(row["ParentId"])
             accepted = int(get("AcceptedAnswerId") or 0)
+            if max(map(abs, (number, votes, question, accepted))) >= 2**63:
+                raise ValueError("a number that no column holds")
         except (KeyError, ValueError):  # no Id, no Score, an answer without its question, or a number that is none
             return self.out.reject("missing_number", line, json.dumps(row, ensure_ascii=False))
         body = get("Body") or ""

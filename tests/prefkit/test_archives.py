@@ -45,6 +45,22 @@ def test_any_damage_is_one_line_or_none(archive, tmp_path, seed):
     assert not (tmp_path / "out/manifest.json").exists()
 
 
+def test_two_sites_in_one_archive_are_refused(tmp_path):
+    with py7zr.SevenZipFile(tmp_path / "beer.7z", "w") as out:
+        for name in ("a/Posts.xml", "b/Posts.xml"):
+            out.writestr(xml(many(2)), name)
+    with pytest.raises(UserError, match=r"holds a/Posts\.xml, b/Posts\.xml"):
+        convert_dataset(tmp_path / "beer.7z", tmp_path / "out")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_password_is_asked_for_in_one_line(tmp_path, hidden):
+    with py7zr.SevenZipFile(tmp_path / "beer.7z", "w", password="secret", header_encryption=hidden) as out:
+        out.writestr(xml(many(2)), "Posts.xml")
+    with pytest.raises(UserError, match="wants a password"):
+        convert_dataset(tmp_path / "beer.7z", tmp_path / "out")
+
+
 def test_a_failing_sink_is_not_blamed_on_the_archive(archive):
     def refuse(data):
         raise UserError("not this")
