@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,9 @@ class Plan:
     @property
     def digest(self) -> str:
         """Names the work of this conversion: the same inputs and configuration go on where they were stopped."""
-        known = json.dumps([self.config, self.inputs, tool_versions(), SCHEMA_VERSION], sort_keys=True)
+        pieces = [[s.name, s.start, s.stop, s.kind, s.subset] for s in self.job.slices]
+        work = [self.job.buckets, pieces]
+        known = json.dumps([self.config, self.inputs, work, tool_versions(), SCHEMA_VERSION], sort_keys=True)
         return hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
 
 
@@ -57,9 +61,11 @@ def make_plan(
     paths = [Path(p) for p in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     if not paths:
         raise UserError("no input", fix="name a dump, a file of pairs or a folder")
-    for path in paths:
+    for i, path in enumerate(paths):
         if not path.exists():
             raise UserError("no such file or folder", path, "check the path")
+        if any(path.samefile(other) for other in paths[:i]):
+            raise UserError("the same input is given twice", path, "give it once")
     if format not in ("arrow", "parquet"):
         raise UserError(f"unknown format {format!r}", fix="arrow or parquet")
     if limit is not None and limit < 1:
@@ -68,7 +74,7 @@ def make_plan(
     filtered(tables.CANDIDATES.empty_table(), where)
     chosen = get_source(source) if source is not None else _guess(paths)
     parsed = source_options(chosen, options)
-    total = sum(f.stat().st_size for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
+    total = sum(f.stat().st_size for f in {s.path for s in _slices(chosen, paths, parsed, sys.maxsize)})
     step = min(max(SLICE_BYTES, total // 1000), 128 << 20)
     slices = _slices(chosen, paths, parsed, step)
     job = Job(folder, chosen.name, parsed, slices, max(1, -(-total // step)), seed, where, limit)
@@ -105,20 +111,38 @@ def _importable() -> Iterator[str]:
 
 
 def _slices(source: Source, paths: list[Path], options: Any, step: int) -> list[Slice]:
-    if source.join is not None:
-        return [s for p in paths for s in source.join.slices(p, options, step)]
-    slices = []
+    """The slices of all inputs; a `UserError` where two inputs hold the same file."""
+    slices: list[Slice] = []
     for path in paths:
-        if source.files is not None:
-            files = source.files(path, options)
-        else:
-            files = sorted(p for p in path.rglob("*") if is_readable(p)) if path.is_dir() else [path]
-        if not files:
-            raise UserError("no file in the folder that the source can read", path, "name the files")
-        slices += [
-            Slice(f, f"{path.name}/{f.relative_to(path).as_posix()}" if path.is_dir() else f.name) for f in files
-        ]
-    return slices
+        found = source.join.slices(path, options, step) if source.join else _files(source, path, options)
+        if again := {s.path.resolve() for s in slices} & {s.path.resolve() for s in found}:
+            raise UserError("the same file is in two inputs", min(again), "give it once")
+        slices += found
+    return _named_apart(slices)
+
+
+def _files(source: Source, path: Path, options: Any) -> list[Slice]:
+    if source.files is not None:
+        files = source.files(path, options)
+    else:
+        files = sorted(p for p in path.rglob("*") if is_readable(p)) if path.is_dir() else [path]
+    if not files:
+        raise UserError("no file in the folder that the source can read", path, "name the files")
+    return [Slice(f, f"{path.name}/{f.relative_to(path).as_posix()}" if path.is_dir() else f.name) for f in files]
+
+
+def _named_apart(slices: list[Slice]) -> list[Slice]:
+    """Files of one name get as much of their folders' names before it as tells them apart."""
+    names = {s.path: s.name for s in slices}
+    while len(set(names.values())) < len(names):
+        uses = Counter(names.values())
+        names = {p: _with_folder(p, n) if uses[n] > 1 else n for p, n in names.items()}
+    return [replace(s, name=names[s.path]) for s in slices]
+
+
+def _with_folder(path: Path, name: str) -> str:
+    parts = (path.parent.resolve() / path.name).parts[1:]
+    return "/".join(parts[-(name.count("/") + 2) :])
 
 
 def _describe_inputs(slices: list[Slice], workers: int) -> list[dict[str, Any]]:

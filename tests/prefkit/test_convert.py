@@ -283,6 +283,78 @@ def test_a_data_set_finished_meanwhile_is_not_overwritten(tmp_path, monkeypatch)
     assert verify(tmp_path / "out") == []
 
 
+def test_damaged_cut_and_missing_links_are_told(tmp_path):
+    folder = write_dump(tmp_path / "in", many(4), [(1, 6)])
+    good = (folder / "PostLinks.xml").read_bytes()
+    broken = b'<row Id="8" PostId="1" RelatedPostId= /><row Id="9" PostId="1" LinkTypeId="1" />'
+    states = {
+        "sound": (good, {"duplicates": 1}, ""),
+        "damaged": (good.replace(b"</postlinks>", broken + b"</postlinks>"), {"damaged": 1, "duplicates": 1, "other_type": 1}, "links are damaged"),
+        "cut": (good.replace(b"</postlinks>", b""), {"duplicates": 1}, "cut short"),
+        "rowless": (b"<postlinks></postlinks>", {}, "no row in it"),
+        "empty": (b"", {}, "no row in it"),
+    }  # fmt: skip
+    for name, (content, counts, warning) in states.items():
+        (folder / "PostLinks.xml").write_bytes(content)
+        manifest = convert_dataset(folder, tmp_path / name)
+        told = [w for w in manifest.warnings if "site is unknown" not in w and "empty" not in w]
+        assert manifest.links == counts, name
+        assert warning in " ".join(told)
+        assert bool(told) == bool(warning), (name, told)
+
+
+def test_a_lone_posts_file_uses_the_links_beside_it(tmp_path):
+    folder = write_dump(tmp_path / "in", many(4), [(1, 6)])
+    manifest = convert_dataset(folder / "Posts.xml", tmp_path / "out", splits="train=1")
+    assert manifest.links == {"duplicates": 1}
+    assert [i["name"] for i in manifest.inputs] == ["Posts.xml", "PostLinks.xml"]
+    assert manifest.splits["train"]["groups"] == 3
+    with pytest.raises(UserError, match="links alone make no pairs"):
+        convert_dataset(folder / "PostLinks.xml", tmp_path / "links")
+
+
+def test_files_that_are_not_read_change_nothing(tmp_path, sliced):
+    folder = write_dump(tmp_path / "in", many(60))
+    convert_dataset(folder, tmp_path / "alone")
+    (folder / "Votes.xml").write_bytes(b"v" * 500_000)
+    convert_dataset(folder, tmp_path / "beside")
+    assert tree_digest(tmp_path / "alone") == tree_digest(tmp_path / "beside")
+
+
+def test_a_digest_names_slices_and_buckets(tmp_path, monkeypatch):
+    folder, digests = write_dump(tmp_path / "in", many(60)), set()
+    for size in (20_000, 30_000):
+        monkeypatch.setattr(plan, "SLICE_BYTES", size)
+        digests.add(plan.make_plan(folder, tmp_path / "work").digest)
+    assert len(digests) == 2
+
+
+def test_an_input_twice_is_refused(tmp_path):
+    folder = write_dump(tmp_path / "in", many(3))
+    for again in (folder, tmp_path / "in" / ".." / "in"):
+        with pytest.raises(UserError, match="given twice"):
+            convert_dataset([folder, again], tmp_path / "out")
+    with pytest.raises(UserError, match="in two inputs"):
+        convert_dataset([folder, folder / "Posts.xml"], tmp_path / "out")
+
+
+def test_a_number_that_no_column_holds_is_refused(tmp_path):
+    rows = [*many(2), answer(90, 1, 2**63), answer(2**64, 1, 1)]
+    records, _ = ledgers(convert_dataset(write_dump(tmp_path / "in", rows), tmp_path / "out"))
+    assert records["rejected"] == {"missing_number": 2}
+
+
+def test_after_a_crash_the_same_command_goes_on(tmp_path, monkeypatch):
+    folder = write_dump(tmp_path / "in", many(9))
+    convert_dataset(folder, tmp_path / "whole")
+    with monkeypatch.context() as m:
+        m.setattr(convert, "publish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert_dataset(folder, tmp_path / "out")
+    convert_dataset(folder, tmp_path / "out")
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
+
+
 def test_no_machine_in_what_is_published(tmp_path):
     convert_dataset(write_dump(tmp_path / "in", many(20)), tmp_path / "out")
     for name in tree_digest(tmp_path / "out"):

@@ -30,6 +30,19 @@ def test_from_line_to_shard(tmp_path):
     assert "not at hand" in dict(follow(pair["id"], tmp_path / "out"))["read chosen"]
 
 
+def test_files_of_one_name_are_told_apart(tmp_path):
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        files.append(tmp_path / name / "rows.jsonl")
+        files[-1].write_text(f'{{"prompt": "{name}", "chosen": "good", "rejected": "bad"}}')
+    manifest = convert_dataset(files, tmp_path / "out", splits="train=1")
+    assert [i["name"] for i in manifest.inputs] == ["a/rows.jsonl", "b/rows.jsonl"]
+    for pair in open_pairs(tmp_path / "out").to_pylist():
+        read = dict(follow(pair["id"], tmp_path / "out"))["read record"]
+        assert f'{{"prompt": "{pair["prompt"][0]["content"]}"' in read
+
+
 def test_unknown_and_ambiguous_ids(tmp_path):
     convert_dataset(write_dump(tmp_path / "in", many(20)), tmp_path / "out")
     with pytest.raises(UserError, match="no pairs have an id"):
