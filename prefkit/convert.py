@@ -123,7 +123,8 @@ def work(plan: Plan, lap: Any) -> Outcome:
     publication = Publication.of(
         [t.stem for t in tasks], [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits)
     )
-    warnings = [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
+    warnings = [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
+    warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
 
 

@@ -124,6 +124,7 @@ class Source:
     `records(path, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow; the position names
     the file and the place in it (`labels.db:42`) and must not hold an absolute path. `join` replaces all three where a
     pair needs records from different places in the input. `recognises(path)` lets convert guess the source.
+    `split_warning` is told where the new splits may part what the user keeps together or join what they keep apart.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Source:
     recognises: Callable[[Path], bool] | None = None
     files: Callable[[Path, Any], list[Path]] | None = None
     join: Join | None = None
+    split_warning: str | None = None
 
 
 def get_source(name: str) -> Source:

@@ -135,4 +135,5 @@ SOURCE = Source(
     records=records,
     to_pairs=to_pairs,
     recognises=recognises,
+    split_warning="the splits of the data that was judged are not carried over: its test pairs may be in train",
 )

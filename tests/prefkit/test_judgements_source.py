@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 
+from prefkit import convert_dataset
 from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
 from prefkit.judgements.store import Draft, Judgement, Response, Store, item_id
 from prefkit.schema import PAIRS
@@ -39,6 +40,12 @@ def judged(tmp_path, votes, drafts=(DRAFT,), kind="person"):
         )
     store.close()
     return path
+
+
+@pytest.mark.parametrize(("splits", "count"), [("train=.5,test=.5", 1), ("test=1", 0)])
+def test_convert_tells_that_splits_are_not_carried_over(tmp_path, splits, count):
+    manifest = convert_dataset(judged(tmp_path, ["right"]), tmp_path / "out", splits=splits)
+    assert sum("not carried over" in w for w in manifest.warnings) == count
 
 
 def outcome(path, **options):
