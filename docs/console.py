@@ -46,7 +46,15 @@ def commands(block: str) -> list[str]:
 def run(command: str, folder: Path) -> str:
     """What a command prints, both streams together, without colours and without progress bars."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    env = {
+        **os.environ,
+        "PATH": path,
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     process = subprocess.Popen(
         ["sh", "-c", f"exec 2>&1; {command}"],
         cwd=folder,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from train.core.quiet import quiet_libraries
+
 _HOMES = {"score_pairs": "evalkit.score", "build_report": "evalkit.report"}
 __all__ = ["build_report", "score_pairs"]
 
 
 def __getattr__(name: str):
     if name in _HOMES:
+        if name == "score_pairs":
+            quiet_libraries()
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,11 @@ from cyclopts import App
 
 from prefkit.cli import run
 
-app = App(name="evalkit", help="Held-out accuracy of implicit rewards, reports, and blind comparison.")
+app = App(
+    name="evalkit",
+    help="Held-out accuracy of implicit rewards, reports, and blind comparison.",
+    suppress_keyboard_interrupt=False,
+)
 app.command("evalkit.commands:score", help="Score held-out pairs with a policy and its reference.")
 app.command("evalkit.commands:report", help="Turn scores into one number with its interval, and a report.")
 app.command("evalkit.commands:generate", help="Answer held-out prompts with a model.")

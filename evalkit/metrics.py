@@ -44,7 +44,7 @@ def share_won(difference_N: np.ndarray, group_N: np.ndarray) -> Proportion:
     low, high = wilson(float(won.mean()) * n_effective, n_effective)
     method = "Wilson on effective n"
     if n_groups < FEW_GROUPS:
-        method += f"; only {n_groups} prompt groups, read it as a rough guide"
+        method += f"; only {n_groups} groups, read it as a rough guide"
     return Proportion(
         value=float(won.mean()),
         low=low,

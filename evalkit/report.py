@@ -110,7 +110,7 @@ def to_markdown(report: dict) -> str:
     lines += [
         "",
         "A tie counts one half; `strict` counts it as wrong, as most tools do. The interval is "
-        f"{report['accuracy']['method']}: {report['n']} pairs of {report['n_groups']} prompts weigh as much as "
+        f"{report['accuracy']['method']}: {report['n']} pairs of {report['n_groups']} groups weigh as much as "
         f"{report['accuracy']['n_effective']:.0f} independent pairs.",
         "",
         f"Margin β·Δ at β {report['beta']:g}: mean {m['mean']:+.4f}, sd {m['sd']:.4f}, "

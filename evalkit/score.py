@@ -23,7 +23,7 @@ from train.core.encode import Encoded, Limits
 from train.core.logprobs import Scored, check_fits, check_head, response_logps
 from train.core.models import Loaded, load_policy, reference_context
 from train.core.rows import Row, Rows, build_rows, pair_texts, without_ties
-from train.core.sharing import decide_sharing
+from train.core.sharing import Sharing, decide_sharing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,13 +90,15 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
     say(f"pairs    {table.num_rows} read, {built.kept} to score of {counts['prompts']} prompts{dropped}")
     say(f"boundary {boundary}")
 
+    checked: dict[int, Sharing] = {}  # by model: with an adapter, policy and reference are one object
+
     def run(model: Any) -> list[Scored]:
-        check_fits(model, built.rows)
-        check_head(model)
-        sharing = decide_sharing(model, built.rows)
-        if model is loaded.model:
-            say(sharing.line)
-        return response_logps(model, built.rows, options.tokens_per_batch, sharing.shared, per_token=True)
+        if id(model) not in checked:
+            check_fits(model, built.rows)
+            check_head(model)
+            checked[id(model)] = decide_sharing(model, built.rows)
+            say(checked[id(model)].line)
+        return response_logps(model, built.rows, options.tokens_per_batch, checked[id(model)].shared, per_token=True)
 
     policy_scored = run(loaded.model)
     reference, ref_scored = _reference_scores(loaded, options, run)

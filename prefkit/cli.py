@@ -15,7 +15,11 @@ EXTRAS = {  # module that is missing -> the extra that brings it
     **{"gradio": "ui", "ray": "ray", "psycopg": "postgres"},
 }
 
-app = App(name="prefkit", help="From human judgements to a tuned model and an honest number.")
+app = App(
+    name="prefkit",
+    help="From human judgements to a tuned model and an honest number.",
+    suppress_keyboard_interrupt=False,
+)
 app.command("prefkit.commands:convert", help="Turn a preference source into validated Arrow shards.")
 app.command("prefkit.commands:sources", help="List the sources convert understands.")
 app.command("prefkit.commands:show", help="Print pairs of a data set.")

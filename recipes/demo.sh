@@ -1,6 +1,7 @@
 #!/bin/sh
 # The whole road on a laptop: a synthetic dump, two models, one held-out number. Every line can be typed by hand.
 set -eu
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # for a model this small, threads cost more than they give
 OUT=${1:-demo}
 run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
 

@@ -28,7 +28,7 @@ def _sft(
     out
         Run folder: adapter or model, run.yaml, metrics.jsonl, summary.json, checkpoints. The same command resumes it.
     config
-        YAML file with the sections below; flags win over it.
+        YAML file with these sections (model, data, lora, …); flags win over it.
     """
     checked = check(run)
     quiet_libraries()
@@ -51,7 +51,7 @@ def _dpo(
     out
         Run folder: adapter or model, run.yaml, metrics.jsonl, summary.json, checkpoints. The same command resumes it.
     config
-        YAML file with the sections below; flags win over it.
+        YAML file with these sections (model, data, lora, …); flags win over it.
     """
     checked = check(run)
     quiet_libraries()

@@ -137,6 +137,10 @@ def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int)
     """TrainingArguments from the trainer section; UserError for keys and values it does not take."""
     fields = {f.name: f for f in dataclasses.fields(TrainingArguments)}
     given = coerce_trainer(values, fields)
+    if (
+        0 < (warmup := float(given.get("warmup_steps") or 0)) < 1
+    ):  # Trainer rounds up: a run of one step would learn nothing
+        given["warmup_steps"] = int(warmup * steps)
     given |= {"max_steps": steps, "num_train_epochs": 1.0}
     try:
         args = TrainingArguments(

@@ -14,7 +14,7 @@ def test_a_tie_counts_one_half_and_strict_counts_it_wrong():
 
 
 def test_few_groups_are_said_so():
-    assert "only 4 prompt groups" in share_won(np.ones(4), np.array(list("abcd"))).method
+    assert "only 4 groups" in share_won(np.ones(4), np.array(list("abcd"))).method
     assert "only" not in share_won(np.ones(12), np.arange(12)).method
 
 
