@@ -92,6 +92,8 @@ def _print_ledgers(manifest: Manifest) -> None:
                     STDOUT.print(f"    {kind:<9} {_counts(reasons)}")
     if manifest.repairs:
         STDOUT.print(f"  repairs     {_counts(manifest.repairs)}")
+    if manifest.links:
+        STDOUT.print(f"  links       {_counts(manifest.links)}")
     splits = (f"{name} {c['rows']:,} pairs in {c['groups']:,} groups" for name, c in manifest.splits.items())
     STDOUT.print(f"  splits      {', '.join(splits)}")
     for warning in manifest.warnings:

@@ -17,10 +17,11 @@ def prefkit(*arguments, cwd=None):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
-    write_dump(folder / "beer.stackexchange.com", many(60))
+    write_dump(folder / "beer.stackexchange.com", many(60), [(1, 6)])
     done = prefkit("convert", "beer.stackexchange.com", "--out", "data", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "candidates" in done.stdout
+    assert "links       1 duplicates" in done.stdout
     return folder
 
 

@@ -309,6 +309,7 @@ def test_a_lone_posts_file_uses_the_links_beside_it(tmp_path):
     assert manifest.links == {"duplicates": 1}
     assert [i["name"] for i in manifest.inputs] == ["Posts.xml", "PostLinks.xml"]
     assert manifest.splits["train"]["groups"] == 3
+    assert open_pairs(tmp_path / "out")["subset"][0].as_py() == "in"  # "Posts" would be the name of every site
     with pytest.raises(UserError, match="links alone make no pairs"):
         convert_dataset(folder / "PostLinks.xml", tmp_path / "links")
 
