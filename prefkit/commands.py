@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,6 +75,10 @@ def convert(
     started = time.perf_counter()
     manifest = convert_dataset(inputs, out, options=options, format=format, **shared)
     _print_ledgers(manifest)
+    if not any(split["rows"] for split in manifest.splits.values()):
+        shutil.rmtree(out)  # so that the mended command can have the folder
+        fix = "see the reasons above; `prefkit sources` lists options that name columns, such as --options.prompt"
+        raise UserError("not one pair came out, nothing was kept", inputs[0], fix)
     seconds = max(time.perf_counter() - started, 1e-9)
     megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
     STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")

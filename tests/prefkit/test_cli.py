@@ -93,3 +93,13 @@ def test_dry_run_writes_nothing(folder):
     assert done.returncode == 0, done.stderr
     assert "nothing was written" in done.stdout
     assert set(folder.iterdir()) == before
+
+
+def test_a_conversion_without_pairs_leaves_the_folder_free(tmp_path):
+    (tmp_path / "odd.jsonl").write_text('{"question": "a", "chosen": "b", "rejected": "c"}\n')
+    arguments = ("convert", "odd.jsonl", "--source", "pairs", "--out", "out")
+    done = prefkit(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "missing_prompt" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: not one pair came out, nothing was kept (odd.jsonl)")
+    assert prefkit(*arguments, "--options.prompt", "question", cwd=tmp_path).returncode == 0
