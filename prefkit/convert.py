@@ -30,7 +30,7 @@ from prefkit.schema import Reject
 from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, KEYS, resolve
-from prefkit.tasks import Job, Task, bucket_keys, rejects_table, run, write_table
+from prefkit.tasks import Job, Task, bucket_keys, reads_together, rejects_table, run, write_table
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
     """map → pair → resolve: from inputs to rows that know their split, group and shard."""
     job, tally, troubles = plan.job, Counter[str](), defaultdict[str, list[str]](list)
     if plan.source.join is None:
-        tasks = [Task(job, "read", n) for n in range(len(job.slices) if job.limit is None else 1)]
+        tasks = [Task(job, "read", n) for n in range(1 if reads_together(job) else len(job.slices))]
         links = np.zeros((0, 2), np.uint64)
     else:
         maps = [Task(job, "map", n) for n in range(len(job.slices))]

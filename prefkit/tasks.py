@@ -193,8 +193,13 @@ def _bucket(task: Task, tally: Counter[str]) -> pa.Table | None:
 # --- read: records that are pairs by themselves -------------------------------------------------------------------
 
 
+def reads_together(job: Job) -> bool:
+    """Whether one task reads all files: under a limit, or where records of one thing lie in several files."""
+    return job.limit is not None or get_source(job.source).records is not None
+
+
 def read_slice(task: Task) -> None:
-    """Convert the records of a file (or, under a limit, the first of all files), then check and filter."""
+    """Convert the records of a file (of all files, where it takes them together), then check and filter."""
     job = task.job
     source = get_source(job.source)
     assert source.to_pairs is not None
@@ -203,7 +208,7 @@ def read_slice(task: Task) -> None:
     owners: list[int] = []
     fates: list[str] = []
     rejects: list[Reject] = []
-    pieces = job.slices if job.limit is not None else [job.slices[task.number]]
+    pieces = job.slices if reads_together(job) else [job.slices[task.number]]
     for position, record in islice(_records(source, pieces, job.options, tally), job.limit):
         tally["records.read"] += 1
         fates.append("")
@@ -233,12 +238,12 @@ def read_slice(task: Task) -> None:
 
 
 def _records(source: Source, pieces: list[Slice], options: Any, tally: Counter[str]) -> Iterator[tuple[str, Any]]:
+    if source.records is not None:
+        yield from source.records([piece.path for piece in pieces], options)
+        return
     for piece in pieces:
-        if source.records is not None:
-            yield from source.records(piece.path, options)
-        else:
-            for position, record in read_records(piece.path, tally):
-                yield piece.name + position.removeprefix(piece.path.name), record
+        for position, record in read_records(piece.path, tally):
+            yield piece.name + position.removeprefix(piece.path.name), record
 
 
 # --- what both end with: checks, --where, ids ---------------------------------------------------------------------

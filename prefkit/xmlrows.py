@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import codecs
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from lxml import etree
 
 BLOCK_BYTES = 1 << 20
 START = re.compile(rb"<row(?=[\s/>])")
-ROW = re.compile(rb"<row(?=[\s/>])[^<]*")
+OTHER = re.compile(rb"<(?!row[\s/>]|(?:posts|postlinks)\b|[/?!])[^<]*=[^<]*")  # in a row's place: `<rwo Id="1" />`
 REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
 CONTROLS = bytes(set(range(32)) - {9, 10, 13})
 Attributes = dict[str, str]
@@ -26,7 +28,7 @@ Attributes = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A row that is not XML even after repair, as it stands in the file."""
+    """A row that is not XML even after repair, or an element in a row's place, as it stands in the file."""
 
     raw: str
 
@@ -45,7 +47,7 @@ class Framer:
         self._size += len(data)
         if self._size >= self.block_bytes and b"<" in data:
             buffer = b"".join(self._pieces)
-            cut = buffer.rfind(b"<")
+            cut = max(buffer.rfind(b"<row"), 0) or buffer.rfind(b"<")  # a broken row keeps what it spills
             self._pieces, self._size = [buffer[cut:]], len(buffer) - cut
             yield self._block(buffer[:cut])
 
@@ -90,17 +92,27 @@ def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attri
     `repairs.invalid_utf8`, per row repaired.
     """
     starts = [m.start() for m in START.finditer(block)]
-    if not starts:
-        return []
-    rows = _attributes(block[starts[0] : block.rfind(b"/>") + 2])
+    rows = _attributes(block[starts[0] : block.rfind(b"/>") + 2]) if starts else []
+    found = list(zip(starts, rows or [], strict=False))
     if rows is None or len(rows) != len(starts):
-        rows = [_one(m[0], tally) for m in ROW.finditer(block)]
+        found = [(a, _one(block[a:b], tally)) for a, b in pairwise([*starts, len(block)])]
+    if block.count(b"<") > len(starts):
+        found = sorted([*found, *_others(block, found)], key=lambda row: row[0])
     numbered, seen = [], 0
-    for start, row in zip(starts, rows, strict=True):
+    for start, row in found:
         line += block.count(b"\n", seen, start)
         seen = start
         numbered.append((line, row))
     return numbered
+
+
+def _others(block: bytes, rows: list[tuple[int, Attributes | Damaged]]) -> Iterator[tuple[int, Damaged]]:
+    """Elements other than rows, but for what a damaged row before them already holds."""
+    starts = [start for start, _ in rows]
+    for m in OTHER.finditer(block):
+        owner = bisect(starts, m.start()) - 1
+        if owner < 0 or not isinstance(rows[owner][1], Damaged):
+            yield m.start(), Damaged(m[0].rstrip().decode("utf-8", "replace"))
 
 
 def _attributes(rows: bytes) -> list[Attributes | Damaged] | None:
@@ -114,15 +126,15 @@ def _attributes(rows: bytes) -> list[Attributes | Damaged] | None:
 
 
 def _one(raw: bytes, tally: Counter[str]) -> Attributes | Damaged:
-    """One row, repaired where that is enough."""
-    raw = raw.rstrip()
+    """The row that a stretch begins with, repaired where that is enough; Damaged keeps the whole stretch."""
+    whole, raw = raw.rstrip(), raw[: end if (end := raw.find(b"<", 1)) > 0 else len(raw)].rstrip()
     if parsed := _attributes(raw):
         return parsed[0]
     legal = REFERENCE.sub(_keep_legal, raw).translate(None, CONTROLS)
     valid = legal.decode("utf-8", "replace").encode()
     parsed = _attributes(valid)
     if not parsed:
-        return Damaged(raw.decode("utf-8", "replace"))
+        return Damaged(whole.decode("utf-8", "replace"))
     tally["repairs.illegal_character"] += legal != raw
     tally["repairs.invalid_utf8"] += valid != legal
     return parsed[0]

@@ -84,12 +84,17 @@ def match(a: Answers, b: Answers) -> Matched:
         left_out[f"answered again in {name}"] = mine.repeated
     different: list[Draft] = []
     identical: list[Draft] = []
+    seen: set[str] = set()
     for key in (k for k in a.by_id if k in b.by_id):
         (prompt, one), (other_prompt, other) = a.by_id[key], b.by_id[key]
         if prompt_hash(prompt) != prompt_hash(other_prompt):
             left_out["same id, another prompt"] += 1
             continue
         draft = Draft(prompt, [Response(one, names[0]), Response(other, names[1])], prompt_hash(prompt))
+        if (shown := item_id(draft)) in seen:  # one vote cannot count twice
+            left_out["same prompt and answers under another id"] += 1
+            continue
+        seen.add(shown)
         (identical if one == other else different).append(draft)
     if not different and not identical:
         raise UserError(

@@ -121,8 +121,9 @@ class Source:
     `to_pairs(record, options)` yields `Pair` and `Tie`, or raises `Refused` or `Unused`; what it yields before raising
     is dropped. A record that yields only ties is counted as `only_ties`, one that yields nothing as `no_candidates`.
     `files(path, options)` lists the files an input stands for (by default itself, or the readable files of a folder).
-    `records(path, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow; the position names
-    the file and the place in it (`labels.db:42`) and must not hold an absolute path. `join` replaces all three where a
+    `records(paths, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow, of all inputs
+    together, so that it can put together what several say of one thing; the position names the file and the place in
+    it (`labels.db:42`) and must not hold an absolute path. `join` replaces all three where a
     pair needs records from different places in the input. `recognises(path)` lets convert guess the source.
     `split_warning` is told where the new splits may part what the user keeps together or join what they keep apart.
     """
@@ -132,7 +133,7 @@ class Source:
     licence: str
     to_pairs: Callable[[Record, Any], Iterable[Pair | Tie]] | None = None
     options: type = NoOptions
-    records: Callable[[Path, Any], Iterator[tuple[str, Record]]] | None = None
+    records: Callable[[list[Path], Any], Iterator[tuple[str, Record]]] | None = None
     recognises: Callable[[Path], bool] | None = None
     files: Callable[[Path, Any], list[Path]] | None = None
     join: Join | None = None

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
+from itertools import groupby
 from pathlib import Path
 
 from prefkit.judgements.store import Store
 from prefkit.schema import Pair
 from prefkit.sources import Record, Source, Tie, Unused
+
+VOTE = ("id", "judge_name", "outcome", "winner", "flags", "time")
+PRODUCER = ("response", "name", "origin")
 
 
 @dataclass(frozen=True)
@@ -27,41 +33,34 @@ def files(path: Path, options: Options) -> list[Path]:
     return [path]
 
 
-def records(path: Path, options: Options) -> Iterator[tuple[str, Record]]:
-    """One record an item: its texts, what stands about it, and who made its responses."""
+def records(paths: list[Path], options: Options) -> Iterator[tuple[str, Record]]:
+    """One record an item: its texts, what stands about it in any of the databases, and who made its responses."""
     kinds = ("person", "model") if options.machines else ("person",)
-    store = Store(str(path), create=False)
-    try:
-        after = ""
-        while items := store.items(after=after):
-            after = items[-1].id
-            ids = [item.id for item in items]
-            votes, producers = store.votes(ids, kinds), store.producers(ids)
-            for item in items:
-                of_item = [p for p in producers if p.item_id == item.id]
-                yield (
-                    f"{path.name}:{item.id}",
-                    {
-                        "id": item.id,
-                        "group_id": item.group_id,
-                        "prompt": item.prompt,
-                        "responses": [_response(r, i, of_item) for i, r in enumerate(item.responses)],
-                        "origin": item.origin,
-                        "votes": [
-                            {
-                                "judge": v.judge_name,
-                                "outcome": v.outcome,
-                                "winner": v.winner,
-                                "flags": v.flags,
-                                "time": v.time,
-                            }
-                            for v in votes
-                            if v.item_id == item.id
-                        ],
-                    },
-                )
-    finally:
-        store.close()
+    with ExitStack() as stack:
+        stores = [(p.name, stack.enter_context(closing(Store(str(p), create=False)))) for p in paths]
+        items = merge(*(_items(name, store, kinds) for name, store in stores), key=lambda item: item[1]["id"])
+        for _, same in groupby(items, key=lambda item: item[1]["id"]):
+            (position, record), *others = same
+            for place, other in others:
+                position += f" {place}"
+                known = {v["id"] for v in record["votes"]}  # a copy of a database repeats its votes
+                record["votes"] += [v for v in other["votes"] if v["id"] not in known]
+                record["producers"] += other["producers"]
+            yield position, record
+
+
+def _items(name: str, store: Store, kinds: Sequence[str]) -> Iterator[tuple[str, Record]]:
+    """The items of one database in order of their ids."""
+    after = ""
+    while items := store.items(after=after):
+        after = items[-1].id
+        ids = [item.id for item in items]
+        votes, producers = store.votes(ids, kinds), store.producers(ids)
+        for item in items:
+            kept = {k: getattr(item, k) for k in ("id", "group_id", "prompt", "responses", "origin")}
+            kept["votes"] = [{k: getattr(v, k) for k in VOTE} for v in votes if v.item_id == item.id]
+            kept["producers"] = [{k: getattr(p, k) for k in PRODUCER} for p in producers if p.item_id == item.id]
+            yield f"{name}:{item.id}", kept
 
 
 def to_pairs(record: Record, options: Options) -> Iterable[Pair | Tie]:
@@ -69,7 +68,7 @@ def to_pairs(record: Record, options: Options) -> Iterable[Pair | Tie]:
 
     p_chosen = (wins of chosen + ½ ties) / n, where more than one judge answered. Unused: identical, unjudged, skipped.
     """
-    a, b = record["responses"]
+    a, b = (_response(messages, i, record["producers"]) for i, messages in enumerate(record["responses"]))
     if a["messages"] == b["messages"]:
         raise Unused("identical")
     if not record["votes"]:
@@ -120,10 +119,10 @@ def _aligned(origins: list[dict], key: str) -> list[str]:
     return [o.get(key, "") for o in origins] if any(key in o for o in origins) else []
 
 
-def _response(messages: list, index: int, producers: list) -> dict:
-    mine = [p for p in producers if p.response == index]
-    origin: dict = next((p.origin for p in mine if p.origin), {})
-    return {"messages": messages, "producers": sorted({p.name for p in mine if p.name}), "origin": origin}
+def _response(messages: list, index: int, producers: list[dict]) -> dict:
+    mine = [p for p in producers if p["response"] == index]
+    origin: dict = next((p["origin"] for p in mine if p["origin"]), {})
+    return {"messages": messages, "producers": sorted({p["name"] for p in mine if p["name"]}), "origin": origin}
 
 
 SOURCE = Source(

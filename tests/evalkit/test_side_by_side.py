@@ -77,6 +77,15 @@ def test_repeated_ids_and_empty_answers(tmp_path):
     assert found.by_id["1"][1] == [{"role": "assistant", "content": ""}]
 
 
+def test_a_prompt_that_comes_twice_with_the_same_answers_is_judged_once_and_counted(tmp_path):
+    prompts = dict.fromkeys("123", "The same?")
+    a = read_answers(write(tmp_path / "a.jsonl", ALPHA, {"1": "x", "2": "x", "3": "y"}, prompts))
+    b = read_answers(write(tmp_path / "b.jsonl", BETA, {"1": "y", "2": "y", "3": "x"}, prompts))
+    matched = match(a, b)
+    assert [[r.messages[0]["content"] for r in d.responses] for d in matched.different] == [["x", "y"]]
+    assert matched.left_out == {"same prompt and answers under another id": 2}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

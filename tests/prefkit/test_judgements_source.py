@@ -25,9 +25,9 @@ DRAFT = Draft(
 )
 
 
-def judged(tmp_path, votes, drafts=(DRAFT,), kind="person"):
+def judged(tmp_path, votes, drafts=(DRAFT,), kind="person", name="labels.db"):
     """A database in which judge n gave votes[n] to the first draft: right, wrong, tie or skip."""
-    path = tmp_path / "labels.db"
+    path = tmp_path / name
     store = Store(str(path))
     batch = store.add_batch("labels", "test", drafts).batch_id
     item = store.item(item_id(drafts[0]))
@@ -50,7 +50,7 @@ def test_convert_tells_that_splits_are_not_carried_over(tmp_path, splits, count)
 
 def outcome(path, **options):
     options = source_options(SOURCE, options)
-    ((position, record),) = SOURCE.records(path, options)
+    ((position, record),) = SOURCE.records([path], options)
     assert position == f"labels.db:{item_id(DRAFT)}"
     try:
         (made,) = SOURCE.to_pairs(record, options)
@@ -130,6 +130,34 @@ def test_convert_balances_and_takes_votes_that_sit_in_the_write_ahead_log(tmp_pa
     assert ledgers["records"]["unused"] == {"only_ties": 1, "skipped": 1, "unjudged": 2}
     (pair,) = open_pairs(tmp_path / "out").to_pylist()
     assert pair["chosen"] == text("Rayleigh.")
+    assert pair["p_chosen"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("votes", "made"), [(["right", "wrong"], 0), (["right", "right"], 1), (["wrong", "skip"], 1)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_databases_of_two_annotators_are_votes_about_the_same_items(tmp_path, votes, made, workers):
+    other = Draft(text("more", "user"), [Response(text("a")), Response(text("b"))], "g")
+    paths = [
+        judged(tmp_path, [votes[0]], [DRAFT, other], name="ann.db"),
+        judged(tmp_path, [votes[1]], name="bob.db"),
+    ]
+    manifest = convert_dataset(paths, tmp_path / "out", splits="test=1", workers=workers)
+    ledger = manifest.sources["judgements"]
+    assert ledger["records"]["read"] == 2
+    assert ledger["candidates"]["pairs"] == made
+    assert ledger["candidates"]["ties"] == 1 - made
+    for pair in open_pairs(tmp_path / "out").to_pylist():
+        assert pair["p_chosen"] == (1.0 if "skip" not in votes else None)
+        assert f"ann.db:{item_id(DRAFT)} bob.db:{item_id(DRAFT)}" in pair["meta"]
+
+
+def test_votes_in_a_copy_of_a_database_count_once(tmp_path):
+    path = judged(tmp_path, ["right", "wrong", "right"])
+    copy = tmp_path / "copy.db"
+    SOURCE.files(path, None)
+    copy.write_bytes(path.read_bytes())
+    convert_dataset([path, copy], tmp_path / "out", splits="test=1")
+    (pair,) = open_pairs(tmp_path / "out").to_pylist()
     assert pair["p_chosen"] == pytest.approx(2 / 3)
 
 

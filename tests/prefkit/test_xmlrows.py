@@ -100,6 +100,25 @@ def test_any_prolog_and_any_tail(prolog, tail):
     assert sum(isinstance(r, Damaged) for r in found) == tail.endswith(b"he")
 
 
+@pytest.mark.parametrize("block_bytes", [64, 1 << 20])
+def test_an_element_in_a_rows_place_is_counted_as_damage(block_bytes):
+    rows = [row_xml(answer(i, 1, i)) for i in range(4)]
+    rows[2] = rows[2].replace("<row", "<rwo")
+    found = rows_of([xml(rows)], block_bytes)
+    assert [r["Id"] for _, r in found if not isinstance(r, Damaged)] == ["0", "1", "3"]
+    ((line, damaged),) = [(line, r) for line, r in found if isinstance(r, Damaged)]
+    assert (line, damaged.raw) == (4, rows[2].strip())
+
+
+def test_markup_spilled_by_a_damaged_row_is_kept_with_it_and_counted_once():
+    rows = [row_xml(answer(i, 1, i)) for i in range(3)]
+    rows[1] = rows[1].replace('Body="', 'Body="<p><img src="a" /></p>', 1)
+    found = rows_of([xml(rows)], 1 << 20)
+    (damaged,) = [r for _, r in found if isinstance(r, Damaged)]
+    assert damaged.raw == rows[1].strip()
+    assert len(found) == 3
+
+
 def test_entities_are_never_resolved(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("treasure")
