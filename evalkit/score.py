@@ -21,7 +21,7 @@ from prefkit.errors import UserError
 from prefkit.shards import open_pairs, read_manifest
 from train.core.encode import Encoded, Limits
 from train.core.logprobs import Scored, check_fits, check_head, response_logps
-from train.core.models import Loaded, load_policy, reference_context
+from train.core.policies import Loaded, load_policy, reference_context
 from train.core.rows import Row, Rows, build_rows, pair_texts, without_ties
 from train.core.sharing import Sharing, decide_sharing
 

@@ -24,13 +24,14 @@ import pyarrow as pa
 
 from prefkit import engine, tables
 from prefkit.errors import UserError
+from prefkit.finish import rejects_table
 from prefkit.plan import Plan, make_plan, tool_versions
 from prefkit.publish import Publication, publish
 from prefkit.schema import Reject
 from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, KEYS, resolve
-from prefkit.tasks import Job, Task, bucket_keys, reads_together, rejects_table, run, write_table
+from prefkit.tasks import Job, Task, bucket_keys, reads_together, run, write_table
 
 
 @dataclass(frozen=True)

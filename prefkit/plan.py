@@ -14,11 +14,12 @@ from typing import Any
 
 from prefkit import engine, tables
 from prefkit.errors import UserError
+from prefkit.finish import filtered
 from prefkit.readers import is_readable
 from prefkit.schema import SCHEMA_VERSION
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
 from prefkit.split import DEFAULT_SPLITS, parse_splits
-from prefkit.tasks import Job, filtered
+from prefkit.tasks import Job
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
 SMALL_BYTES = 16 << 20  # below it, starting processes costs more than they save

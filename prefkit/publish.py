@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit import engine
+from prefkit.finish import REJECTS
 from prefkit.schema import PAIRS
 from prefkit.shards import SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
 from prefkit.split import Resolved
-from prefkit.tasks import REJECTS, Job
+from prefkit.tasks import Job
 
 
 class _Shard(NamedTuple):

@@ -15,26 +15,14 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
-from prefkit import checks, tables
-from prefkit.errors import UserError
+from prefkit import tables
+from prefkit.finish import finish, row_keys
 from prefkit.readers import read_records
 from prefkit.schema import Pair, Reject
 from prefkit.sources import PairInput, Refused, Slice, Source, Unused, get_source
-from prefkit.split import KEYS
-
-REJECTS = pa.schema(
-    [
-        pa.field("source", pa.string()),
-        pa.field("kind", pa.string()),  # record: a post, a line; candidate: a pair
-        pa.field("reason", pa.string()),
-        pa.field("position", pa.string()),
-        pa.field("raw", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -155,7 +143,7 @@ def pair_bucket(task: Task) -> None:
     if table is None:
         return _mark(task, tally={}, rows=0)
     made = join.pair(PairInput(table, task.job.options, task.job.seed, tally))
-    return finish(task, made.table, made.fates, made.rejects, tally)
+    return _finish(task, made.table, made.fates, made.rejects, tally)
 
 
 def bucket_keys(job: Job, parts: list[int]) -> np.ndarray:
@@ -234,7 +222,7 @@ def read_slice(task: Task) -> None:
             pairs.append(pair)
             owners.append(len(fates) - 1)
             pair.meta.setdefault("positions", [position])
-    finish(task, tables.candidates(pairs, owners, tally), fates, rejects, tally)
+    _finish(task, tables.candidates(pairs, owners, tally), fates, rejects, tally)
 
 
 def _records(source: Source, pieces: list[Slice], options: Any, tally: Counter[str]) -> Iterator[tuple[str, Any]]:
@@ -246,87 +234,16 @@ def _records(source: Source, pieces: list[Slice], options: Any, tally: Counter[s
             yield piece.name + position.removeprefix(piece.path.name), record
 
 
-# --- what both end with: checks, --where, ids ---------------------------------------------------------------------
+# --- what both end with -------------------------------------------------------------------------------------------
 
 
-def finish(task: Task, table: pa.Table, fates: list[str], rejects: list[Reject], tally: Counter[str]) -> None:
-    """Check and filter candidates, settle what became of each record, and write rows, keys and rejects."""
-    table, reasons = checks.run(table, tally)
-    good = reasons == ""
-    bad = table.filter(pa.array(~good))
-    for reason, row in zip(reasons[~good], bad.to_pylist(), strict=True):
-        tally[f"candidates.rejected.{reason}"] += 1
-        rejects.append(_reject_of(reason, row))
-    checked = table.filter(pa.array(good))
-    kept = filtered(checked, task.job.where)
-    tally["candidates.filtered"] += checked.num_rows - kept.num_rows
-    for fate in _settle(fates, [("used", kept), ("filtered", checked), ("rejected_pairs", table)]):
-        if fate != "rejected":  # counted where it was refused
-            tally["records.used" if fate == "used" else f"records.unused.{fate}"] += 1
-    n_records = len(rejects) - bad.num_rows
-    kinds = ["record"] * n_records + ["candidate"] * bad.num_rows
-    write_table(task.stem.with_suffix(".rejects.arrow"), rejects_table(task.job.source, kinds, rejects))
-    np.save(task.stem.with_suffix(".keys.npy"), _keys(kept))
-    write_table(task.stem.with_suffix(".arrow"), kept.drop_columns(["group_key", "_records"]))
-    _mark(task, tally=tally, rows=kept.num_rows)
-
-
-def _settle(fates: list[str], by_pairs: list[tuple[str, pa.Table]]) -> list[str]:
-    """Fates of all records; one without its own takes the best of what its pairs came to."""
-    settled = list(fates)
-    for fate, table in by_pairs:
-        for i in np.unique(table["_records"].combine_chunks().flatten().to_numpy()):
-            settled[i] = settled[i] or fate
-    assert all(settled)
-    return settled
-
-
-def _reject_of(reason: str, row: dict) -> Reject:
-    positions = json.loads(row["meta"]).get("positions", [])
-    kept = {k: row[k] for k in ("prompt", "chosen", "rejected", "group_key", "source_id", "meta")}
-    return Reject(reason, " ".join(positions), json.dumps(kept, ensure_ascii=False))
-
-
-def rejects_table(source: str, kinds: list[str], rejects: list[Reject]) -> pa.Table:
-    """Refused records and candidates as the columns of `REJECTS`."""
-    rows = [
-        [source, kind, r.reason, r.position, r.raw.encode(errors="replace").decode()]
-        for kind, r in zip(kinds, rejects, strict=True)
-    ]
-    return pa.table([pa.array([r[i] for r in rows], f.type) for i, f in enumerate(REJECTS)], schema=REJECTS)
-
-
-def filtered(table: pa.Table, where: str | None) -> pa.Table:
-    """The rows, in their order, for which the SQL expression over the columns is true."""
-    if where is None:
-        return table
-    plain_time = table["created"].cast(pa.timestamp("s"))  # zoned times would need an extension of duckdb
-    visible = table.drop_columns("_records").append_column("_row", pa.array(np.arange(table.num_rows)))
-    visible = visible.set_column(visible.schema.get_field_index("created"), "created", plain_time)
-    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
-        try:
-            db.register("pairs", visible)
-            rows = db.execute(f"SELECT _row FROM pairs WHERE ({where}\n)").fetchnumpy()["_row"]  # noqa: S608
-        except duckdb.Error as e:
-            columns = ", ".join(c for c in visible.column_names if not c.startswith("_"))
-            raise UserError(f"bad --where {where!r}: {e}", fix=f"an SQL condition over {columns}") from None
-    return table.take(pa.array(np.sort(np.asarray(rows, dtype=np.int64))))
-
-
-def _keys(table: pa.Table) -> np.ndarray:
-    """Of each row: its id, group key and prompt as integers, and about how many bytes it takes."""
-    keys = np.zeros(table.num_rows, dtype=KEYS)
-    ids = np.frombuffer(bytes.fromhex("".join(table["id"].to_pylist())), dtype=">u8").reshape(-1, 2)
-    keys["id_high"], keys["id_low"] = ids[:, 0], ids[:, 1]
-    keys["group"] = tables.hash64_column(table["group_key"])
-    prompts = tables.turn_json(table["prompt"].combine_chunks())
-    known = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
-    keys["prompt"] = tables.hash64(known)[[known[p] for p in prompts]] if prompts else 0
-    sizes = np.full(table.num_rows, 400)
-    for column in ("prompt", "chosen", "rejected"):
-        sizes += tables.content_bytes(table[column].combine_chunks())
-    keys["bytes"] = sizes
-    return keys
+def _finish(task: Task, table: pa.Table, fates: list[str], rejects: list[Reject], tally: Counter[str]) -> None:
+    """Rows, keys and rejects of a task as files, then its marker."""
+    done = finish(task.job.source, task.job.where, table, fates, rejects, tally)
+    write_table(task.stem.with_suffix(".rejects.arrow"), done.rejects)
+    np.save(task.stem.with_suffix(".keys.npy"), row_keys(done.kept))
+    write_table(task.stem.with_suffix(".arrow"), done.kept.drop_columns(["group_key", "_records"]))
+    _mark(task, tally=tally, rows=done.kept.num_rows)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from train.config import DpoRun, SftRun, check, from_yaml
+from train.config import DpoRun, Run, SftRun, check, from_yaml
 from train.core.quiet import quiet_libraries
+
+RunFolder = Annotated[
+    Path,
+    Parameter(
+        help="Run folder: adapter or model, run.yaml, metrics.jsonl, summary.json, checkpoints."
+        " The same command resumes it."
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, Parameter(help="YAML file with these sections (model, data, lora, …); flags win over it.")
+]
 
 sft = App(name="sft", config=from_yaml, help="Supervised fine-tuning on the chosen responses.")
 dpo = App(name="dpo", config=from_yaml, help="Direct preference optimisation on pairs.")
@@ -18,46 +30,29 @@ dpo = App(name="dpo", config=from_yaml, help="Direct preference optimisation on 
 def _sft(
     *,
     run: Annotated[SftRun, Parameter(name="*")] = SftRun(),  # noqa: B008 - frozen
-    out: Path,
-    config: Path | None = None,
+    out: RunFolder,
+    config: ConfigFile = None,
 ) -> None:
-    """Supervised fine-tuning on the chosen responses.
-
-    Parameters
-    ----------
-    out
-        Run folder: adapter or model, run.yaml, metrics.jsonl, summary.json, checkpoints. The same command resumes it.
-    config
-        YAML file with these sections (model, data, lora, …); flags win over it.
-    """
-    checked = check(run)
-    quiet_libraries()
-    from train.sft import train_sft
-
-    train_sft(checked, out)  # type: ignore[arg-type]
+    """Supervised fine-tuning on the chosen responses."""
+    _start("train.sft:train_sft", run, out)
 
 
 @dpo.default
 def _dpo(
     *,
     run: Annotated[DpoRun, Parameter(name="*")] = DpoRun(),  # noqa: B008 - frozen
-    out: Path,
-    config: Path | None = None,
+    out: RunFolder,
+    config: ConfigFile = None,
 ) -> None:
-    """Direct preference optimisation on pairs.
+    """Direct preference optimisation on pairs."""
+    _start("train.dpo:train_dpo", run, out)
 
-    Parameters
-    ----------
-    out
-        Run folder: adapter or model, run.yaml, metrics.jsonl, summary.json, checkpoints. The same command resumes it.
-    config
-        YAML file with these sections (model, data, lora, …); flags win over it.
-    """
-    checked = check(run)
+
+def _start(trainer: str, run: Run, out: Path) -> None:
+    checked = check(run)  # before libraries that take seconds to import
     quiet_libraries()
-    from train.dpo import train_dpo
-
-    train_dpo(checked, out)  # type: ignore[arg-type]
+    module, _, function = trainer.partition(":")
+    getattr(importlib.import_module(module), function)(checked, out)
 
 
 def tiny_model(

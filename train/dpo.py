@@ -11,24 +11,15 @@ from typing import Any
 from torch import Tensor
 from transformers import set_seed
 
-from prefkit.errors import UserError
 from train.config import DpoRun
+from train.core.locate import is_adapter, locate
 from train.core.logprobs import check_fits, check_head, sum_logps, token_logps
-from train.core.models import (
-    add_reference,
-    disable_dropout,
-    is_adapter,
-    load_adapter,
-    load_model,
-    locate,
-    new_adapter,
-    reference_context,
-)
+from train.core.policies import add_reference, disable_dropout, reference_context
 from train.core.rewards import pair_rewards, reward_sums
 from train.core.rows import Batch, Row, build_rows
 from train.core.sharing import decide_sharing
 from train.losses import Loss, PairLogps, find_loss
-from train.run import fit, prepare, say, say_model
+from train.run import fit, load_trainable, prepare, say, say_model
 from train.trainer import Outcome
 
 
@@ -91,17 +82,12 @@ def load_start(run: DpoRun) -> tuple[Any, str, Any]:
     A plain model gets a fresh LoRA and refers to itself without it. An SFT adapter is loaded twice over its untouched
     base, once to train and once as reference. Full fine-tuning keeps a frozen copy.
     """
-    config, lora = run.model, run.lora
-    if is_adapter(locate(config.path)):
-        if not lora.enabled:
-            raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
-        model = load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
-        return model, add_reference(model, config.path), None
-    model = load_model(config.path, config.dtype, config.four_bit, config.attn)
-    if lora.enabled:
-        return new_adapter(model, lora.targets, lora.r, lora.alpha, lora.dropout), "adapter_off", None
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    return model, "model", frozen
+    model = load_trainable(run.model, run.lora)
+    if is_adapter(locate(run.model.path)):
+        return model, add_reference(model, run.model.path), None
+    if run.lora.enabled:
+        return model, "adapter_off", None
+    return model, "model", copy.deepcopy(model).requires_grad_(False)
 
 
 def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
@@ -113,8 +99,7 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     disable_dropout(model)
     check_fits(model, session.rows + session.eval_rows)
     check_head(model)
-    config = run.model
-    say_model(model, config)
+    say_model(model, run.model)
     kind = reference if run.dpo.reference == "online" else "none"
     say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
     objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)

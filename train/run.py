@@ -17,9 +17,10 @@ from transformers import PrinterCallback, TrainerCallback
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs, read_manifest
-from train.config import DpoRun, ModelConfig, Run, SftRun, as_dict
+from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
 from train.core.encode import Encoded, Limits, Template
-from train.core.models import RUN_FILE, default_dtype, load_tokenizer, locate, run_config, weights_digest
+from train.core.locate import RUN_FILE, is_adapter, locate, run_config, weights_digest
+from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row, Rows, pair_texts, without_ties
 from train.core.sharing import attention_tokens
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
@@ -156,6 +157,16 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
         raise UserError("this run is finished", out, "choose another --out, or remove it")
     whole = [p for p in out.glob("checkpoint-*") if all((p / name).is_file() for name in CHECKPOINT_FILES)]
     return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None
+
+
+def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
+    """The model to train: with a fresh LoRA, with the adapter that the path is, or whole."""
+    if is_adapter(locate(config.path)):
+        if not lora.enabled:
+            raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
+        return load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
+    model = load_model(config.path, config.dtype, config.four_bit, config.attn)
+    return new_adapter(model, lora.targets, lora.r, lora.alpha, lora.dropout) if lora.enabled else model
 
 
 # ---------------------------------------------------------------------------------------------------------- during

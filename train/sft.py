@@ -8,12 +8,10 @@ from typing import Any
 
 from transformers import set_seed
 
-from prefkit.errors import UserError
 from train.config import SftRun
 from train.core.logprobs import check_fits, check_head
-from train.core.models import is_adapter, load_adapter, load_model, locate, new_adapter
 from train.core.rows import Batch, Row, build_examples
-from train.run import fit, prepare, say_model
+from train.run import fit, load_trainable, prepare, say_model
 from train.trainer import Outcome
 
 
@@ -41,19 +39,10 @@ class SftObjective:
 def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
     """Run SFT into a folder; see `train.config.SftRun`. A model path that is an adapter is continued."""
     session, run = prepare(run, out, build_examples)
-    config = run.model
     set_seed(run.seed)
-    adapter = is_adapter(locate(config.path))
-    if adapter and not run.lora.enabled:
-        raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
-    if adapter:
-        model = load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
-    else:
-        model = load_model(config.path, config.dtype, config.four_bit, config.attn)
-        if run.lora.enabled:
-            model = new_adapter(model, run.lora.targets, run.lora.r, run.lora.alpha, run.lora.dropout)
+    model = load_trainable(run.model, run.lora)
     check_fits(model, session.rows + session.eval_rows)
     check_head(model)
-    say_model(model, config)
+    say_model(model, run.model)
     objective = SftObjective(run.sft.loss_on)
     return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, shared=False)

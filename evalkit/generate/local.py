@@ -10,7 +10,7 @@ import torch
 from evalkit.generate.base import Answer, Settings
 from prefkit.schema import Message
 from train.core.encode import encode_prompt, stop_ids
-from train.core.models import load_policy
+from train.core.policies import load_policy
 
 
 @torch.no_grad()

@@ -6,6 +6,8 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefkit.web.options import Db, Host, Judge, Port, Seed
+
 if TYPE_CHECKING:
     from prefkit.web.session import Results
 
@@ -14,11 +16,11 @@ def side_by_side(
     a: Path,
     b: Path,
     *,
-    db: str,
-    host: str = "127.0.0.1",
-    port: int = 7861,
-    judge: str | None = None,
-    seed: int = 0,
+    db: Db,
+    host: Host = "127.0.0.1",
+    port: Port = 7861,
+    judge: Judge = None,
+    seed: Seed = 0,
 ) -> None:
     """Compare two models blind: which answered what is shown when the session ends.
 
@@ -28,16 +30,6 @@ def side_by_side(
         Answers of one model, from `evalkit generate`.
     b
         Answers of the other to the same prompts.
-    db
-        Where judgements are kept: a file such as votes.db, or a database URL.
-    host
-        Address to listen on; this machine only.
-    port
-        Port of the page; 0 takes any free one.
-    judge
-        Under which name to judge; by default the name of the account.
-    seed
-        Fixes which prompts come first and which side the answers stand on.
     """
     from evalkit.side_by_side.session import match, read_answers, results, store_items, tally
     from prefkit.judgements.store import Store

@@ -6,17 +6,18 @@ import getpass
 from pathlib import Path
 
 from prefkit.errors import UserError
+from prefkit.web.options import Db, Host, Judge, Port, Seed
 
 
 def label(
     data: Path,
     *,
-    db: str,
+    db: Db,
     split: str = "train",
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    judge: str | None = None,
-    seed: int = 0,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    judge: Judge = None,
+    seed: Seed = 0,
     limit: int | None = None,
 ) -> None:
     """Label pairs in the browser, blind and by keyboard.
@@ -25,18 +26,8 @@ def label(
     ----------
     data
         A data set made by `prefkit convert`, or JSON lines {prompt, responses: [two]}.
-    db
-        Where judgements are kept: a file such as labels.db, or a database URL.
     split
         Which split of a data set to label.
-    host
-        Address to listen on; this machine only.
-    port
-        Port of the page; 0 takes any free one.
-    judge
-        Under which name to judge; by default the name of the account.
-    seed
-        Fixes which pairs come first and which side they stand on.
     limit
         Label only so many pairs.
     """

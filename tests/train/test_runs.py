@@ -20,7 +20,8 @@ from prefkit.shards import open_pairs
 from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun, check
 from train.core.encode import Limits
 from train.core.logprobs import PairPolicy, response_logps
-from train.core.models import load_model, load_policy, load_tokenizer, reference_context
+from train.core.models import load_model, load_tokenizer
+from train.core.policies import load_policy, reference_context
 from train.core.rewards import hits
 from train.core.rows import build_rows, collate, pair_texts
 from train.dpo import load_start, train_dpo

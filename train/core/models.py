@@ -1,114 +1,21 @@
-"""Loading models, tokenizers, adapters and references. Every mistake here is one line; none waits for the network."""
+"""Loading models, tokenizers and adapters. Every mistake here is one line."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from torch import nn
 
 from prefkit.errors import UserError, unknown_name
-from train.core.encode import Template
+from train.core.locate import ADAPTER_FILE, is_adapter, locate
 
-RUN_FILE = "run.yaml"
-ADAPTER_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-CHECKPOINT = re.compile(r"checkpoint-\d+")
 DTYPES = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64")}
-WEIGHTS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-
-
-# ------------------------------------------------------------------------------------------------------------- where
-
-
-def locate(path: str) -> Path:
-    """The local folder of a model: itself, or the hub's snapshot of that name; UserError when there is neither."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
-        raise UserError("model folder not found", path, "give a model folder, a run folder, or a name on the hub")
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    try:
-        cached = Path(snapshot_download(path, allow_patterns=WEIGHTS, local_files_only=True))
-        if any(cached.glob("*.safetensors")):
-            return cached
-    except OSError:
-        pass  # not in the cache: ask the hub
-    _reach(constants.ENDPOINT, path)
-    try:
-        return Path(snapshot_download(path, allow_patterns=WEIGHTS))
-    except GatedRepoError as e:
-        raise UserError(
-            "the model is gated", path, f"accept its terms at {constants.ENDPOINT}/{path}, then hf auth login"
-        ) from e
-    except RepositoryNotFoundError as e:
-        raise UserError("no such folder, and no such model on the hub", path, "check the name") from e
-    except (HfHubHTTPError, OSError) as e:
-        raise UserError(f"cannot download the model: {e}", path, "try again, or give a local folder") from e
-
-
-def _reach(endpoint: str, path: str) -> None:
-    """Fail in seconds instead of after the hub client's retries."""
-    fix = "give a local folder, or connect to the network"
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise UserError("no such folder, not in the cache, and HF_HUB_OFFLINE is set", path, fix)
-    if any(os.environ.get(k) for k in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return
-    url = urlsplit(endpoint)
-    try:
-        socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()
-    except OSError as e:
-        raise UserError(f"no such folder, not in the cache, and {url.hostname} cannot be reached", path, fix) from e
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a peft adapter."""
-    return (folder / ADAPTER_FILE).is_file()
-
-
-def run_config(folder: Path) -> dict[str, Any] | None:
-    """The resolved configuration of one of our runs, also for its checkpoints; None for foreign folders."""
-    home = folder.resolve().parent if CHECKPOINT.fullmatch(folder.resolve().name) else folder
-    file = home / RUN_FILE
-    if not file.is_file():
-        return None
-    try:
-        config = yaml.safe_load(file.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError("the run's configuration is not YAML", file, "train again, or restore it") from e
-    if not isinstance(config, dict):
-        raise UserError("the run's configuration is damaged", file, "train again, or restore it")
-    return config
-
-
-def weights_digest(path: str) -> str:
-    """Names the weights in a folder: sha256 over its *.safetensors; the hub's revision for a model from there."""
-    folder = locate(path)
-    if not Path(path).expanduser().is_dir():
-        return folder.name
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as f:
-            digest.update(hashlib.file_digest(f, "sha256").digest())
-    return digest.hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------------------- load
 
 
 def load_tokenizer(path: str) -> Any:
@@ -212,16 +119,16 @@ def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str, traina
     except UserError as e:
         fix = f"restore the base, or set base_model_name_or_path in its {ADAPTER_FILE}"
         raise UserError(f"the adapter's base cannot be loaded: {e}", path, fix) from e
-    _check_adapter_weights(folder, path)
+    check_adapter_weights(folder, path)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (ValueError, RuntimeError, KeyError) as e:
         raise UserError(f"the adapter does not fit its base: {_first_line(e)}", path, "train it again") from e
-    _check_adapter_keys(adapted, "default", folder, path)
+    check_adapter_keys(adapted, "default", folder, path)
     return adapted
 
 
-def _check_adapter_weights(folder: Path, path: str) -> None:
+def check_adapter_weights(folder: Path, path: str) -> None:
     from safetensors import safe_open
 
     file = folder / ADAPTER_WEIGHTS
@@ -234,7 +141,7 @@ def _check_adapter_weights(folder: Path, path: str) -> None:
         raise UserError(f"the adapter's weights are damaged: {_first_line(e)}", file, "restore the file") from e
 
 
-def _check_adapter_keys(model: Any, name: str, folder: Path, path: str) -> None:
+def check_adapter_keys(model: Any, name: str, folder: Path, path: str) -> None:
     """peft leaves a weight that the file lacks at its random start, with no more than a warning."""
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
@@ -244,16 +151,6 @@ def _check_adapter_keys(model: Any, name: str, folder: Path, path: str) -> None:
     needed = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     if missing := sorted(set(needed) - known):
         raise UserError(f"{len(missing)} adapter weights are missing, first {missing[0]}", path, "restore its files")
-
-
-def add_reference(model: Any, path: str) -> str:
-    """Load an adapter a second time as the frozen `reference` over the same base; return the reference's kind."""
-    folder = locate(path)
-    _check_adapter_weights(folder, path)
-    model.load_adapter(str(folder), "reference", is_trainable=False)
-    _check_adapter_keys(model, "reference", folder, path)
-    model.set_adapter("default")
-    return "adapter:reference"
 
 
 def new_adapter(model: Any, targets: Sequence[str], r: int, alpha: int, dropout: float) -> Any:
@@ -291,105 +188,3 @@ def _is_matrix(module: nn.Module) -> bool:
 
 def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith("." + target)
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to zero, LoRA's and attention's too, so that policy and reference are functions."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-                setattr(module, name, 0.0)
-
-
-# --------------------------------------------------------------------------------------------------------- reference
-
-
-@contextmanager
-def reference_context(model: Any, kind: str, frozen: Any = None) -> Iterator[Any]:
-    """Yield the model that is the reference while inside; gradients are off.
-
-    `adapter_off`: the policy without its adapter; `adapter:NAME`: the policy with another adapter; `model`: `frozen`.
-    """
-    with torch.no_grad():
-        if kind == "model":
-            yield frozen
-        elif kind == "adapter_off":
-            model.base_model.disable_adapter_layers()
-            try:
-                yield model
-            finally:
-                model.base_model.enable_adapter_layers()
-        elif kind.startswith("adapter:"):
-            active = model.active_adapter
-            trains = any(p.requires_grad for p in model.parameters())
-            model.set_adapter(kind.partition(":")[2], inference_mode=True)
-            try:
-                yield model
-            finally:
-                model.set_adapter(active, inference_mode=not trains)
-        else:
-            raise unknown_name("reference", kind, ["adapter_off", "adapter:NAME", "model"])
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A policy ready to score, with what its run says about tokens and reference.
-
-    `reference` is a kind for `reference_context` or "none"; `frozen` is the reference model of kind "model";
-    `config` is the run's resolved configuration (empty for foreign folders).
-    """
-
-    path: str
-    model: Any
-    tokenizer: Any
-    template: Template
-    reference: str
-    frozen: Any
-    config: dict[str, Any]
-
-
-def load_policy(
-    path: str,
-    dtype: str | None = None,
-    four_bit: bool | None = None,
-    attn: str = "sdpa",
-    template: str | None = None,
-    reference: bool = True,
-) -> Loaded:
-    """Load a run folder, an adapter folder or a model; what is None is as the run had it.
-
-    The reference of a run is what it started from: the base under its adapter, the SFT adapter loaded beside it, or
-    the model that full fine-tuning began with (`reference=False` leaves the latter two out).
-    """
-    folder = locate(path)
-    config = run_config(folder) or {}
-    trained = config.get("model", {})
-    dtype = dtype or trained.get("dtype")
-    four_bit = bool(trained.get("four_bit")) if four_bit is None else four_bit
-    tokenizer = load_tokenizer(path)
-    chosen = Template.of(template or config.get("data", {}).get("template"), tokenizer)
-    start, frozen, kind = trained.get("path"), None, "none"
-    if start and reference:
-        _check_start(start, path, config.get("digests", {}).get("model"))
-    if is_adapter(folder):
-        model, kind = load_adapter(path, dtype, four_bit, attn), "adapter_off"
-        if reference and start and is_adapter(locate(start)):
-            kind = add_reference(model, start)
-    else:
-        model = load_model(path, dtype, four_bit, attn)
-        if start and reference:
-            frozen, kind = load_model(start, dtype, four_bit, attn), "model"
-    return Loaded(path, model.eval(), tokenizer, chosen, kind, frozen, config)
-
-
-def _check_start(start: str, path: str, digest: str | None) -> None:
-    """The reference is what the run started from, not what lies at that path today."""
-    try:
-        now = weights_digest(start)
-    except UserError as e:
-        raise UserError(f"the model this run started from is missing: {e}", path, "name another --reference") from e
-    if digest is not None and now != digest:
-        what = f"the model this run started from has changed since: {start}"
-        raise UserError(what, path, "restore it, or name another --reference")

@@ -1,0 +1,95 @@
+"""Where models lie: local folders, the hub's cache, the hub; what a folder holds. Loads no weights and no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from prefkit.errors import UserError
+
+RUN_FILE = "run.yaml"
+ADAPTER_FILE = "adapter_config.json"
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+WEIGHTS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+
+
+def locate(path: str) -> Path:
+    """The local folder of a model: itself, or the hub's snapshot of that name; UserError when there is neither."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
+        raise UserError("model folder not found", path, "give a model folder, a run folder, or a name on the hub")
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(path, allow_patterns=WEIGHTS, local_files_only=True))
+        if any(cached.glob("*.safetensors")):
+            return cached
+    except OSError:
+        pass  # not in the cache: ask the hub
+    _reach(constants.ENDPOINT, path)
+    try:
+        return Path(snapshot_download(path, allow_patterns=WEIGHTS))
+    except GatedRepoError as e:
+        raise UserError(
+            "the model is gated", path, f"accept its terms at {constants.ENDPOINT}/{path}, then hf auth login"
+        ) from e
+    except RepositoryNotFoundError as e:
+        raise UserError("no such folder, and no such model on the hub", path, "check the name") from e
+    except (HfHubHTTPError, OSError) as e:
+        raise UserError(f"cannot download the model: {e}", path, "try again, or give a local folder") from e
+
+
+def _reach(endpoint: str, path: str) -> None:
+    """Fail in seconds instead of after the hub client's retries."""
+    fix = "give a local folder, or connect to the network"
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise UserError("no such folder, not in the cache, and HF_HUB_OFFLINE is set", path, fix)
+    if any(os.environ.get(k) for k in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    url = urlsplit(endpoint)
+    try:
+        socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()
+    except OSError as e:
+        raise UserError(f"no such folder, not in the cache, and {url.hostname} cannot be reached", path, fix) from e
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a peft adapter."""
+    return (folder / ADAPTER_FILE).is_file()
+
+
+def run_config(folder: Path) -> dict[str, Any] | None:
+    """The resolved configuration of one of our runs, also for its checkpoints; None for foreign folders."""
+    home = folder.resolve().parent if CHECKPOINT.fullmatch(folder.resolve().name) else folder
+    file = home / RUN_FILE
+    if not file.is_file():
+        return None
+    try:
+        config = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError("the run's configuration is not YAML", file, "train again, or restore it") from e
+    if not isinstance(config, dict):
+        raise UserError("the run's configuration is damaged", file, "train again, or restore it")
+    return config
+
+
+def weights_digest(path: str) -> str:
+    """Names the weights in a folder: sha256 over its *.safetensors; the hub's revision for a model from there."""
+    folder = locate(path)
+    if not Path(path).expanduser().is_dir():
+        return folder.name
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()
