@@ -18,11 +18,15 @@ import pyarrow.parquet as pq
 
 from evalkit.scores import SCORES, scores_path, write_scores
 from prefkit.errors import UserError
+from prefkit.progress import progress
 from prefkit.shards import open_pairs, read_manifest
+from train.core.cache import LogpCache
+from train.core.dataset import load_rows
 from train.core.encode import Encoded, Limits
-from train.core.logprobs import Scored, check_fits, check_head, response_logps
+from train.core.locate import weights_digest
+from train.core.logprobs import Scored, base_model, check_fits, check_head, response_logps
 from train.core.policies import Loaded, load_policy, reference_context
-from train.core.rows import Row, Rows, build_rows, pair_texts, without_ties
+from train.core.rows import Row, Rows, sequence_key
 from train.core.sharing import Sharing, decide_sharing
 
 if TYPE_CHECKING:
@@ -75,15 +79,12 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
     """Encode the split, run policy and reference over the same rows, and put the numbers beside their pairs."""
     table = open_pairs(data, options.split)
     table = table.slice(0, options.limit) if options.limit is not None else table
-    preferred, ties = without_ties(table)
     loaded = load_policy(policy, template=options.template, reference=options.reference is None)
     limits = _limits(loaded, options)
-    built = build_rows(pair_texts(preferred), loaded.tokenizer, loaded.template, limits)
+    built = load_rows(data, options.split, options.limit, "pairs", loaded.tokenizer, loaded.template, limits)
     if not built.rows:
         what = f"no pair of split {options.split!r} fits {limits.max_tokens} tokens"
         raise UserError(what, data, "raise --max-tokens")
-    if ties:
-        built.dropped["tie"] = ties
     boundary = _boundary(built, loaded.tokenizer)
     counts = built.counts()
     dropped = "".join(f", {n} dropped: {reason}" for reason, n in counts["dropped"].items())
@@ -92,15 +93,25 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
 
     checked: dict[int, Sharing] = {}  # by model: with an adapter, policy and reference are one object
 
-    def run(model: Any) -> list[Scored]:
+    dtype = _dtype(loaded.model)
+
+    def run(model: Any, path: str) -> list[Scored]:
+        """`path` says which weights: the cache of one model must never answer for another."""
         if id(model) not in checked:
             check_fits(model, built.rows)
             check_head(model)
             checked[id(model)] = decide_sharing(model, built.rows)
             say(checked[id(model)].line)
-        return response_logps(model, built.rows, options.tokens_per_batch, checked[id(model)].shared, per_token=True)
+        four_bit = bool(getattr(base_model(model), "is_loaded_in_4bit", False))
+        cache = LogpCache(weights_digest(path), _dtype(model), four_bit, path)
+        total = len({sequence_key(r.prompt_ids, ids) for r in built.rows for ids in r.response_ids})
+        with progress(_name(path), total) as advance:
+            packed = checked[id(model)].packed
+            scored = response_logps(model, built.rows, options.tokens_per_batch, packed, cache, advance)
+        say(f"forwards {cache.misses} responses computed, {cache.hits} from the cache: {_name(path)}")
+        return scored
 
-    policy_scored = run(loaded.model)
+    policy_scored = run(loaded.model, policy)
     reference, ref_scored = _reference_scores(loaded, options, run)
     say(f"policy   {_name(policy)} · reference {reference or NO_REFERENCE}")
 
@@ -118,7 +129,7 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Callable[[str], N
         "read": table.num_rows,
         "scored": built.kept,
         "dropped": counts["dropped"],
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "dtype": dtype,
     }
     tokens = pa.Table.from_pylist(list(_token_rows(built.rows, policy_scored, ref_scored, loaded.tokenizer)), TOKENS)
     return Result(_table(table, numbers, names), tokens, record)
@@ -153,7 +164,7 @@ def _boundary(built: Rows, tokenizer: Any) -> str:
 
 
 def _reference_scores(
-    loaded: Loaded, options: ScoreOptions, run: Callable[[Any], list[Scored]]
+    loaded: Loaded, options: ScoreOptions, run: Callable[[Any, str], list[Scored]]
 ) -> tuple[str | None, list[Scored] | None]:
     """Name of the reference and its scores; (None, None) without one."""
     if options.reference == NO_REFERENCE:
@@ -166,18 +177,19 @@ def _reference_scores(
                 "give --reference MODEL, or --reference none for plain log π",
             )
         with reference_context(loaded.model, loaded.reference, loaded.frozen) as model:
-            return _started_from(loaded), run(model)
-    other = load_policy(options.reference, reference=False)
+            start = _started_from(loaded)
+            return _name(start), run(model, start)
+    other = load_policy(options.reference, dtype=_dtype(loaded.model), reference=False)
     if other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
         raise UserError(
             "policy and reference have different vocabularies", options.reference, "give the model it started from"
         )
-    return _name(options.reference), run(other.model)
+    return _name(options.reference), run(other.model, options.reference)
 
 
 def _started_from(loaded: Loaded) -> str:
-    start = loaded.config.get("model", {}).get("path")
-    return _name(start or getattr(loaded.model, "base_model", loaded.model).config.name_or_path)
+    """Path of the model a run started from; of the base under a foreign adapter."""
+    return loaded.config.get("model", {}).get("path") or base_model(loaded.model).name_or_path
 
 
 def _numbers(rows: list[Row], policy: list[Scored], ref: list[Scored] | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -227,6 +239,10 @@ def _token_rows(
                 record[f"policy_{side}"] = policy[i].token_logps[r]
                 record[f"ref_{side}"] = ref[i].token_logps[r] if ref else None
             yield record
+
+
+def _dtype(model: Any) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _name(path: str) -> str:

@@ -11,10 +11,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from prefkit.errors import UserError
+from prefkit.progress import progress
 
 # Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
 PRELOAD = ["prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
@@ -34,17 +32,14 @@ def cores() -> int:
 
 def run_tasks(fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, label: str) -> list[Result]:
     """The results in the order of the tasks; an exception of a task comes out as it is and stops the rest."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(label, total=len(tasks))
+    with progress(label, len(tasks)) as advance:
         if workers <= 1 or len(tasks) <= 1:
             results = []
             for task in tasks:
                 results.append(fn(task))
-                progress.advance(bar)
+                advance(1)
             return results
-        return _in_processes(fn, tasks, min(workers, len(tasks)), lambda: progress.advance(bar))
+        return _in_processes(fn, tasks, min(workers, len(tasks)), lambda: advance(1))
 
 
 def _in_processes(

@@ -27,8 +27,8 @@ class ModelConfig:
     "Of the weights; default bfloat16 on CUDA, float32 on CPU and for full fine-tuning."
     four_bit: bool = False
     "Load the frozen base in 4-bit NF4 with double quantisation (QLoRA)."
-    attn: Literal["sdpa", "eager"] = "sdpa"
-    "Attention implementation."
+    attn: Literal["rows", "sdpa", "eager"] = "rows"
+    "rows: each prompt computed once, no padding; sdpa, eager: the model's own attention, each response by itself."
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class DpoConfig:
     beta: float = 0.1
     label_smoothing: float = 0.0
     "Above 0: cDPO."
-    reference: Literal["online", "none"] = "online"
-    "none: rewards are the policy's own log-probabilities."
+    reference: Literal["online", "cached", "none"] = "online"
+    "cached: computed once for all epochs and runs; none: rewards are the policy's own log-probabilities."
     pairs_per_step: int = 32
     "Of one optimizer step, over all processes; a step ends with a whole prompt."
     tokens_per_forward: int = 0
-    "Padded tokens of one micro-batch: memory, never the result; default 4096 on CPU, 16384 on CUDA."
+    "Tokens of one micro-batch: memory, never the result; default 4096 on CPU, 16384 on CUDA."
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class SftConfig:
     loss_on: Literal["response", "all"] = "response"
     "Train on response tokens only, or on the prompt's too."
     tokens_per_forward: int = 0
-    "Padded tokens of one micro-batch: memory, never the result; default 4096 on CPU, 16384 on CUDA."
+    "Tokens of one micro-batch: memory, never the result; default 4096 on CPU, 16384 on CUDA."
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import set_seed
 
+from prefkit.errors import UserError
+from prefkit.progress import progress
 from train.config import DpoRun
+from train.core.batch import Batch
+from train.core.cache import LogpCache
+from train.core.head import TokenLogps
 from train.core.locate import is_adapter, locate
-from train.core.logprobs import check_fits, check_head, sum_logps, token_logps
+from train.core.logprobs import check_fits, check_head, response_logps, sum_tokens, token_logps
 from train.core.policies import add_reference, disable_dropout, reference_context
 from train.core.rewards import pair_rewards, reward_sums
-from train.core.rows import Batch, Row, build_rows
+from train.core.rows import Row, sequence_key
 from train.core.sharing import decide_sharing
 from train.losses import Loss, PairLogps, find_loss
-from train.run import fit, load_trainable, prepare, say, say_model
-from train.trainer import Outcome
+from train.run import Session, default_budget, fit, load_trainable, prepare, say, say_model
+from train.trainer import Outcome, token_sums
 
 
 @dataclass(frozen=True)
@@ -44,23 +50,30 @@ class DpoObjective:
 
     def __call__(self, forward: Any, model: Any, batch: Batch) -> Outcome:
         """Losses and the field's metrics, as sums over pairs."""
-        pairs = self.pair_logps(forward(batch), self.reference_logps(model, batch), batch)
+        found: TokenLogps = forward(batch)
+        pairs = self.pair_logps(sum_tokens(found.logps_N, batch), self.reference_logps(model, batch), batch)
         rewards = pair_rewards(
             pairs.policy_chosen, pairs.policy_rejected, pairs.ref_chosen, pairs.ref_rejected, self.beta
         )
-        sums = reward_sums(rewards) | {
-            "logps/chosen": pairs.policy_chosen.sum(),
-            "logps/rejected": pairs.policy_rejected.sum(),
-            "count": batch.pairs_P2.new_tensor(len(batch.pairs_P2)),
-        }
-        return Outcome(self.loss(pairs, self.beta, self.label_smoothing), batch.pair_ids, sums)
+        sums = (
+            reward_sums(rewards)
+            | token_sums(found)
+            | {
+                "logps/chosen": pairs.policy_chosen.sum(),
+                "logps/rejected": pairs.policy_rejected.sum(),
+                "count": batch.pairs_P2.new_tensor(len(batch.pairs_P2)),
+            }
+        )
+        return Outcome(self.loss(pairs, self.beta, self.label_smoothing), batch.ids, sums)
 
     def reference_logps(self, model: Any, batch: Batch) -> Tensor:
-        """logps_R under the reference; zeros without one."""
+        """logps_R under the reference: as the rows carry them, else computed; zeros without one."""
+        if batch.ref_R is not None:
+            return batch.ref_R
         if self.reference == "none":
             return batch.counts_R.double() * 0
         with reference_context(model, self.reference, self.frozen) as reference:
-            return sum_logps(token_logps(reference, batch), batch)
+            return sum_tokens(token_logps(reference, batch).logps_N, batch)
 
     @staticmethod
     def pair_logps(policy_R: Tensor, ref_R: Tensor, batch: Batch) -> PairLogps:
@@ -93,16 +106,46 @@ def load_start(run: DpoRun) -> tuple[Any, str, Any]:
 def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     """Run DPO into a folder; see `train.config.DpoRun`."""
     loss = find_loss(run.dpo.loss)
-    session, run = prepare(run, out, partial(build_rows, one_pair_per_row=run.data.one_pair_per_row))
+    session, run = prepare(run, out, "one_pair_per_row" if run.data.one_pair_per_row else "pairs")
     set_seed(run.seed)
     model, reference, frozen = load_start(run)
     disable_dropout(model)
     check_fits(model, session.rows + session.eval_rows)
     check_head(model)
     say_model(model, run.model)
-    kind = reference if run.dpo.reference == "online" else "none"
-    say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
-    objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)
     sharing = decide_sharing(model, session.rows)
     say(sharing.line)
-    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, sharing.shared)
+    kind = reference if run.dpo.reference != "none" else "none"
+    say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
+    if run.dpo.reference == "cached":
+        session = with_reference(session, model, kind, frozen, sharing.packed)
+    objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)
+    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, sharing.packed)
+
+
+def with_reference(session: Session, model: Any, kind: str, frozen: Any, packed: bool) -> Session:
+    """The session whose rows carry their log-probabilities under the reference, from the cache or computed now.
+
+    Several processes share the work, each its part of the rows. UserError names a pair whose reference is not finite.
+    """
+    config = session.run.model
+    cache = LogpCache(session.digests["model"], config.dtype or "", config.four_bit, config.path)
+    budget = session.run.dpo.tokens_per_forward or default_budget()  # type: ignore[union-attr]
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    mine = (session.rows + session.eval_rows)[processes.process_index :: processes.num_processes]
+    total = sum(len(r.response_ids) for r in mine)
+    with reference_context(model, kind, frozen) as reference, progress("reference", total) as advance:
+        response_logps(reference, mine, budget, packed, cache, advance)
+    say(f"reference of this process: {cache.hits} responses from the cache, {cache.misses} computed")
+    processes.wait_for_everyone()
+    return replace(session, rows=_with_logps(session.rows, cache), eval_rows=_with_logps(session.eval_rows, cache))
+
+
+def _with_logps(rows: list[Row], cache: LogpCache) -> list[Row]:
+    keys = [[sequence_key(row.prompt_ids, r) for r in row.response_ids] for row in rows]
+    known = cache.get(k for ks in keys for k in ks)
+    for row, ks in zip(rows, keys, strict=True):
+        if not all(k in known for k in ks):
+            what = "the reference gives log-probabilities that are not finite"
+            raise UserError(what, row.pair_ids[0], "use bfloat16 or float32 instead of float16")
+    return [replace(row, ref_logps=tuple(known[k].total for k in ks)) for row, ks in zip(rows, keys, strict=True)]

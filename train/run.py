@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,13 +15,12 @@ import yaml
 from transformers import PrinterCallback, TrainerCallback
 
 from prefkit.errors import UserError
-from prefkit.shards import open_pairs, read_manifest
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
+from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
 from train.core.locate import RUN_FILE, is_adapter, locate, run_config, weights_digest
 from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
-from train.core.rows import Row, Rows, pair_texts, without_ties
-from train.core.sharing import attention_tokens
+from train.core.rows import Row
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
 
 SUMMARY = "summary.json"
@@ -31,7 +29,6 @@ METRICS = "metrics.jsonl"
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 
 R = TypeVar("R", SftRun, DpoRun)
-Build = Callable[..., Rows]  # (pairs, tokenizer, template, limits) -> Rows
 
 
 def is_main() -> bool:
@@ -78,10 +75,10 @@ class Session:
 # ---------------------------------------------------------------------------------------------------------- before
 
 
-def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
+def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     """Open the run folder, the tokenizer and the data; return them with the resolved run."""
     path = Path(run.model.path).expanduser()
-    manifest = read_manifest(run.data.path)
+    known = data_digest(run.data.path)
     tokenizer = load_tokenizer(run.model.path)
     earlier = run_config(locate(run.model.path)) or {}
     template = Template.of(run.data.template or earlier.get("data", {}).get("template"), tokenizer)
@@ -100,15 +97,15 @@ def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
     if earlier and bool(earlier["model"].get("four_bit")) != run.model.four_bit:
         then = "plain" if run.model.four_bit else "4-bit"
         say(f"note: {run.model.path} was trained on a {then} base, this run is not")
-    digests = {"data": manifest.digest, "model": weights_digest(run.model.path)}
+    digests = {"data": known, "model": weights_digest(run.model.path)}
     resume = open_folder(run, digests, out)
     say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
-    rows, counts = _read(run, run.data.split, run.data.limit, tokenizer, template, build)
+    rows, counts = _read(run, run.data.split, run.data.limit, tokenizer, template, kind)
     if not rows:
         raise UserError("no pair is left to train on", run.data.path, "see the counts above; raise data.max_tokens")
     evaluated: list[Row] = []
-    if run.data.eval_split in manifest.splits:
-        evaluated, more = _read(run, run.data.eval_split, run.data.eval_limit, tokenizer, template, build)
+    if run.data.eval_split in splits_of(run.data.path):
+        evaluated, more = _read(run, run.data.eval_split, run.data.eval_limit, tokenizer, template, kind)
         counts = {run.data.split: counts, run.data.eval_split: more}
     else:
         say(f"no split {run.data.eval_split!r}: no evaluation")
@@ -119,24 +116,19 @@ def prepare(run: R, out: Path, build: Build) -> tuple[Session, R]:
 
 
 def _read(
-    run: Run, split: str, limit: int | None, tokenizer: Any, template: Template, build: Build
+    run: Run, split: str, limit: int | None, tokenizer: Any, template: Template, kind: Kind
 ) -> tuple[list[Row], dict[str, Any]]:
-    table = open_pairs(run.data.path, split)
-    table = table.slice(0, limit) if limit is not None else table
-    used, ties = without_ties(table) if isinstance(run, DpoRun) else (table, [])
     limits = Limits(run.data.max_tokens, run.data.max_prompt_tokens, run.data.too_long)
-    built = build(pair_texts(used), tokenizer, template, limits)
-    if ties:
-        built.dropped["tie"] = ties
-    counts = built.counts()
+    found = load_rows(run.data.path, split, limit, kind, tokenizer, template, limits)
+    counts = found.counts()
     dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"
-    say(f"{split}: {table.num_rows} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")
+    say(f"{split}: {found.read} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")
     say(f"  {counts['prompts']} prompts, {counts['responses']} responses, {counts['tokens']} tokens")
-    if built.rows:
-        first = built.rows[0]
+    if found.rows:
+        first = found.rows[0]
         shown = Encoded(first.prompt_ids, first.response_ids, first.truncated).boundary(tokenizer)
         say(f"  boundary of the first: {shown}")
-    return built.rows, counts
+    return found.rows, counts
 
 
 def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
@@ -172,14 +164,13 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
 # ---------------------------------------------------------------------------------------------------------- during
 
 
-def fit(session: Session, model: Any, objective: Objective, per_step: int, budget: int, shared: bool) -> dict[str, Any]:
+def fit(session: Session, model: Any, objective: Objective, per_step: int, budget: int, packed: bool) -> dict[str, Any]:
     """Train, evaluate, save; returns the summary that marks the run as finished."""
     run, out = session.run, session.out
     epochs = float(run.trainer["num_train_epochs"])
     limit = int(run.trainer.get("max_steps", "-1"))
     units = [objective.units(r) for r in session.rows]
     plan = schedule(units, per_step, epochs, limit, run.seed, run.data.order == "shuffled")
-    budget = budget or (16384 if torch.cuda.is_available() else 4096)
     args = training_arguments(run.trainer, out, run.seed, len(plan.steps))
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
@@ -188,7 +179,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         model,
         args,
         objective,
-        Layout(budget, shared, objective.loss_on, attention_tokens(model)),
+        Layout(budget or default_budget(), packed, objective.loss_on),
         session.rows,
         plan,
         session.eval_rows,
@@ -214,6 +205,11 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     trainer.accelerator.wait_for_everyone()
     say(f"saved {out}")
     return summary
+
+
+def default_budget() -> int:
+    """Tokens of one forward where the run does not say."""
+    return 16384 if torch.cuda.is_available() else 4096
 
 
 def _last_evaluation(trainer: StepTrainer) -> dict[str, float]:

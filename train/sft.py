@@ -9,10 +9,13 @@ from typing import Any
 from transformers import set_seed
 
 from train.config import SftRun
-from train.core.logprobs import check_fits, check_head
-from train.core.rows import Batch, Row, build_examples
-from train.run import fit, load_trainable, prepare, say_model
-from train.trainer import Outcome
+from train.core.batch import Batch
+from train.core.head import TokenLogps
+from train.core.logprobs import check_fits, check_head, sum_tokens
+from train.core.rows import Row
+from train.core.sharing import decide_sharing
+from train.run import fit, load_trainable, prepare, say, say_model
+from train.trainer import Outcome, token_sums
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,21 @@ class SftObjective:
 
     def __call__(self, forward: Any, model: Any, batch: Batch) -> Outcome:
         """Losses of the responses, summed over their tokens."""
-        losses_R = -forward(batch)
-        count = batch.counts_R.sum()
-        return Outcome(losses_R, batch.pair_ids, {"nll": losses_R.sum(), "count": count})
+        found: TokenLogps = forward(batch)
+        losses_R = -sum_tokens(found.logps_N, batch)
+        sums = token_sums(found) | {"nll": losses_R.sum(), "count": batch.counts_R.sum()}
+        return Outcome(losses_R, batch.ids, sums)
 
 
 def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
     """Run SFT into a folder; see `train.config.SftRun`. A model path that is an adapter is continued."""
-    session, run = prepare(run, out, build_examples)
+    session, run = prepare(run, out, "examples")
     set_seed(run.seed)
     model = load_trainable(run.model, run.lora)
     check_fits(model, session.rows + session.eval_rows)
     check_head(model)
     say_model(model, run.model)
+    sharing = decide_sharing(model, session.rows)
+    say(sharing.line)
     objective = SftObjective(run.sft.loss_on)
-    return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, shared=False)
+    return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, sharing.packed)

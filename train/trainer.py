@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +23,11 @@ from transformers import Trainer, TrainingArguments
 
 from prefkit.errors import UserError
 from train.config import coerce_trainer
+from train.core.batch import Batch, collate
+from train.core.head import TokenLogps
 from train.core.logprobs import PairPolicy
 from train.core.plan import plan_rows
-from train.core.rows import Batch, Row, collate
+from train.core.rows import Row
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,14 @@ class Objective(Protocol):
 class Layout:
     """How rows become micro-batches."""
 
-    budget: int  # padded tokens of one forward
-    shared: bool = True
+    budget: int  # tokens of one forward
+    packed: bool = True
     loss_on: str = "response"
-    attention_tokens: float = math.inf
 
     def micro_batches(self, rows: Sequence[Row], ranks: int, rank: int) -> Iterator[Batch]:
         """This rank's micro-batches of some rows, made one after another; every rank has the same number."""
-        planned = plan_rows(rows, ranks, self.budget, self.shared, self.attention_tokens)
-        return (collate(m, self.shared, self.loss_on) for m in planned[rank])
+        planned = plan_rows(rows, ranks, self.budget, self.packed)
+        return (collate(m, self.packed, self.loss_on) for m in planned[rank])
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,15 @@ def schedule(units: Sequence[int], per_step: int, epochs: float, max_steps: int,
     return Schedule(steps[:limit], ends)
 
 
+def token_sums(found: TokenLogps) -> dict[str, Tensor]:
+    """What is averaged over response tokens: entropy of the predictions, and how often the label was the likeliest."""
+    count = found.logps_N.new_tensor(len(found.logps_N))
+    return {"entropy": found.entropy_N.sum(), "mean_token_accuracy": found.hits_N.sum(), "tokens": count}
+
+
+PER_TOKEN = {"entropy", "mean_token_accuracy"}  # what is divided by `tokens`, not by `count`
+
+
 @dataclass
 class Sums:
     """Running sums of metrics and of what they are divided by."""
@@ -124,13 +133,13 @@ class Sums:
             self.values[name] = self.values.get(name, 0) + value.detach().double()
 
     def means(self, accelerator: Any) -> dict[str, float]:
-        """Each sum over all processes divided by the sum named `count`; empties the sums."""
+        """Each sum over all processes divided by the sum named `count` (`tokens` for `PER_TOKEN`); empties the sums."""
         names = sorted(self.values)
         stacked = torch.stack([self.values[n] for n in names])
         total = dict(zip(names, accelerator.reduce(stacked, "sum").tolist(), strict=True))
         self.values = {}
-        count = total.pop("count")
-        return {n: v / count for n, v in total.items()} if count else {}
+        count, tokens = total.pop("count"), total.pop("tokens")
+        return {n: v / (tokens if n in PER_TOKEN else count) for n, v in total.items()} if count else {}
 
 
 def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int) -> TrainingArguments:

@@ -1,7 +1,5 @@
 """The plan and the mask: within budget, equal numbers on every rank, every unit once."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from train.core.plan import plan, plan_rows, split_row
-from train.core.rows import Row, collate
-from train.core.sharing import shareable
+from train.core.attention import ROWS, Packing, Span
+from train.core.batch import collate
+from train.core.plan import plan, plan_padded, plan_rows, split_row
+from train.core.rows import Row
+from train.core.sharing import unpackable
 from train.trainer import schedule
 
 lengths = st.lists(st.integers(1, 300), max_size=40)
@@ -20,20 +20,31 @@ lengths = st.lists(st.integers(1, 300), max_size=40)
 @given(lengths, st.integers(1, 5), st.integers(1, 1000))
 @settings(deadline=None)
 def test_every_unit_once_within_budget_the_same_number_everywhere(lengths, ranks, budget):
-    planned = plan(lengths, ranks, budget)
-    assert len(planned) == ranks
-    assert len({len(rank) for rank in planned}) == 1
-    assert sorted(i for rank in planned for micro in rank for i in micro) == list(range(len(lengths)))
-    for micro in (m for rank in planned for m in rank):
-        assert len(micro) <= 1 or max(lengths[i] for i in micro) * len(micro) <= budget
-    assert planned == plan(lengths, ranks, budget)
+    for planned, padded in (
+        (plan(lengths, ranks, budget), False),
+        (plan_padded(lengths, [1] * len(lengths), ranks, budget), True),
+    ):
+        assert len(planned) == ranks
+        assert len({len(rank) for rank in planned}) == 1
+        assert sorted(i for rank in planned for micro in rank for i in micro) == list(range(len(lengths)))
+        for micro in (m for rank in planned for m in rank):
+            sizes = [lengths[i] for i in micro]
+            assert len(micro) <= 1 or (max(sizes) * len(sizes) if padded else sum(sizes)) <= budget
+    assert plan(lengths, ranks, budget) == plan(lengths, ranks, budget)
 
 
 def test_ranks_are_balanced_and_none_is_idle_while_there_is_work():
     planned = plan([100] * 7, 4, 1000)
     assert all(any(rank) for rank in planned)
-    tokens = [sum(100 * len(m) for m in rank) for rank in plan(list(range(50, 450)), 4, 4096)]
-    assert max(tokens) <= 1.2 * min(tokens) or max(tokens) - min(tokens) <= 100 * 41
+    tokens = [sum(n for m in rank for n in m) for rank in plan(list(range(50, 450)), 4, 4096)]
+    assert max(tokens) <= 1.03 * min(tokens)
+
+
+def test_as_few_micro_batches_as_the_budget_allows():
+    lengths = np.random.default_rng(0).integers(50, 900, 400).tolist()
+    planned = plan(lengths, 1, 4096)[0]
+    assert len(planned) <= 1.06 * sum(lengths) / 4096
+    assert len(plan([600] * 50, 1, 1000)[0]) == 50, "two do not fit"
 
 
 def row(prompt, responses, pairs):
@@ -50,13 +61,7 @@ def test_split_rows_hold_every_pair_once_with_both_responses(data):
         st.lists(st.sampled_from([(i, j) for i in range(k) for j in range(k) if i != j]), min_size=1, unique=True)
     )
     whole, budget = row(20, sizes, pairs), data.draw(st.integers(1, 400))
-    attention = data.draw(st.sampled_from([math.inf, 1000.0, 30.0]))
-    parts = split_row(whole, budget, attention)
-
-    def cost(rows):
-        return sum(r.tokens + r.tokens**2 / attention for r in rows)
-
-    assert cost(parts) <= cost(split_row(whole, budget))
+    parts = split_row(whole, budget)
     assert sorted(i for p in parts for i in p.pair_ids) == sorted(whole.pair_ids)
     for part in parts:
         assert part.tokens <= budget or len(part.pairs) == 1
@@ -65,34 +70,57 @@ def test_split_rows_hold_every_pair_once_with_both_responses(data):
             assert (part.response_ids[w][0], part.response_ids[x][0]) == (left, right)
 
 
-def test_long_rows_are_cut_where_attention_costs_more_than_the_prompt():
-    whole = row(10, [200] * 6, [(0, 1), (2, 3), (4, 5)])
-    assert len(split_row(whole, 5000)) == 1
-    assert len(split_row(whole, 5000, 100.0)) == 3
-    assert len(split_row(row(1000, [10] * 6, [(0, 1), (2, 3), (4, 5)]), 5000, 1000.0)) == 1, "the prompt is what costs"
-
-
-def test_mask_shows_the_prompt_to_all_and_a_response_to_itself():
+def test_rows_are_laid_end_to_end_with_positions_of_their_own():
     batch = collate([row(2, [2, 1], [(0, 1)]), row(1, [1, 1], [(0, 1)])])
-    seen = batch.mask_B1LL[:, 0].int()
-    assert seen[0].tolist() == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
-    assert seen.sum(-1).min() > 0, "no position without anything to attend to"
-    assert batch.positions_BL[0].tolist() == [0, 1, 2, 3, 2]
+    assert batch.ids_BL.shape == (1, 8), "no padding"
+    assert batch.packing.spans == (Span(2, (2, 1)), Span(1, (1, 1)))
+    assert batch.positions_BL.tolist() == [[0, 1, 2, 3, 2, 0, 1, 1]]
     assert batch.select_N.tolist() == [1, 2, 1, 5, 5]
     assert batch.labels_N.tolist() == [0, 0, 1, 0, 1]
     assert batch.response_N.tolist() == [0, 0, 1, 2, 3]
     assert batch.pairs_P2.tolist() == [[0, 1], [2, 3]]
 
 
-def test_single_responses_need_no_mask():
-    assert collate([row(2, [2], [])]).mask_B1LL is None
-    assert collate([row(2, [2, 3], [(0, 1)])], shared=False).mask_B1LL is None
+@pytest.mark.parametrize(
+    ("responses", "spans", "select", "length"),
+    [
+        ([[7, 8, 9]], Span(5, (0,)), [1, 2, 3], 5),
+        ([[7, 8, 9], [7, 8, 5, 6]], Span(4, (1, 2)), [1, 2, 3, 1, 2, 3, 5], 7),
+        ([[7, 8], [7, 8, 5]], Span(4, (0, 1)), [1, 2, 1, 2, 3], 5),
+        ([[7, 8], [5]], Span(2, (2, 1)), [1, 2, 1], 5),
+    ],
+)
+def test_what_all_responses_begin_with_is_computed_once(responses, spans, select, length):
+    given = Row(np.array([1, 2], np.int32), tuple(np.array(r, np.int32) for r in responses))
+    batch = collate([given])
+    assert batch.packing.spans == (spans,)
+    assert batch.select_N.tolist() == select
+    assert batch.labels_N.tolist() == [t for r in responses for t in r]
+    assert batch.ids_BL.shape == (1, length)
+
+
+def test_masks_are_causal_over_the_end_of_what_is_seen():
+    packing, like = Packing(()), torch.zeros(1)
+    assert packing.mask(3, 3, None, like) is None
+    assert packing.mask(3, 3, 3, like) is None
+    hidden = torch.isinf(packing.mask(2, 4, None, like)).int().tolist()
+    assert hidden == [[0, 0, 0, 1], [0, 0, 0, 0]]
+    assert torch.isinf(packing.mask(2, 4, 2, like)).int().tolist() == [[1, 0, 0, 1], [1, 1, 0, 0]]
+    assert packing.mask(2, 4, 2, like) is packing.mask(2, 4, 2, like), "made once for all layers"
+
+
+def test_without_packing_each_response_has_its_own_prompt():
+    batch = collate([row(2, [2, 3], [(0, 1)])], packed=False)
+    assert batch.packing is None
+    assert batch.ids_BL.shape == (2, 5)
 
 
 def test_all_tokens_can_be_labelled():
-    batch = collate([row(3, [2], [])], shared=False, loss_on="all")
-    assert batch.select_N.tolist() == [0, 1, 2, 3]
-    assert batch.counts_R.tolist() == [4]
+    for packed in (True, False):
+        batch = collate([row(3, [2], []), row(1, [1], [])], packed, loss_on="all")
+        assert batch.select_N.tolist() == [0, 1, 2, 3, 5]
+        assert batch.labels_N.tolist() == [0, 0, 0, 0, 0]
+        assert batch.counts_R.tolist() == [4, 1]
 
 
 def test_empty_micro_batches_collate():
@@ -112,6 +140,9 @@ def test_steps_close_at_the_prompt_that_reaches_the_count():
     assert len(first) + len(second) == 12
 
 
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+LONG_ROPE |= {"original_max_position_embeddings": 4096}
+SHORT_ROPE = LONG_ROPE | {"original_max_position_embeddings": 256}
 SHAPES = {
     "llama": (AutoConfig.for_model("llama"), True),
     "qwen2": (AutoConfig.for_model("qwen2"), True),
@@ -120,34 +151,48 @@ SHAPES = {
     "gpt_neox": (AutoConfig.for_model("gpt_neox"), True),
     "olmo": (AutoConfig.for_model("olmo"), True),
     "phi": (AutoConfig.for_model("phi"), True),
-    "mistral, long window": (AutoConfig.for_model("mistral", sliding_window=4096), True),
-    "mistral, short window": (AutoConfig.for_model("mistral", sliding_window=64), False),
-    "gemma2": (AutoConfig.for_model("gemma2"), False),
-    "gemma3": (AutoConfig.for_model("gemma3_text", sliding_window=64), False),
+    "mistral": (AutoConfig.for_model("mistral", sliding_window=64), True),
+    "gemma2": (AutoConfig.for_model("gemma2"), True),
+    "gemma3": (AutoConfig.for_model("gemma3_text", sliding_window=64), True),
+    "phi3, short": (
+        AutoConfig.for_model("phi3", original_max_position_embeddings=4096, rope_parameters=LONG_ROPE),
+        True,
+    ),
+    "phi3, long": (
+        AutoConfig.for_model("phi3", original_max_position_embeddings=256, rope_parameters=SHORT_ROPE),
+        False,
+    ),
     "bloom": (AutoConfig.for_model("bloom"), False),
     "mpt": (AutoConfig.for_model("mpt"), False),
     "mamba": (AutoConfig.for_model("mamba"), False),
+    "qwen3_next": (AutoConfig.for_model("qwen3_next"), False),
+    "gpt_oss": (AutoConfig.for_model("gpt_oss"), False),
     "dynamic rope": (
-        AutoConfig.for_model("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
+        AutoConfig.for_model(
+            "llama",
+            max_position_embeddings=256,
+            rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+        ),
         False,
     ),
 }
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_sharing_is_decided_from_the_configuration(name):
+def test_packing_is_decided_from_the_configuration(name):
     config, wanted = SHAPES[name]
-    config._attn_implementation = "sdpa"
-    assert (shareable(config, 512) is None) == wanted, shareable(config, 512)
+    config._attn_implementation = ROWS
+    assert (unpackable(config, 512) is None) == wanted, unpackable(config, 512)
 
 
-def test_flash_attention_cannot_express_the_mask():
+@pytest.mark.parametrize("attn", ["eager", "sdpa", "flash_attention_2"])
+def test_other_attention_cannot_be_packed(attn):
     config = AutoConfig.for_model("llama")
-    config._attn_implementation = "flash_attention_2"
-    assert "sdpa" in shareable(config, 10)
+    config._attn_implementation = attn
+    assert "replaced" in unpackable(config, 10)
 
 
 def test_batches_move_between_devices():
     moved = collate([row(2, [2, 1], [(0, 1)])]).to("cpu")
     assert isinstance(moved.ids_BL, torch.Tensor)
-    assert moved.pair_ids == ["(0, 1)"]
+    assert moved.ids == ["(0, 1)"]

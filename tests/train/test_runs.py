@@ -18,12 +18,13 @@ from train_toys import make_pairs, metrics, save_model, write_data
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
 from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun, check
+from train.core.batch import collate
 from train.core.encode import Limits
 from train.core.logprobs import PairPolicy, response_logps
 from train.core.models import load_model, load_tokenizer
 from train.core.policies import load_policy, reference_context
 from train.core.rewards import hits
-from train.core.rows import build_rows, collate, pair_texts
+from train.core.rows import build_rows, pair_texts
 from train.dpo import load_start, train_dpo
 from train.sft import train_sft
 from train.tiny_model import write_tiny_model
@@ -82,14 +83,14 @@ def test_dpo_starts_at_and_refers_to_the_sft_model(sft, data, tmp_path):
     assert kind == "adapter:reference"
     batch = collate(rows[:4])
     with torch.no_grad():
-        policy = PairPolicy(model)(batch)
+        policy = PairPolicy(model)(batch).logps_N
         with reference_context(model, kind, frozen) as reference:
-            ref = PairPolicy(reference)(batch)
-        sft_logps = PairPolicy(loaded.model)(batch)
+            ref = PairPolicy(reference)(batch).logps_N
+        sft_logps = PairPolicy(loaded.model)(batch).logps_N
     assert torch.equal(policy, ref)
     assert torch.equal(policy, sft_logps), "not the base: the SFT model"
     with torch.no_grad(), loaded.model.disable_adapter():
-        assert (PairPolicy(loaded.model)(batch) - policy).abs().max() > 0.5, "SFT moved the model at all"
+        assert (PairPolicy(loaded.model)(batch).logps_N - policy).abs().max() > 0.5, "SFT moved the model at all"
     train_dpo(dpo_run(path, data, four_bit=four_bit, trainer={"max_steps": "3"}), tmp_path / "dpo")
     out = tmp_path / "dpo"
     assert metrics(out)[0] == pytest.approx(math.log(2), abs=1e-7)
@@ -266,7 +267,7 @@ def test_run_yaml_replays_the_run(model_path, data, tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "prompts are shared" in done.stdout
+    assert "rows are packed" in done.stdout
     assert metrics(tmp_path / "a") == pytest.approx(metrics(tmp_path / "b"), abs=1e-6)
     a, b = (yaml.safe_load((tmp_path / n / "run.yaml").read_text()) for n in ("a", "b"))
     assert a == b
@@ -290,7 +291,7 @@ def test_two_processes_do_what_one_does(model_path, data, tmp_path):
         [*command, "--out", str(tmp_path / "two")], cwd=ROOT, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("prompts are shared") == 1, "printed once"
+    assert done.stdout.count("rows are packed") == 1, "printed once"
     for key in (
         "loss",
         "grad_norm",

@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from prefkit.schema import PAIRS, pair_id
 from prefkit.shards import Manifest, write_shard
+from train.core.attention import ROWS
 from train.tiny_model import train_tokenizer
 
 WORDS = [
@@ -92,22 +84,31 @@ def make_tokenizer(vocab_size: int = 300):
 
 _SHAPE = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_WIDE = {**_SHAPE, **_SPECIAL, "intermediate_size": 64, "max_position_embeddings": 512}
+_GROUPED = _WIDE | {"num_key_value_heads": 2, "head_dim": 8}
+FAMILIES: dict[str, dict] = {  # model type -> configuration of a tiny one
+    "llama": _WIDE,
+    "mistral": _GROUPED | {"sliding_window": 7},
+    "qwen2": _WIDE | {"num_key_value_heads": 2},
+    "qwen3": _GROUPED,
+    "gpt2": {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, **_SPECIAL},
+    "gpt_neox": _WIDE,
+    "olmo": _WIDE,
+    "olmo2": _WIDE,
+    "phi": _WIDE,
+    "gemma2": _GROUPED | {"sliding_window": 7, "query_pre_attn_scalar": 8},
+    "gemma3_text": _GROUPED | {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]},
+    "cohere": _WIDE | {"logit_scale": 0.25},
+    "granite": _WIDE | {"logits_scaling": 3.0},
+}
 
 
 def make_model(family: str = "llama", seed: int = 0, **overrides):
     """A random model of a family, its weights spread out so that log-probabilities are far from uniform."""
-    wide = {**_SHAPE, **_SPECIAL, "intermediate_size": 64, "max_position_embeddings": 512} | overrides
     torch.manual_seed(seed)
-    if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**wide))
-    elif family == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**wide | {"num_key_value_heads": 2}))
-    elif family == "gpt2":
-        small = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
-        model = GPT2LMHeadModel(GPT2Config(**small, **_SPECIAL | overrides))
-    else:
-        assert family == "gpt_neox"
-        model = GPTNeoXForCausalLM(GPTNeoXConfig(**wide))
+    config = AutoConfig.for_model(family, **FAMILIES[family] | overrides)
+    attn = overrides.get("attn_implementation", ROWS)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attn)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.06)

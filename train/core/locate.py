@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import socket
@@ -84,12 +85,42 @@ def run_config(folder: Path) -> dict[str, Any] | None:
 
 
 def weights_digest(path: str) -> str:
-    """Names the weights in a folder: sha256 over its *.safetensors; the hub's revision for a model from there."""
+    """Names what a model computes: sha256 of its weights and configuration, an adapter's base included.
+
+    The hub's revision for a model from there. Where the folder lies does not matter.
+    """
     folder = locate(path)
     if not Path(path).expanduser().is_dir():
         return folder.name
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as f:
-            digest.update(hashlib.file_digest(f, "sha256").digest())
+    for file in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
+        if file.is_file():
+            with file.open("rb") as f:
+                digest.update(hashlib.file_digest(f, "sha256").digest())
+    if is_adapter(folder):
+        adapter = adapter_config(folder)
+        try:
+            base = weights_digest(adapter.pop("base_model_name_or_path"))
+        except UserError as e:
+            raise missing_base(e, path) from e
+        digest.update(json.dumps([adapter, base], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def missing_base(e: UserError, path: str) -> UserError:
+    """What is said of an adapter whose base is not to be had."""
+    fix = f"restore the base, or set base_model_name_or_path in its {ADAPTER_FILE}"
+    return UserError(f"the adapter's base cannot be loaded: {e}", path, fix)
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """An adapter's configuration, its base named; UserError where it is damaged or names none."""
+    file = folder / ADAPTER_FILE
+    try:
+        config = json.loads(file.read_text("utf-8"))
+        base = config.get("base_model_name_or_path")
+    except (ValueError, AttributeError) as e:
+        raise UserError("the adapter's configuration is damaged", file, "restore the file") from e
+    if not base:
+        raise UserError("the adapter names no base model", folder, f"set base_model_name_or_path in its {ADAPTER_FILE}")
+    return config

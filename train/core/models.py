@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from prefkit.errors import UserError, unknown_name
-from train.core.locate import ADAPTER_FILE, is_adapter, locate
+from train.core.attention import ROWS
+from train.core.locate import adapter_config, is_adapter, locate, missing_base
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 DTYPES = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64")}
@@ -36,13 +36,14 @@ def default_dtype() -> str:
     return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
-def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn: str = "sdpa") -> Any:
+def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn: str = "rows") -> Any:
     """A causal language model from safetensors, in `dtype` (`default_dtype` if None), frozen NF4 when `four_bit`.
 
-    NF4 means double quantisation and an explicit compute dtype: `dtype` again. UserError for an adapter folder,
-    pickled weights, or a folder that holds no model.
+    `attn` "rows" is `train.core.attention` where the architecture lets its attention be replaced, else its own. NF4
+    means double quantisation and an explicit compute dtype: `dtype` again. UserError for an adapter folder, pickled
+    weights, or a folder that holds no model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     dtype = dtype or default_dtype()
     if dtype not in DTYPES:
@@ -54,8 +55,13 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
     if four_bit:
         extra["quantization_config"] = _nf4(DTYPES[dtype])
     try:
+        if attn == "rows":
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            extra |= {"attn_implementation": ROWS} if _attention_replaceable(config) else {}
+        else:
+            extra |= {"attn_implementation": attn}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], attn_implementation=attn, output_loading_info=True, **safe, **extra
+            folder, dtype=DTYPES[dtype], output_loading_info=True, **safe, **extra
         )
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(f"no model can be loaded: {_first_line(e)}", path, "give a causal language model") from e
@@ -68,6 +74,14 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - unknown to type checkers
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else path  # what adapters point to
     return model.eval()
+
+
+def _attention_replaceable(config: Any) -> bool:
+    """Whether the architecture calls its attention through transformers' interface, in a form that sdpa can compute."""
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return all(getattr(kind, name, False) for name in ("_supports_attention_backend", "_supports_sdpa"))
 
 
 def _nf4(compute: torch.dtype) -> Any:
@@ -92,13 +106,7 @@ def _check_weights(folder: Path, path: str) -> None:
 
 
 def _base_of(folder: Path) -> str:
-    try:
-        base = json.loads((folder / ADAPTER_FILE).read_text("utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as e:
-        raise UserError("the adapter's configuration is damaged", folder / ADAPTER_FILE, "restore the file") from e
-    if not base:
-        raise UserError("the adapter names no base model", folder, f"set base_model_name_or_path in its {ADAPTER_FILE}")
-    return base
+    return adapter_config(folder)["base_model_name_or_path"]
 
 
 def _first_line(e: Exception) -> str:
@@ -117,8 +125,7 @@ def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str, traina
     try:
         model = load_model(base, dtype, four_bit, attn)
     except UserError as e:
-        fix = f"restore the base, or set base_model_name_or_path in its {ADAPTER_FILE}"
-        raise UserError(f"the adapter's base cannot be loaded: {e}", path, fix) from e
+        raise missing_base(e, path) from e
     check_adapter_weights(folder, path)
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)

@@ -74,7 +74,7 @@ def load_policy(
     path: str,
     dtype: str | None = None,
     four_bit: bool | None = None,
-    attn: str = "sdpa",
+    attn: str = "rows",
     template: str | None = None,
     reference: bool = True,
 ) -> Loaded:

@@ -1,10 +1,8 @@
-"""Rows: one prompt with its distinct responses, each computed once; collated into one sequence under a block mask.
-
-Shape suffixes: B rows of a micro-batch, L padded tokens, R responses, P pairs, N response tokens.
-"""
+"""Rows: one prompt with its distinct responses, each computed once, and the pairs among them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -12,8 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
 
 from prefkit.schema import Message
 from train.core.encode import Dropped, Encoded, Ids, Limits, Template, encode_prompt_group
@@ -21,7 +17,10 @@ from train.core.encode import Dropped, Encoded, Ids, Limits, Template, encode_pr
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A prompt (int32 ids), its k distinct responses, and (winner, loser) indices into them, one per pair id."""
+    """A prompt (int32 ids), its k distinct responses, and (winner, loser) indices into them, one per pair id.
+
+    `ref_logps` holds each response's log-probability under the reference where that is known beforehand.
+    """
 
     prompt_ids: Ids
     response_ids: tuple[Ids, ...]
@@ -29,6 +28,7 @@ class Row:
     pair_ids: tuple[str, ...] = ()
     truncated: tuple[bool, ...] = ()
     prompt_truncated: bool = False
+    ref_logps: tuple[float, ...] = ()
 
     @property
     def parts(self) -> tuple[tuple[int, ...], ...]:
@@ -60,15 +60,26 @@ class Row:
             pair_ids=tuple(self.pair_ids[p] for p in pairs),
         )
 
+    def without_pairs(self) -> Row:
+        """The same prompt and responses."""
+        return self.only(range(len(self.response_ids)))
+
     def only(self, responses: Sequence[int]) -> Row:
         """The same prompt with only these responses (indices), without pairs."""
         return replace(
             self,
             response_ids=tuple(self.response_ids[r] for r in responses),
             truncated=tuple(self.truncated[r] for r in responses if self.truncated),
+            ref_logps=tuple(self.ref_logps[r] for r in responses if self.ref_logps),
             pairs=(),
             pair_ids=(),
         )
+
+
+def sequence_key(prompt_ids: Ids, response_ids: Ids) -> bytes:
+    """Names a prompt with a response, boundary included: blake2b-128 of their token ids."""
+    known = len(prompt_ids).to_bytes(8, "little") + prompt_ids.tobytes() + response_ids.tobytes()
+    return hashlib.blake2b(known, digest_size=16).digest()
 
 
 class PairText(NamedTuple):
@@ -82,10 +93,11 @@ class PairText(NamedTuple):
 
 @dataclass
 class Rows:
-    """Rows built from pairs, and what was dropped: reason → pair ids; `kept + dropped` is every pair given."""
+    """Rows built from pairs, what was dropped (reason → pair ids), and how many records were read."""
 
     rows: list[Row] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    read: int = 0
 
     @property
     def kept(self) -> int:
@@ -206,97 +218,3 @@ def _add_pairs(
     return replace(
         row, response_ids=tuple(responses), pairs=tuple(pairs), pair_ids=tuple(names), truncated=tuple(truncated)
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """A micro-batch as tensors.
-
-    `mask_B1LL` (True = visible) is None where plain causal attention is right. Position `select_N` of the flattened
-    [B*L] hidden states predicts token `labels_N` of response `response_N`. `pairs_P2` are (winner, loser) responses.
-    """
-
-    ids_BL: Tensor
-    positions_BL: Tensor
-    mask_B1LL: Tensor | None
-    select_N: Tensor
-    labels_N: Tensor
-    response_N: Tensor
-    counts_R: Tensor
-    pairs_P2: Tensor
-    rows: tuple[Row, ...]
-
-    @property
-    def pair_ids(self) -> list[str]:
-        """Ids of the pairs, in the order of `pairs_P2`."""
-        return [i for r in self.rows for i in r.pair_ids]
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        moved: dict[str, Any] = {
-            k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)
-        }
-        return replace(self, **moved)
-
-
-def collate(rows: Sequence[Row], shared: bool = True, loss_on: str = "response") -> Batch:
-    """Tensors of some rows: each row one sequence (`shared`), or each response a sequence with its own prompt.
-
-    No rows gives a dummy sequence without labels, for ranks that must take part in a forward. `loss_on="all"` labels
-    the prompt's tokens too; it needs rows of one response.
-    """
-    sequences = [[r.prompt_ids, *r.response_ids] for r in rows]
-    if not shared:
-        sequences = [[prompt, response] for prompt, *responses in sequences for response in responses]
-    sequences = sequences or [[np.zeros(1, np.int32)]]
-    L = max(sum(map(len, s)) for s in sequences)
-    ids_BL = np.zeros((len(sequences), L), np.int64)
-    positions_BL = np.tile(np.arange(L), (len(sequences), 1))
-    segment_BL = np.full((len(sequences), L), -1, np.int16)
-    select, labels, counts = [], [], []
-    for b, (prompt, *responses) in enumerate(sequences):
-        n, at = len(prompt), len(prompt)
-        ids_BL[b, :n], segment_BL[b, :n] = prompt, 0
-        for i, response in enumerate(responses):
-            end = at + len(response)
-            ids_BL[b, at:end], segment_BL[b, at:end] = response, i + 1
-            positions_BL[b, at:end] = np.arange(n, n + len(response))
-            where = np.arange(at - 1, end - 1)
-            where[0] = n - 1  # the prompt's last position predicts the first token of every response
-            if loss_on == "all":
-                where, response = np.concatenate([np.arange(n - 1), where]), np.concatenate([prompt[1:], response])
-            select.append(where + b * L)
-            labels.append(response)
-            counts.append(len(response))
-            at = end
-    return Batch(
-        torch.from_numpy(ids_BL),
-        torch.from_numpy(positions_BL),
-        _block_mask(torch.from_numpy(segment_BL)) if any(len(s) > 2 for s in sequences) else None,
-        _concatenate(select),
-        _concatenate(labels),
-        torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.int64)),
-        torch.tensor(counts, dtype=torch.int64),
-        _pair_index(rows),
-        tuple(rows),
-    )
-
-
-def _concatenate(arrays: list[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate([*arrays, np.empty(0, np.int64)]).astype(np.int64))
-
-
-def _block_mask(segment_BL: Tensor) -> Tensor:
-    """Causal; the prompt (0) is visible to all, a response only to itself, padding (-1) to padding: no empty rows."""
-    L = segment_BL.shape[1]
-    same_BLL = segment_BL[:, :, None] == segment_BL[:, None, :]
-    causal_LL = torch.ones(L, L, dtype=torch.bool).tril_()
-    return same_BLL.logical_or_(segment_BL[:, None, :] == 0).logical_and_(causal_LL)[:, None]
-
-
-def _pair_index(rows: Sequence[Row]) -> Tensor:
-    pairs, first = [], 0
-    for row in rows:
-        pairs += [(first + w, first + x) for w, x in row.pairs]
-        first += len(row.response_ids)
-    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)

@@ -1,0 +1,125 @@
+"""Attention over rows laid end to end in one sequence: no padding, and no mask of [L, L].
+
+A row is a shared stretch (prompt, and what all its responses begin with) followed by each response's own tokens. The
+shared stretch sees itself; a response sees the shared stretch and itself: causal, each with positions of its own. That
+is one small attention a stretch, so the cost is what the rows need and not the square of what happens to lie together.
+
+Shape suffixes: H heads, L tokens of the sequence, Q tokens of a stretch, K tokens it may see, D size of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ROWS = "prefkit_rows"  # the name of this attention in a model's configuration
+
+
+class Span(NamedTuple):
+    """How many tokens of a row all its responses share, and how many are each response's own; a 0 is allowed."""
+
+    shared: int
+    own: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """The rows of one sequence, in order, and the masks their attention needed so far (all layers share them)."""
+
+    spans: tuple[Span, ...]
+    masks: dict[tuple, Tensor] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every stretch, in the order in which they lie."""
+        return [n for span in self.spans for n in (span.shared, *span.own)]
+
+    def mask(self, q: int, k: int, window: int | None, like: Tensor) -> Tensor | None:
+        """What is added to scores [Q, K] of the last `q` of `k` tokens; None where plain causal attention is right."""
+        window = window if window is not None and window < k else None
+        if q == k and window is None:
+            return None
+        key = (q, k, window, like.dtype, like.device)
+        if key not in self.masks:
+            after_QK = torch.arange(k - q, k, device=like.device)[:, None] - torch.arange(k, device=like.device)
+            hidden_QK = after_QK < 0 if window is None else (after_QK < 0) | (after_QK >= window)
+            self.masks[key] = like.new_zeros(q, k).masked_fill_(hidden_QK, -torch.inf)
+        return self.masks[key]
+
+
+def row_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query, key, value [1, H, L, D] → [1, L, H, D].
+
+    Without `packing` it is transformers' own sdpa attention (padded batches, generation).
+    """
+    if packing is None:
+        if softcap is None:
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            )
+        if attention_mask is not None:
+            lowest = torch.finfo(query.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, lowest)
+        return _softcapped(query, key, value, attention_mask, dropout, scaling, softcap).transpose(1, 2), None
+    lengths = packing.lengths
+    queries, keys, values = (torch.split(x, lengths, dim=2) for x in (query, key, value))
+    out = []
+    at = 0
+    for span in packing.spans:
+        k, v = keys[at], values[at]
+        for i, q in enumerate(queries[at : at + 1 + len(span.own)]):
+            if q.shape[2]:
+                seen = (k, v) if i == 0 else (torch.cat([k, keys[at + i]], 2), torch.cat([v, values[at + i]], 2))
+                mask_QK = packing.mask(q.shape[2], seen[0].shape[2], sliding_window, q)
+                out.append(_attend(q, *seen, mask_QK, dropout, scaling, softcap))
+        at += 1 + len(span.own)
+    return torch.cat(out, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, mask_QK: Tensor | None, dropout: float, scale: float | None, softcap: float | None
+) -> Tensor:
+    if softcap is not None:
+        return _softcapped(q, k, v, mask_QK, dropout, scale, softcap)
+    gqa = q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(
+        q, k, v, mask_QK, dropout, is_causal=mask_QK is None, scale=scale, enable_gqa=gqa
+    )
+
+
+def _softcapped(
+    q: Tensor, k: Tensor, v: Tensor, mask_QK: Tensor | None, dropout: float, scale: float | None, softcap: float
+) -> Tensor:
+    """Attention whose scores are bounded by cap · tanh(score / cap), as in Gemma 2, which sdpa cannot express."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = q @ k.transpose(2, 3) * (scale if scale is not None else q.shape[-1] ** -0.5)
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask_QK is None:
+        later = scores.shape[3] - scores.shape[2] + 1
+        mask_QK = torch.full(scores.shape[2:], -torch.inf, dtype=q.dtype, device=q.device).triu_(later)
+    weights = torch.softmax(scores + mask_QK, -1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+    return torch.nn.functional.dropout(weights, dropout) @ v
+
+
+AttentionInterface.register(ROWS, row_attention)
+AttentionMaskInterface.register(ROWS, sdpa_mask)
