@@ -1,13 +1,18 @@
 """DPO pairs per second and peak memory: `prefkit train dpo` against TRL's DPOTrainer.
 
-Same model (random weights, body-dominated Llama of 100 M), same real pairs, LoRA on q and v, precision, allocator and
-pairs per optimizer step; reference online on both sides. TRL runs at each of the batch sizes and counts at its fastest;
-then ours and the peer run in turn. Every run is a process of its own and is timed from its first step to its last.
+Same model (random weights), same real pairs, LoRA on q and v, precision, allocator and pairs per optimizer step. The
+peer runs at each batch size once and counts at its fastest; then ours and the peer run in turn. Every run is a process
+of its own and is timed from its first step to its last, so that start-up and a warm reference cost neither side.
 
-    python benchmarks/train_vs_trl.py [--posts POSTS.xml] [--pairs 24] [--rounds 3] [--dtype float32]
+    python benchmarks/train_vs_trl.py [--case body|toy|hh] [--dtype float32|bfloat16] [--rounds 3] [--batches 1,2,4,8]
+                                      [--reference online|cached] [--against online|cached] [--pairs N] [--posts FILE]
+
+body: a Llama of 100 M whose head is 10 % of its parameters, on beer.stackexchange pairs in whole questions. toy: 20 M,
+head-dominated. hh: the 100 M model on HH harmless pairs, where prompts do not repeat.
 """
 
 import argparse
+import gzip
 import json
 import os
 import statistics
@@ -18,18 +23,45 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL = Path(os.environ.get("PREFKIT_REAL_DATA", ROOT.parent / "shared" / "data")) / "stack-exchange"
+REAL = Path(os.environ.get("PREFKIT_REAL_DATA", ROOT.parent / "shared" / "data"))
 PAIRS_PER_STEP = 8
+MAX_TOKENS = 1024
+SHAPES = {
+    "body": {"hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 20, "num_attention_heads": 10},
+    "toy": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4},
+}
+VOCABULARY = {"body": 16000, "toy": 32000}
 # One allocator setting for both: freed pages stay with the process instead of going back and faulting in again.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(1 << 30),
+    "THP_MEM_ALLOC_ENABLE": "1",
 }
 
 
-def prepare(folder: Path, posts: Path, pairs: int) -> None:
-    """Data, a 16k tokenizer of its text, the model, and the same pairs as text for the peer."""
+def records(case: str, posts: Path, folder: Path) -> list[dict]:
+    """Pairs as prompt, chosen and rejected."""
+    from prefkit import convert_dataset, open_pairs
+
+    if case == "hh":
+        with gzip.open(REAL / "pairs/hh-rlhf/harmless-base.test.jsonl.gz", "rt") as f:
+            raw = [json.loads(line) for line in f]
+        cut = [(r["chosen"].rfind("\n\nAssistant:"), r) for r in raw]
+        return [
+            {"prompt": r["chosen"][:n].strip(), "chosen": r["chosen"][n + 12 :].strip(), "rejected": rejected}
+            for n, r in cut
+            if r["rejected"].startswith(r["chosen"][: n + 12]) and (rejected := r["rejected"][n + 12 :].strip())
+            and r["chosen"][n + 12 :].strip() and rejected != r["chosen"][n + 12 :].strip()
+        ]  # fmt: skip
+    convert_dataset(posts, folder / "all", splits="train=1")
+    return [
+        {k: r[k] for k in ("prompt", "chosen", "rejected")} for r in open_pairs(folder / "all", "train").to_pylist()
+    ]
+
+
+def prepare(folder: Path, case: str, posts: Path, pairs: int) -> None:
+    """A tokenizer of the text, the model, and a data set of so many pairs in whole prompts, in file order."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -38,63 +70,74 @@ def prepare(folder: Path, posts: Path, pairs: int) -> None:
     from train.core.rows import build_rows, pair_texts
     from train.tiny_model import train_tokenizer
 
-    convert_dataset(posts, folder / "all", splits="train=1")
-    table = open_pairs(folder / "all", "train")
-    texts = (m["content"] for row in table.to_pylist() for k in ("prompt", "chosen", "rejected") for m in row[k])
-    train_tokenizer(texts, 16000, 4096).save_pretrained(folder / "model")
+    shape = "toy" if case == "toy" else "body"
+    given = records(case, posts, folder)
+    texts = (r[k] if isinstance(r[k], str) else r[k][0]["content"] for r in given for k in r)
+    train_tokenizer(texts, VOCABULARY[shape], 4096).save_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=16000, hidden_size=640, intermediate_size=1728, num_hidden_layers=20, num_attention_heads=10,
-        num_key_value_heads=10, max_position_embeddings=4096, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 4096}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SHAPES[shape], **special))
     model.save_pretrained(folder / "model")
     head = model.lm_head.weight.numel() / model.num_parameters()
     print(f"{model.num_parameters() / 1e6:.0f} M parameters, head {head:.0%}")
 
-    rows = build_rows(pair_texts(table), tokenizer, Template.of("question", tokenizer), Limits(1024))
+    def write(name: str, rows: list[dict]) -> Path:
+        jsonl = folder / f"{name}.jsonl"
+        jsonl.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        convert_dataset(jsonl, folder / name, source="pairs", splits="train=1")
+        return folder / name
+
+    def rows_of(data: Path):
+        template = Template.of("question", tokenizer)
+        return build_rows(pair_texts(open_pairs(data, "train")), tokenizer, template, Limits(MAX_TOKENS))
+
+    whole = write("whole", given)
     kept: list[str] = []
-    for row in rows.rows:  # whole prompts, in file order, until there are enough pairs
+    for row in rows_of(whole).rows:
         if len(kept) >= pairs:
             break
         kept += row.pair_ids
     place = {pair: i for i, pair in enumerate(kept)}
-    chosen = [r for r in table.to_pylist() if r["id"] in place]
-    chosen.sort(key=lambda r: place[r["id"]])
-    jsonl = folder / "pairs.jsonl"
-    jsonl.write_text("".join(json.dumps({k: r[k] for k in ("prompt", "chosen", "rejected")}) + "\n" for r in chosen))
-    convert_dataset(jsonl, folder / "data", source="pairs", splits="train=1")
-    counts = build_rows(
-        pair_texts(open_pairs(folder / "data", "train")), tokenizer, Template.of("question", tokenizer), Limits(1024)
-    ).counts()
+    chosen = sorted(
+        (r for r in open_pairs(whole, "train").to_pylist() if r["id"] in place), key=lambda r: place[r["id"]]
+    )
+    built = rows_of(write("data", [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in chosen]))
+    counts = built.counts()
     print({k: counts[k] for k in ("pairs", "prompts", "responses", "tokens", "tokens_as_pairs")})
+    body = sum(p.numel() for n, p in model.model.named_parameters() if p.ndim == 2 and "embed" not in n)
+    # forward + gradient of the input, and the reference's forward: each distinct token once, the head where it is read
+    flops = 2 * (body * counts["tokens"] + model.lm_head.weight.numel() * sum(r.response_tokens for r in built.rows))
+    (folder / "flops.json").write_text(json.dumps(flops / counts["pairs"]))
 
 
-def ours(folder: Path, out: Path, dtype: str) -> dict:
-    """One epoch of `prefkit train dpo`."""
+def ours(folder: Path, out: Path, dtype: str, reference: str, warm: bool = False) -> dict:
+    """One epoch of `prefkit train dpo`; a warm cache was filled by an earlier run."""
     command = [
         "prefkit", "train", "dpo", "--model.path", folder / "model", "--data.path", folder / "data", "--out", out,
-        "--model.dtype", dtype, "--data.template", "question", "--data.max-tokens", "1024", "--data.eval-split", "",
+        "--model.dtype", dtype, "--data.template", "question", "--data.max-tokens", MAX_TOKENS, "--data.eval-split", "",
         "--lora.r", "8", "--lora.alpha", "16", "--lora.targets", "q_proj", "--lora.targets", "v_proj",
-        "--dpo.pairs-per-step", PAIRS_PER_STEP, "--trainer.learning-rate", "1e-4", "--trainer.save-strategy", "no",
+        "--dpo.pairs-per-step", PAIRS_PER_STEP, "--dpo.reference", reference,
+        "--trainer.learning-rate", "1e-4", "--trainer.save-strategy", "no",
     ]  # fmt: skip
-    usage = run_process([str(Path(sys.executable).parent / command[0]), *map(str, command[1:])])
+    usage = run_process([str(Path(sys.executable).parent / command[0]), *map(str, command[1:])], folder)
     summary = json.loads((out / "summary.json").read_text())
-    pairs = summary["data"]["train"]["pairs"]
-    return {"pairs_per_s": pairs / summary["wall_seconds"], "memory_mb": usage}
+    return {"pairs_per_s": summary["data"]["train"]["pairs"] / summary["wall_seconds"], "memory_mb": usage}
 
 
-def peer(folder: Path, out: Path, dtype: str, batch: int) -> dict:
+def peer(folder: Path, out: Path, dtype: str, batch: int, reference: str) -> dict:
     """One epoch of TRL, in a process of its own."""
-    usage = run_process([sys.executable, __file__, "--peer", str(folder), str(out), dtype, str(batch)])
+    usage = run_process(
+        [sys.executable, __file__, "--peer", str(folder), str(out), dtype, str(batch), reference], folder
+    )
     return json.loads((out / "peer.json").read_text()) | {"memory_mb": usage}
 
 
-def run_process(command: list[str]) -> float:
+def run_process(command: list[str], folder: Path) -> float:
     """Run under the common allocator; return peak memory in MB."""
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env={**os.environ, **ALLOCATOR}, stdout=log, stderr=log)
+        environment = {**os.environ, **ALLOCATOR, "PREFKIT_CACHE": str(folder / "cache")}
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             log.seek(0)
@@ -102,15 +145,24 @@ def run_process(command: list[str]) -> float:
     return usage.ru_maxrss / 1024
 
 
-def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
+def peer_main(folder: Path, out: Path, dtype: str, batch: int, reference: str) -> None:
     """TRL on the same text: the boundary is where ours is, after "Answer:"."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
     from prefkit import open_pairs
+
+    class Clock(TrainerCallback):
+        """From the first step to the last: a reference computed beforehand is not counted."""
+
+        def on_train_begin(self, *args, **kwargs):
+            self.start = time.monotonic()
+
+        def on_train_end(self, *args, **kwargs):
+            self.seconds = time.monotonic() - self.start
 
     rows = [
         {
@@ -123,77 +175,93 @@ def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
     args = DPOConfig(
         output_dir=str(out), per_device_train_batch_size=batch, gradient_accumulation_steps=PAIRS_PER_STEP // batch,
         num_train_epochs=1, learning_rate=1e-4, logging_steps=10, report_to="none", use_cpu=not torch.cuda.is_available(),
-        bf16=dtype == "bfloat16", max_length=2048, save_strategy="no", gradient_checkpointing=False, disable_tqdm=True,
+        bf16=dtype == "bfloat16", max_length=2 * MAX_TOKENS, save_strategy="no", gradient_checkpointing=False,
+        disable_tqdm=True, precompute_ref_log_probs=reference == "cached",
     )  # fmt: skip
+    clock = Clock()
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype)),
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         peft_config=LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        callbacks=[clock],
     )
-    start = time.monotonic()
     trainer.train()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "peer.json").write_text(json.dumps({"pairs_per_s": len(rows) / (time.monotonic() - start)}))
+    (out / "peer.json").write_text(json.dumps({"pairs_per_s": len(rows) / clock.seconds}))
 
 
 def matmul_rate(dtype: str) -> float:
     """GFLOP/s of a large matrix product, for scale."""
     import torch
 
-    a = torch.randn(2048, 2048, dtype=getattr(torch, dtype))
+    a = torch.randn(2048, 2048, dtype=getattr(torch, dtype), device="cuda" if torch.cuda.is_available() else "cpu")
     start, n = time.monotonic(), 0
     while time.monotonic() - start < 2:
-        a @ a
+        (a @ a).sum().item()
         n += 1
     return 2 * 2048**3 * n / (time.monotonic() - start) / 1e9
 
 
 def main() -> None:
     """Prepare, find the peer's best batch size, run in turn."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--posts", type=Path, default=REAL / "beer-2020-06" / "Posts.xml")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", choices=["body", "toy", "hh"], default="body")
+    parser.add_argument("--posts", type=Path, default=REAL / "stack-exchange/beer-2020-06/Posts.xml")
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batches", default="1,2,4,8")
+    parser.add_argument("--reference", choices=["online", "cached"], default="online", help="ours, warm where cached")
+    parser.add_argument("--against", choices=["online", "cached"], help="the peer's; default as ours")
     args = parser.parse_args()
+    against = args.against or args.reference
     if not args.posts.is_file():
         sys.exit(f"no dump at {args.posts}: give --posts, or set PREFKIT_REAL_DATA")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, args.posts, args.pairs)
-        tried = {b: peer(folder, folder / f"try{b}", args.dtype, b) for b in map(int, args.batches.split(","))}
+        prepare(folder, args.case, args.posts, args.pairs)
+        if args.reference == "cached":
+            ours(folder, folder / "warm", args.dtype, "cached")
+        tried = {b: peer(folder, folder / f"try{b}", args.dtype, b, against) for b in map(int, args.batches.split(","))}
         best = max(tried, key=lambda b: tried[b]["pairs_per_s"])
         print(
-            "TRL at batch "
-            + ", ".join(f"{b}: {t['pairs_per_s']:.3f} pairs/s, {t['memory_mb']:.0f} MB" for b, t in tried.items())
+            "TRL "
+            + ", ".join(f"batch {b}: {t['pairs_per_s']:.3f} pairs/s {t['memory_mb']:.0f} MB" for b, t in tried.items())
         )
-        runs = []
+        runs, rates = [], [matmul_rate(args.dtype)]
         for n in range(args.rounds):
-            a, b = ours(folder, folder / f"o{n}", args.dtype), peer(folder, folder / f"p{n}", args.dtype, best)
+            a = ours(folder, folder / f"o{n}", args.dtype, args.reference)
+            b = peer(folder, folder / f"p{n}", args.dtype, best, against)
+            rates.append(matmul_rate(args.dtype))
             runs.append((a, b))
             print(
-                f"ours {a['pairs_per_s']:.3f} pairs/s, {a['memory_mb']:.0f} MB · TRL {b['pairs_per_s']:.3f}, {b['memory_mb']:.0f} MB"
+                f"ours {a['pairs_per_s']:.3f} pairs/s {a['memory_mb']:.0f} MB · TRL {b['pairs_per_s']:.3f} {b['memory_mb']:.0f} MB",
+                flush=True,
             )
-    speed = [statistics.median(r[i]["pairs_per_s"] for r in runs) for i in (0, 1)]
-    memory = [statistics.median(r[i]["memory_mb"] for r in runs) for i in (0, 1)]
+        flops = json.loads((folder / "flops.json").read_text()) * (3 if args.reference == "online" else 2)
+    speed, memory = ([statistics.median(r[i][k] for r in runs) for i in (0, 1)] for k in ("pairs_per_s", "memory_mb"))
     ratios = sorted(a["pairs_per_s"] / b["pairs_per_s"] for a, b in runs)
+    rate = statistics.median(rates)
+    print(f"ratio of each round {ratios[0]:.2f} to {ratios[-1]:.2f}")
     print(
-        f"ratio of each round {ratios[0]:.2f} to {ratios[-1]:.2f}; matrix product {matmul_rate(args.dtype):.0f} GFLOP/s"
+        f"matrix product {rate:.0f} GFLOP/s (between rounds {', '.join(f'{r:.0f}' for r in rates)}); of it ours uses {speed[0] * flops / 1e9 / rate:.0%}"
     )
-    result = {"benchmark": f"train_vs_trl {args.dtype}", "ours": round(speed[0], 3), "peer": round(speed[1], 3)}
-    result |= {
+    label = f"train_vs_trl {args.case} {args.dtype}, reference {args.reference}" + f" against {against}" * (
+        against != args.reference
+    )
+    result = {
+        "benchmark": label,
+        "ours": round(speed[0], 3),
+        "peer": round(speed[1], 3),
         "ratio": round(speed[0] / speed[1], 2),
-        "memory_ratio": round(memory[0] / memory[1], 3),
-        "unit": "pairs/s",
     }
-    print(json.dumps(result))
+    print(json.dumps(result | {"memory_ratio": round(memory[0] / memory[1], 3), "unit": "pairs/s"}))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peer"]:
-        peer_main(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+        peer_main(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]), sys.argv[6])
     else:
         main()

@@ -7,6 +7,7 @@ from typing import Literal
 
 from evalkit.scores import scores_path
 from prefkit.errors import UserError
+from train.core.memory import keep_pages
 from train.core.quiet import quiet_libraries
 
 
@@ -51,6 +52,7 @@ def score(
     limit
         Score only the first pairs.
     """
+    keep_pages()
     quiet_libraries()
     from evalkit.score import ScoreOptions, write_result
     from evalkit.score import score as run
@@ -60,6 +62,8 @@ def score(
         raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit} leaves nothing", fix="give at least 1")
+    if beta is not None and not 0 < beta < float("inf"):
+        raise UserError(f"--beta {beta} is no scale of rewards", fix="give a number above 0")
     options = ScoreOptions(split, reference, beta, template, max_tokens, too_long, tokens_per_batch, limit)
     result = run(policy, data, options, say=print)
     print(f"scores   {write_result(result, out)}: {result.table.num_rows} pairs")
@@ -88,7 +92,11 @@ def report(scores: Path, *, out: Path) -> None:
     from evalkit.scores import read_scores
 
     _check_out(out)
+    if (out / "report.json").exists():
+        raise UserError("a report exists already", out, "give another --out or remove it")
     built = build_report(scores)
+    if built["run"] is None:
+        print("note: no scores.json beside the scores, so what was dropped is not known")
     write_report(built, pair_table(read_scores(scores)), out)
     print(headline(built))
     print(f"wrote {out / 'report.md'} and {out / 'report.json'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evalkit.metrics import share_won, summary
-from evalkit.scores import read_scores, scores_path
+from evalkit.scores import read_record, read_scores, scores_path, sha256
 from train.core.rewards import PairRewards, hits, pair_rewards
 
 SCHEMA_VERSION = 1
@@ -44,8 +43,8 @@ def build_report(scores: str | Path | pa.Table) -> dict:
         "baselines": {name: share_won(diff_N, group_N).as_dict() for name, diff_N in baselines.items()},
         "margin": summary(rewards.margins),
         "rewards": {"chosen": summary(rewards.chosen), "rejected": summary(rewards.rejected)},
-        "scores_sha256": None if isinstance(scores, pa.Table) else _sha256(scores_path(scores)),
-        "run": None if isinstance(scores, pa.Table) else _score_record(scores_path(scores)),
+        "scores_sha256": None if isinstance(scores, pa.Table) else sha256(scores_path(scores)),
+        "run": None if isinstance(scores, pa.Table) else read_record(scores_path(scores)),
     }
 
 
@@ -148,13 +147,3 @@ def write_report(report: dict, pairs: pa.Table, out: Path) -> None:
         temporary = out / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(out / name)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _score_record(path: Path) -> dict | None:
-    record = path.with_suffix(".json")
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None

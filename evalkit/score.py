@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evalkit.scores import SCORES, scores_path, write_scores
+from evalkit.scores import SCORES, scores_path, sha256, write_scores
 from prefkit.errors import UserError
 from prefkit.progress import progress
 from prefkit.shards import open_pairs, read_manifest
@@ -139,12 +139,13 @@ def write_result(result: Result, out: Path) -> Path:
     """Write tokens, scores and, last, scores.json; return the path of the scores."""
     path = scores_path(out)
     write_scores(result.table, path)
+    noted = result.record | {"scores_sha256": sha256(path)}
     tokens, record = path.with_name("tokens.parquet"), path.with_suffix(".json")
     for target, write in (
         (tokens, lambda p: pq.write_table(result.tokens, p, compression="zstd")),
         (
             record,
-            lambda p: p.write_text(json.dumps(result.record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"),
+            lambda p: p.write_text(json.dumps(noted, indent=1, sort_keys=True, ensure_ascii=False) + "\n"),
         ),
     ):
         temporary = target.with_name(f".{target.name}.tmp")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,31 +52,61 @@ def write_scores(table: pa.Table, path: Path) -> None:
 
 
 def read_scores(path: str | Path) -> pa.Table:
-    """Read scores of one policy.
+    """Read scores of one policy under one reference and β.
 
-    Raises `UserError` for a file that is missing, foreign, empty, of several policies, or with a number that is not
-    finite: a report over such a file would be a wrong number.
+    Raises `UserError` for a file that is missing, foreign, empty, changed since it was scored, of several policies, or
+    with a number that is missing or not finite: a report over such a file would be a wrong number.
     """
     file = scores_path(path)
     if not file.is_file():
         raise UserError("no scores", file, "make them with `evalkit score`")
+    record = read_record(file)
+    if record is not None and record.get("scores_sha256") != sha256(file):
+        raise UserError("these are not the scores that scores.json beside them is about", file, "score again")
     try:
         table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as e:
+        missing = [n for n in SCORES.names if n not in table.column_names]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise UserError("not a readable Parquet file", file, "score again") from e
-    if missing := [n for n in SCORES.names if n not in table.column_names]:
+    if missing:
         raise UserError(
             f"not a scores file, columns missing: {', '.join(missing)}", file, "make it with `evalkit score`"
         )
     table = table.select(SCORES.names).cast(SCORES)
     if not table.num_rows:
         raise UserError("no pair was scored", file, "see scores.json beside it for what was dropped and why")
-    policies = table["policy"].unique().to_pylist()
-    if len(policies) > 1:
-        raise UserError(f"scores of {len(policies)} policies in one file", file, "report each policy's own file")
+    for name in ("policy", "reference", "beta"):
+        if (n := len(table[name].unique())) > 1:
+            raise UserError(f"{n} values of {name} in one file of scores", file, "report each policy's own file")
+    beta = table["beta"][0].as_py()
+    if beta is None or not 0 < beta < np.inf:
+        raise UserError(f"β is {beta}", file, "score again with a --beta above 0")
+    if len(table["id"].unique()) < table.num_rows:
+        raise UserError("a pair is scored twice in one file", file, "score again")
+    referenced = table["reference"][0].as_py() is not None
     for name in NUMBERS:
-        values = table[name].drop_null().to_numpy()
+        if not referenced and name.startswith("ref_"):
+            continue
+        values = table[name].to_numpy()  # a null is NaN here
         if not np.isfinite(values).all():
             bad = table["id"][int(np.flatnonzero(~np.isfinite(values))[0])]
             raise UserError(f"{name} is not finite, first in pair {bad}", file, "score again; check the model's dtype")
     return table
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def read_record(scores: Path) -> dict | None:
+    """scores.json beside a file of scores: what was read, dropped and why; None where there is none."""
+    file = scores.with_suffix(".json")
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text("utf-8"))
+    except ValueError as e:
+        raise UserError("the record of the scores is damaged", file, "score again") from e
+    return record if isinstance(record, dict) else {}

@@ -29,11 +29,16 @@ app.command("prefkit.commands:sample", help="Write a small synthetic dump in the
 app.command("prefkit.commands:trace", help="Follow one pair from its line in the dump to its row in the report.")
 app.command("prefkit.web.label:label", help="Label pairs in the browser, blind and by keyboard.")
 
-train = App(name="train", help="SFT and DPO with LoRA or QLoRA; each prompt computed once.")
+train = App(
+    name="train",
+    help="SFT and DPO with LoRA or QLoRA; each prompt computed once.",
+    suppress_keyboard_interrupt=False,
+)
 train.command("train.cli:tiny_model", name="tiny-model", help="Train a tokenizer and write a small random model.")
 train.command("train.cli:sft", help="Supervised fine-tuning on the chosen responses.")
 train.command("train.cli:dpo", help="Direct preference optimisation on pairs.")
 app.command(train)
+app.command("train.cli:cache", help="List or remove cached token ids and log-probabilities.")
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:

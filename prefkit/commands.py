@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +56,7 @@ def convert(
     options
         Options of the source, such as --options.site beer.
     """
-    from prefkit.convert import convert_dataset, preview_dataset
+    from prefkit.convert import convert_dataset, discard, preview_dataset
     from prefkit.errors import UserError
 
     shared: dict[str, Any] = {
@@ -76,8 +75,10 @@ def convert(
     manifest = convert_dataset(inputs, out, options=options, format=format, **shared)
     _print_ledgers(manifest)
     if not any(split["rows"] for split in manifest.splits.values()):
-        shutil.rmtree(out)  # so that the mended command can have the folder
-        fix = "see the reasons above; `prefkit sources` lists options that name columns, such as --options.prompt"
+        discard(out)  # so that the mended command can have the folder
+        fix = "see the reasons above"
+        if "pairs" in manifest.sources:
+            fix += "; `prefkit sources` lists options that name columns, such as --options.prompt"
         raise UserError("not one pair came out, nothing was kept", inputs[0], fix)
     seconds = max(time.perf_counter() - started, 1e-9)
     megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6

@@ -129,6 +129,17 @@ def work(plan: Plan, lap: Any) -> Outcome:
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
 
 
+def discard(out: Path) -> None:
+    """Remove a data set and nothing else that may lie in its folder."""
+    for name in [*Manifest.read(out).files, MANIFEST, "_run.log"]:
+        (out / name).unlink(missing_ok=True)
+    for folder in sorted((p for p in out.rglob("*") if p.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
 # --- between the phases -------------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,8 @@ def _in_processes(
         return [f.result() for f in futures]
     except BrokenProcessPool:
         raise WorkerLost(
-            "a worker process died, probably for want of memory", fix="run the same command again with fewer --workers"
+            "a worker process died, for want of memory or because the script that called has no __main__ guard",
+            fix="run the same command again with fewer --workers; put a script's calls under if __name__ == '__main__'",
         ) from None
     except KeyboardInterrupt:
         for child in multiprocessing.active_children():

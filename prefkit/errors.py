@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+FEW = 30  # names that are still listed beside a guess
+
 
 class UserError(Exception):
     """A mistake the user can mend, shown as one line: `what (where): fix`."""
@@ -22,4 +24,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}", fix=f"{hint}known: {', '.join(known)}")
+    listed = f"known: {', '.join(known)}" if not near or len(known) <= FEW else ""
+    return UserError(f"unknown {kind} {name!r}", fix=f"{hint}{listed}".strip())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -94,6 +95,29 @@ def filtered(table: pa.Table, where: str | None) -> pa.Table:
             columns = ", ".join(c for c in visible.column_names if not c.startswith("_"))
             raise UserError(f"bad --where {where!r}: {e}", fix=f"an SQL condition over {columns}") from None
     return table.take(pa.array(np.sort(np.asarray(rows, dtype=np.int64))))
+
+
+def check_condition(where: str | None) -> None:
+    """UserError unless the expression can be decided of each row alone, and always alike."""
+    if where is None:
+        return
+    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
+        (tree,) = db.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchone() or ("{}",)
+        unsteady = db.execute("SELECT function_name FROM duckdb_functions() WHERE stability != 'CONSISTENT'").fetchall()
+    nodes = list(_nodes(json.loads(tree)))
+    if any(node.get("class") in ("SUBQUERY", "WINDOW") for node in nodes):
+        raise UserError(f"bad --where {where!r}: it looks beyond its row", fix="leave out SELECT and OVER")
+    called = {(name,) for node in nodes if (name := node.get("function_name"))} & set(unsteady)
+    if called:
+        what = f"bad --where {where!r}: {', '.join(sorted(n for (n,) in called))} differs from run to run"
+        raise UserError(what, fix="use hash(id) for a sample, and dates written out")
+
+
+def _nodes(tree: Any) -> Iterator[dict]:
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(child)
 
 
 def row_keys(table: pa.Table) -> np.ndarray:

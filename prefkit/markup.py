@@ -62,10 +62,17 @@ def _set_aside(aside: list[str], text: str, *, block: bool = False) -> str:
 def _put_back(text: str, aside: list[str]) -> str:
     while OPEN in text:  # math inside a spoiler was set aside within it already, so this ends
         before = text
-        text = ASIDE.sub(lambda m: m[1] + aside[int(m[2])].replace("\n", "\n" + _indent(m[1], aside[int(m[2])])), text)
+        text = ASIDE.sub(lambda m: _back(m, aside), text)
         if text == before:
             break
     return text
+
+
+def _back(m: re.Match[str], aside: list[str]) -> str:
+    if int(m[2]) >= len(aside):  # not ours: the post's own characters
+        return m[0]
+    kept = aside[int(m[2])]
+    return m[1] + kept.replace("\n", "\n" + _indent(m[1], kept))
 
 
 def _indent(before: str, text: str) -> str:

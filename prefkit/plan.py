@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 from prefkit import engine, tables
 from prefkit.errors import UserError
-from prefkit.finish import filtered
+from prefkit.finish import check_condition, filtered
 from prefkit.readers import is_readable
 from prefkit.schema import SCHEMA_VERSION
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
@@ -59,19 +60,23 @@ def make_plan(
     format: str = "arrow",
 ) -> Plan:
     """Everything that can be refused is refused here, before any work."""
-    paths = [Path(p) for p in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    given = [inputs] if isinstance(inputs, str | Path) else inputs
+    paths = [Path(os.path.abspath(p)) for p in given]  # "." has a name too; links keep theirs
     if not paths:
         raise UserError("no input", fix="name a dump, a file of pairs or a folder")
-    for i, path in enumerate(paths):
+    for i, (path, shown) in enumerate(zip(paths, given, strict=True)):
         if not path.exists():
-            raise UserError("no such file or folder", path, "check the path")
+            raise UserError("no such file or folder", shown, "check the path")
         if any(path.samefile(other) for other in paths[:i]):
-            raise UserError("the same input is given twice", path, "give it once")
+            raise UserError("the same input is given twice", shown, "give it once")
     if format not in ("arrow", "parquet"):
         raise UserError(f"unknown format {format!r}", fix="arrow or parquet")
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit} leaves nothing", fix="give at least 1")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers {workers} can do nothing", fix="give at least 1")
     shares = parse_splits(splits)
+    check_condition(where)
     filtered(tables.CANDIDATES.empty_table(), where)
     chosen = get_source(source) if source is not None else _guess(paths)
     parsed = source_options(chosen, options)

@@ -132,6 +132,7 @@ def _csv(path: Path, tally: Counter[str]) -> Positioned:
         rows = csv.DictReader(
             _sound(io.TextIOWrapper(f, "utf-8-sig", "surrogateescape", newline=""), tally),
             delimiter="\t" if ".tsv" in path.name.lower() else ",",
+            strict=True,  # a stray quote must not swallow the rest of the file
         )
         for record in rows:
             extra = cast(dict, record).pop(None, None)

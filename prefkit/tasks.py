@@ -227,7 +227,7 @@ def read_slice(task: Task) -> None:
 
 def _records(source: Source, pieces: list[Slice], options: Any, tally: Counter[str]) -> Iterator[tuple[str, Any]]:
     if source.records is not None:
-        yield from source.records([piece.path for piece in pieces], options)
+        yield from source.records(pieces, options)
         return
     for piece in pieces:
         for position, record in read_records(piece.path, tally):

@@ -21,6 +21,8 @@ from lxml import etree
 BLOCK_BYTES = 1 << 20
 START = re.compile(rb"<row(?=[\s/>])")
 OTHER = re.compile(rb"<(?!row[\s/>]|(?:posts|postlinks)\b|[/?!])[^<]*=[^<]*")  # in a row's place: `<rwo Id="1" />`
+WHOLE = re.compile(rb"""<row(?:[^<>"']|"[^<"]*"|'[^<']*')*/>""")
+COMMENT = re.compile(rb"<!--.*?-->", re.S)
 REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
 CONTROLS = bytes(set(range(32)) - {9, 10, 13})
 Attributes = dict[str, str]
@@ -91,11 +93,13 @@ def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attri
     Counts in `tally`: `repairs.illegal_character` (control characters and references that XML forbids, dropped) and
     `repairs.invalid_utf8`, per row repaired.
     """
+    if b"<!--" in block:
+        block = COMMENT.sub(lambda m: b"\n" * m[0].count(b"\n"), block)
     starts = [m.start() for m in START.finditer(block)]
     rows = _attributes(block[starts[0] : block.rfind(b"/>") + 2]) if starts else []
-    found = list(zip(starts, rows or [], strict=False))
+    found: list[tuple[int, Attributes | Damaged]] = list(zip(starts, rows or [], strict=False))
     if rows is None or len(rows) != len(starts):
-        found = [(a, _one(block[a:b], tally)) for a, b in pairwise([*starts, len(block)])]
+        found = [row for a, b in pairwise([*starts, len(block)]) for row in _stretch(block, a, b, tally)]
     if block.count(b"<") > len(starts):
         found = sorted([*found, *_others(block, found)], key=lambda row: row[0])
     numbered, seen = [], 0
@@ -104,6 +108,14 @@ def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attri
         seen = start
         numbered.append((line, row))
     return numbered
+
+
+def _stretch(block: bytes, a: int, b: int, tally: Counter[str]) -> Iterator[tuple[int, Attributes | Damaged]]:
+    """The row that begins at `a`, and what lies between it and the next: a row that lost its `<`."""
+    whole = WHOLE.match(block, a, b)
+    yield a, _one(block[a : whole.end() if whole else b], tally)
+    if whole and b"=" in (lost := block[whole.end() : b].partition(b"<")[0]):
+        yield whole.end() + len(lost) - len(lost.lstrip()), Damaged(lost.strip().decode("utf-8", "replace"))
 
 
 def _others(block: bytes, rows: list[tuple[int, Attributes | Damaged]]) -> Iterator[tuple[int, Damaged]]:
@@ -116,11 +128,13 @@ def _others(block: bytes, rows: list[tuple[int, Attributes | Damaged]]) -> Itera
 
 
 def _attributes(rows: bytes) -> list[Attributes | Damaged] | None:
-    """All rows at once; None where something is not well-formed."""
+    """All rows at once; None where something is not well-formed, or looks like a row but is none."""
     parser = etree.XMLParser(huge_tree=True, resolve_entities=False, no_network=True)
     try:
         root = etree.fromstring(b"<r>" + rows + b"</r>", parser)
     except etree.XMLSyntaxError:
+        return None
+    if any("=" in row.tail for row in root if row.tail):
         return None
     return [dict(row.items()) for row in root if row.tag == "row"]
 

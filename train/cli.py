@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from train.config import DpoRun, Run, SftRun, check, from_yaml
+from train.core.memory import keep_pages
 from train.core.quiet import quiet_libraries
 
 RunFolder = Annotated[
@@ -50,6 +51,7 @@ def _dpo(
 
 def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
+    keep_pages()
     quiet_libraries()
     module, _, function = trainer.partition(":")
     getattr(importlib.import_module(module), function)(checked, out)
@@ -79,3 +81,23 @@ def tiny_model(
     from train.tiny_model import write_tiny_model
 
     write_tiny_model(data, out, vocab_size, hidden, layers, heads, max_positions, seed)
+
+
+def cache(*, prune: bool = False, days: float = 30) -> None:
+    """List cached token ids and log-probabilities, or remove those that were not used lately.
+
+    Parameters
+    ----------
+    prune
+        Remove instead of listing; whatever is needed again is computed again.
+    days
+        What was not used for so long; 0 is everything.
+    """
+    from train.core.cache import cache_folder, entries
+    from train.core.cache import prune as remove
+
+    found = remove(days) if prune else entries()
+    for e in found:
+        print(f"{e.kind:<7} {e.megabytes:9.1f} MB  {e.days:5.1f} days  {e.path.name}  {e.about}".rstrip())
+    total = sum(e.megabytes for e in found)
+    print(f"{'removed ' * prune}{len(found)} files, {total:.1f} MB in {cache_folder()}")

@@ -85,7 +85,7 @@ class DpoConfig:
     pairs_per_step: int = 32
     "Of one optimizer step, over all processes; a step ends with a whole prompt."
     tokens_per_forward: int = 0
-    "Tokens of one micro-batch: memory, never the result; default 4096 on CPU, 16384 on CUDA."
+    "Tokens of one micro-batch: memory, never the result; default 1536 on CPU, 16384 on CUDA."
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class SftConfig:
     loss_on: Literal["response", "all"] = "response"
     "Train on response tokens only, or on the prompt's too."
     tokens_per_forward: int = 0
-    "Tokens of one micro-batch: memory, never the result; default 4096 on CPU, 16384 on CUDA."
+    "Tokens of one micro-batch: memory, never the result; default 1536 on CPU, 16384 on CUDA."
 
 
 @dataclass(frozen=True)

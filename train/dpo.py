@@ -50,8 +50,9 @@ class DpoObjective:
 
     def __call__(self, forward: Any, model: Any, batch: Batch) -> Outcome:
         """Losses and the field's metrics, as sums over pairs."""
+        ref_R = self.reference_logps(model, batch)  # first: what it needs is free again before the policy's graph grows
         found: TokenLogps = forward(batch)
-        pairs = self.pair_logps(sum_tokens(found.logps_N, batch), self.reference_logps(model, batch), batch)
+        pairs = self.pair_logps(sum_tokens(found.logps_N, batch), ref_R, batch)
         rewards = pair_rewards(
             pairs.policy_chosen, pairs.policy_rejected, pairs.ref_chosen, pairs.ref_rejected, self.beta
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,12 +20,13 @@ from prefkit.errors import UserError
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
-from train.core.locate import RUN_FILE, is_adapter, locate, run_config, weights_digest
+from train.core.gated import keep_less
+from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
+from train.core.memory import peak_megabytes
 from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
 
-SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
@@ -156,9 +159,12 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     if is_adapter(locate(config.path)):
         if not lora.enabled:
             raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
-        return load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
-    model = load_model(config.path, config.dtype, config.four_bit, config.attn)
-    return new_adapter(model, lora.targets, lora.r, lora.alpha, lora.dropout) if lora.enabled else model
+        model = load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
+    else:
+        model = load_model(config.path, config.dtype, config.four_bit, config.attn)
+        model = new_adapter(model, lora.targets, lora.r, lora.alpha, lora.dropout) if lora.enabled else model
+    keep_less(model)
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------- during
@@ -175,6 +181,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
         _write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), **session.noted}))
+    interrupt = Interrupt()
     trainer = StepTrainer(
         model,
         args,
@@ -184,18 +191,21 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         plan,
         session.eval_rows,
         processing_class=session.tokenizer,
-        callbacks=[RunLog(out, session.unit, sum(units), plan.epoch_ends[:-1])],
+        callbacks=[RunLog(out, session.unit, sum(units), plan.epoch_ends[:-1]), interrupt],
     )
     trainer.remove_callback(PrinterCallback)
     begin = f", from {session.resume}" if session.resume else ""
     say(f"{len(plan.steps)} steps over {len(session.rows)} rows{begin}")
     start = time.monotonic()
     result = trainer.train(resume_from_checkpoint=session.resume)
+    if interrupt.asked:
+        raise KeyboardInterrupt
     evaluated = _last_evaluation(trainer) if session.eval_rows else {}
     summary = {
         "steps": result.global_step,
         "wall_seconds": round(time.monotonic() - start, 3),
         "train_loss": result.training_loss,
+        "peak_megabytes": round(peak_megabytes()),
         **{k: v for k, v in evaluated.items() if k.startswith("eval_")},
         "data": session.counts,
     }
@@ -209,7 +219,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
 
 def default_budget() -> int:
     """Tokens of one forward where the run does not say."""
-    return 16384 if torch.cuda.is_available() else 4096
+    return 16384 if torch.cuda.is_available() else 1536
 
 
 def _last_evaluation(trainer: StepTrainer) -> dict[str, float]:
@@ -234,6 +244,33 @@ def say_model(model: Any, config: ModelConfig) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     say(f"model: {loaded}; {trained:,} of {total:,} stored weights trained")
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C ends a run of one process after the step it is in, with a checkpoint; a second one ends it at once."""
+
+    asked = False
+    previous: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Listen from here on; not under torchrun, whose processes must stop at the same step."""
+        if args.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self.previous)
+        say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save and stop."""
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give Ctrl-C back."""
+        if self.previous is not None:
+            signal.signal(signal.SIGINT, self.previous)
 
 
 class RunLog(TrainerCallback):

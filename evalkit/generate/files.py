@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 
 from evalkit.generate.base import Backend, Settings
 from prefkit.errors import UserError
 from prefkit.schema import Message, prompt_hash
+from train.core.locate import weights_digest
 
 BACKENDS = {"local": "evalkit.generate.local"}  # name -> module with `answers`
 
@@ -44,37 +47,43 @@ def write_answers(
     """
     if out.exists():
         raise UserError("the answers exist already", out, "give another --out or remove the file")
+    weights = weights_digest(model) if backend == "local" else None  # a model trained again is another model
+    wanted = json.dumps({"model": model, "weights": weights, "name": name, "settings": vars(settings)}, sort_keys=True)
+    answers: Backend = importlib.import_module(BACKENDS[backend]).answers
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
-    wanted = json.dumps({"model": model, "name": name, "settings": vars(settings)}, sort_keys=True)
-    done = _read_partial(partial, wanted)
-    progress(len(done))
-    todo = [(key, prompt) for key, prompt in prompts.items() if key not in done]
-    answers: Backend = importlib.import_module(BACKENDS[backend]).answers
-    with open(partial, "a" if done else "w", encoding="utf-8") as f:
-        if not done:
-            f.write(wanted + "\n")
+    with partial.open("a+b") as f:
+        _claim(f, out)
+        done = _read_partial(f, wanted)
+        progress(len(done))
+        todo = [(key, prompt) for key, prompt in prompts.items() if key not in done]
         for answer in answers(model, [p for _, p in todo], settings) if todo else ():
             key, prompt = todo[answer.index]
             done[key] = {"id": key, "prompt": prompt, "response": answer.text, "model": name or Path(model).name}
             done[key] |= {"n_tokens": answer.n_tokens, "finish": answer.finish}
-            f.write(json.dumps(done[key], ensure_ascii=False) + "\n")
+            f.write(json.dumps(done[key], ensure_ascii=False).encode() + b"\n")
             f.flush()
             progress(1)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text("".join(json.dumps(done[k], ensure_ascii=False) + "\n" for k in prompts), encoding="utf-8")
-    temporary.replace(out)
-    partial.unlink()
+        temporary = out.with_name(f".{out.name}.tmp")
+        temporary.write_text("".join(json.dumps(done[k], ensure_ascii=False) + "\n" for k in prompts), encoding="utf-8")
+        temporary.replace(out)
+        partial.unlink()
     return sum(done[k]["finish"] != "stop" for k in prompts)
 
 
-def _read_partial(partial: Path, wanted: str) -> dict[str, dict]:
+def _claim(f: BinaryIO, out: Path) -> None:
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError("another generate is writing there", out, "wait for it, or give another --out") from None
+
+
+def _read_partial(f: BinaryIO, wanted: str) -> dict[str, dict]:
     """Whole lines of an interrupted run with the same settings; the torn last line of a killed one is done again."""
-    if not partial.exists():
-        return {}
-    head, *lines = partial.read_text(encoding="utf-8").split("\n")
-    if head != wanted:
-        return {}
-    whole = lines[:-1]  # what follows the last newline was never finished
-    partial.write_text("\n".join([head, *whole]) + "\n", encoding="utf-8")
+    f.seek(0)
+    head, *lines = f.read().split(b"\n")
+    whole = lines[:-1] if head == wanted.encode() else []  # what follows the last newline was never finished
+    f.truncate(0)
+    f.write(b"\n".join([wanted.encode(), *whole]) + b"\n")
+    f.flush()
     return {record["id"]: record for record in map(json.loads, whole)}

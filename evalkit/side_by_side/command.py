@@ -6,6 +6,7 @@ import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefkit.errors import UserError
 from prefkit.web.options import Db, Host, Judge, Port, Seed
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def side_by_side(
     def score() -> Results:
         return results(tally(store, shown.batch_id, matched.names, alike.items), matched.names)
 
+    if not shown.items:
+        raise UserError("nothing to judge: both models gave the same answers", b, "compare other models or prompts")
+
     from prefkit.web.run import serve_session  # seconds: only once nothing can be refused any more
 
     session = BlindSession(store, shown.batch_id, title="Side by side, blind", seed=seed, results=score)
@@ -52,7 +56,9 @@ def side_by_side(
     print(" · ".join([f"{shown.items} prompts to judge", f"{alike.items} identical, not shown", *left_out]))
     serve_session(session, who, listening, db)
     if session.is_over(who):
-        print_results(score())
+        found = session.end(who).results  # from here on the judge is not blind, and the store remembers it
+        assert found is not None
+        print_results(found)
     else:
         print("which model is which stays hidden until all are judged or you end the session on the page")
     store.close()

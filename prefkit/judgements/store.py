@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from prefkit.errors import UserError
 from prefkit.judgements import tables as t
 from prefkit.judgements.database import open_engine
 from prefkit.schema import Message, prompt_hash
@@ -102,10 +103,15 @@ class Store:
         self.engine.dispose()
 
     def settle(self) -> None:
-        """Bring what SQLite keeps beside its file (`-wal`) into it, so that the file alone is whole."""
+        """Bring what SQLite keeps beside its file (`-wal`) into it, so that the file alone is whole.
+
+        `UserError` while another program holds the database.
+        """
         if self.engine.dialect.name == "sqlite":
             with self.engine.connect() as c:
-                c.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                busy = c.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:
+                raise UserError("the database is in use", self.engine.url.database, "end the labelling page first")
 
     def judge(self, name: str, kind: str = "person") -> int:
         """The number of a judge (person, model or rule), who is added on first sight."""
@@ -167,7 +173,7 @@ class Store:
         """
         _check(judgement)
         with self._writing.begin() as c:
-            if _known(c, judge_id, judgement.id, judgement.item_id):
+            if _known(c, judge_id, judgement):
                 return
             j = t.standing.c
             before = select(j.id).where(j.judge_id == judge_id, j.item_id == judgement.item_id)
@@ -214,6 +220,13 @@ class Store:
             rows = [row for ids in _chunks(item_ids) for row in c.execute(query.where(j.item_id.in_(ids)))]
         return sorted(rows, key=lambda row: row.seq)
 
+    def superseded(self, item_ids: Iterable[str]) -> set[str]:
+        """Ids of judgements of these items that a later one took back or took the place of."""
+        j = t.judgement.c
+        query = select(j.supersedes).where(j.supersedes.is_not(None))
+        with self.engine.connect() as c:
+            return {i for ids in _chunks(item_ids) for (i,) in c.execute(query.where(j.item_id.in_(ids)))}
+
     def reveal(self, batch_id: str, judge_id: int) -> None:
         """Remember that this judge has now seen who made what in a batch."""
         with self._writing.begin() as c:
@@ -249,10 +262,11 @@ def _check(j: Judgement) -> None:
         raise ValueError(f"outcome {j.outcome!r} with winner {j.winner} of responses {j.shown}")
 
 
-def _known(c: Connection, judge_id: int, event_id: str, item: str) -> bool:
-    row = c.execute(select(t.judgement.c.judge_id, t.judgement.c.item_id).where(t.judgement.c.id == event_id)).first()
-    if row is not None and tuple(row) != (judge_id, item):
-        raise ValueError(f"event {event_id} is already used for another judgement")
+def _known(c: Connection, judge_id: int, j: Judgement) -> bool:
+    k = t.judgement.c
+    row = c.execute(select(k.judge_id, k.item_id, k.outcome, k.winner).where(k.id == j.id)).first()
+    if row is not None and tuple(row) != (judge_id, j.item_id, j.outcome, j.winner):
+        raise ValueError(f"event {j.id} is already used for another judgement")
     return row is not None
 
 

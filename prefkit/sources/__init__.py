@@ -121,7 +121,7 @@ class Source:
     `to_pairs(record, options)` yields `Pair` and `Tie`, or raises `Refused` or `Unused`; what it yields before raising
     is dropped. A record that yields only ties is counted as `only_ties`, one that yields nothing as `no_candidates`.
     `files(path, options)` lists the files an input stands for (by default itself, or the readable files of a folder).
-    `records(paths, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow, of all inputs
+    `records(slices, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow, of all inputs
     together, so that it can put together what several say of one thing; the position names the file and the place in
     it (`labels.db:42`) and must not hold an absolute path. `join` replaces all three where a
     pair needs records from different places in the input. `recognises(path)` lets convert guess the source.
@@ -133,7 +133,7 @@ class Source:
     licence: str
     to_pairs: Callable[[Record, Any], Iterable[Pair | Tie]] | None = None
     options: type = NoOptions
-    records: Callable[[list[Path], Any], Iterator[tuple[str, Record]]] | None = None
+    records: Callable[[list[Slice], Any], Iterator[tuple[str, Record]]] | None = None
     recognises: Callable[[Path], bool] | None = None
     files: Callable[[Path, Any], list[Path]] | None = None
     join: Join | None = None

@@ -19,6 +19,8 @@ from prefkit.sources import MapOutput, Slice
 from prefkit.xmlrows import Attributes, Damaged, Framer, byte_range, parse, utf16
 
 QUESTION, ANSWER = 1, 2
+UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site"
+NO_LINKS = "no PostLinks.xml, so no duplicate questions are known"
 PART_BYTES = 32 << 20  # a stream is written out each time it has grown by so much
 NETWORK = re.compile(
     r"(?:[a-z0-9-]+\.)*(?:stackexchange|stackoverflow|serverfault|superuser|askubuntu|stackapps)\.com|(?:meta\.)?mathoverflow\.net"
@@ -63,7 +65,7 @@ def slices(path: Path, options: DumpOptions, step: int) -> list[Slice]:
     if path.is_dir():
         tables_here = {p.name.lower(): p for p in sorted(path.iterdir())}
         if "posts.xml" not in tables_here:
-            raise UserError("no Posts.xml in the folder", path, _instead(tables_here))
+            raise UserError("no Posts.xml in the folder", path, _instead(path))
         site, files = _site(path.name, options), [tables_here["posts.xml"]]
         files += [tables_here["postlinks.xml"]] if "postlinks.xml" in tables_here else []
         return [s for f in files for s in _file_slices(f, f"{path.name}/{f.name}", site, step)]
@@ -72,7 +74,7 @@ def slices(path: Path, options: DumpOptions, step: int) -> list[Slice]:
         return [Slice(path, path.name, kind="archive", subset=_site(path.name, options))]
     if path.name.lower() == "postlinks.xml":
         raise UserError("duplicate links alone make no pairs", path, "give Posts.xml, or the folder that holds both")
-    parent, whole = path.resolve().parent.name, path.name.lower() == "posts.xml"
+    parent, whole = path.parent.name, path.name.lower() == "posts.xml"
     site = _site(parent if whole or NETWORK.fullmatch(parent.lower()) else path.stem, options)
     links = _beside(path) if whole else []
     return [s for f in (path, *links) for s in _file_slices(f, f.name, site, step)]
@@ -95,11 +97,10 @@ def _tables_in(archive: Path) -> dict[str, str]:
     return {table: members[0] for table, members in found.items() if members}
 
 
-def _instead(names: dict[str, Path]) -> str:
-    packed = [n for n in names if n.endswith(".7z")]
-    return (
-        f"give the archives themselves: {', '.join(packed[:3])}" if packed else "give a site's folder, Posts.xml or .7z"
-    )
+def _instead(folder: Path) -> str:
+    packed = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() == ".7z"]
+    packed = [n for n in packed if n.lower().endswith("-posts.7z")] or packed
+    return f"give the archive itself: {', '.join(packed[:3])}" if packed else "give a site's folder, Posts.xml or .7z"
 
 
 def _site(name: str, options: DumpOptions) -> str:
@@ -174,7 +175,9 @@ def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
             _warn_if_no_links(piece.name, out)
         return _warn_at_end(piece, out)
     if piece.start == 0 and address(piece.subset) is None:
-        out.warn("the site is unknown, so pairs have no urls; name it with --options.site", piece.name)
+        out.warn(UNKNOWN_SITE, piece.name)
+    if piece.start == 0 and not _beside(piece.path):
+        out.warn(NO_LINKS, piece.name)
     posts = _Posts(piece.subset, options, out)
     for line, row in rows:
         posts.take(line, row)
@@ -204,7 +207,7 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     posts, framer, tail, links_tail = _Posts(piece.subset, options, out), Framer(), [b""], [b""]
     links = Framer()
     if address(piece.subset) is None:
-        out.warn("the site is unknown, so pairs have no urls; name it with --options.site", piece.name)
+        out.warn(UNKNOWN_SITE, piece.name)
 
     def take_posts(data: bytes) -> None:
         tail[0] = (tail[0] + data[-256:])[-256:]
@@ -231,7 +234,9 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     _refuse_unless_post(posts.first, piece.path)
     posts.flush()
     _warn_if_cut(tail[0], f"{piece.name}/Posts.xml", out)
-    if "postlinks.xml" in wanted:
+    if "postlinks.xml" not in wanted:
+        out.warn(NO_LINKS, piece.name)
+    else:
         _warn_if_no_links(f"{piece.name}/PostLinks.xml", out)
         _warn_if_cut(links_tail[0], f"{piece.name}/PostLinks.xml", out)
 

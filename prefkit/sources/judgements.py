@@ -7,12 +7,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
-from itertools import groupby
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 
 from prefkit.judgements.store import Store
 from prefkit.schema import Pair
-from prefkit.sources import Record, Source, Tie, Unused
+from prefkit.sources import Record, Slice, Source, Tie, Unused
 
 VOTE = ("id", "judge_name", "outcome", "winner", "flags", "time")
 PRODUCER = ("response", "name", "origin")
@@ -33,34 +34,74 @@ def files(path: Path, options: Options) -> list[Path]:
     return [path]
 
 
-def records(paths: list[Path], options: Options) -> Iterator[tuple[str, Record]]:
-    """One record an item: its texts, what stands about it in any of the databases, and who made its responses."""
+def records(slices: list[Slice], options: Options) -> Iterator[tuple[str, Record]]:
+    """One record an item: its texts, what stands about it in any of the databases, and who made its responses.
+
+    A vote that any of them saw withdrawn or replaced does not stand (one may be an older copy of another), and a group
+    that any of them puts items in holds for all.
+    """
     kinds = ("person", "model") if options.machines else ("person",)
     with ExitStack() as stack:
-        stores = [(p.name, stack.enter_context(closing(Store(str(p), create=False)))) for p in paths]
-        items = merge(*(_items(name, store, kinds) for name, store in stores), key=lambda item: item[1]["id"])
-        for _, same in groupby(items, key=lambda item: item[1]["id"]):
-            (position, record), *others = same
-            for place, other in others:
-                position += f" {place}"
-                known = {v["id"] for v in record["votes"]}  # a copy of a database repeats its votes
-                record["votes"] += [v for v in other["votes"] if v["id"] not in known]
-                record["producers"] += other["producers"]
-            yield position, record
+        stores = [(s.name, stack.enter_context(closing(Store(str(s.path), create=False)))) for s in slices]
+        group = _groups(_by_item(chain.from_iterable(_group_ids(store) for _, store in stores)))
+        streams = (_items(name, store, kinds) for name, store in stores)
+        for _, same in groupby(merge(*streams, key=itemgetter("id")), key=itemgetter("id")):
+            found = list(same)
+            record = found[0] | {"group_id": group.get(found[0]["group_id"], found[0]["group_id"])}
+            record["positions"] = [f["position"] for f in found]
+            record["origin"] = {k: v for f in reversed(found) for k, v in f["origin"].items()}
+            record["producers"] = [p for f in found for p in f["producers"]]
+            gone = {event for f in found for event in f["superseded"]}
+            votes = {v["id"]: v for f in found for v in f["votes"] if v["id"] not in gone}
+            record["votes"] = list(votes.values())
+            yield record["positions"][0], record
 
 
-def _items(name: str, store: Store, kinds: Sequence[str]) -> Iterator[tuple[str, Record]]:
+def _items(name: str, store: Store, kinds: Sequence[str]) -> Iterator[dict]:
     """The items of one database in order of their ids."""
+    for items in _pages(store):
+        ids = [item.id for item in items]
+        votes, producers, gone = store.votes(ids, kinds), store.producers(ids), store.superseded(ids)
+        for item in items:
+            kept = {k: getattr(item, k) for k in ("id", "group_id", "prompt", "responses", "origin")}
+            kept["position"] = f"{name}:{item.id}"
+            kept["votes"] = [{k: getattr(v, k) for k in VOTE} for v in votes if v.item_id == item.id]
+            kept["producers"] = [{k: getattr(p, k) for k in PRODUCER} for p in producers if p.item_id == item.id]
+            kept["superseded"] = gone
+            yield kept
+
+
+def _pages(store: Store) -> Iterator[list]:
     after = ""
     while items := store.items(after=after):
         after = items[-1].id
-        ids = [item.id for item in items]
-        votes, producers = store.votes(ids, kinds), store.producers(ids)
-        for item in items:
-            kept = {k: getattr(item, k) for k in ("id", "group_id", "prompt", "responses", "origin")}
-            kept["votes"] = [{k: getattr(v, k) for k in VOTE} for v in votes if v.item_id == item.id]
-            kept["producers"] = [{k: getattr(p, k) for k in PRODUCER} for p in producers if p.item_id == item.id]
-            yield f"{name}:{item.id}", kept
+        yield items
+
+
+def _group_ids(store: Store) -> Iterator[tuple[str, str]]:
+    return ((item.id, item.group_id) for items in _pages(store) for item in items)
+
+
+def _by_item(pairs: Iterable[tuple[str, str]]) -> Iterable[set[str]]:
+    found: dict[str, set[str]] = {}
+    for item, group in pairs:
+        found.setdefault(item, set()).add(group)
+    return found.values()
+
+
+def _groups(joined: Iterable[set[str]]) -> dict[str, str]:
+    """The smallest name of all groups that an item joins, for each that is not the smallest itself."""
+    parent: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while group in parent:
+            group = parent[group]
+        return group
+
+    for groups in joined:
+        first, *rest = sorted({root(g) for g in groups})
+        parent.update(dict.fromkeys(rest, first))
+    return {group: root(group) for group in parent}
 
 
 def to_pairs(record: Record, options: Options) -> Iterable[Pair | Tie]:
@@ -95,6 +136,7 @@ def to_pairs(record: Record, options: Options) -> Iterable[Pair | Tie]:
         created=datetime.fromisoformat(max(v["time"] for v in votes)).replace(microsecond=0),
         flags=sorted({f for v in votes for f in v["flags"]}),
         meta={
+            "positions": record["positions"],
             "judges": len(votes),
             "ties": ties,
             "skips": len(record["votes"]) - len(votes),

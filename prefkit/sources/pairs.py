@@ -7,6 +7,7 @@ and, for message lists only, implicit prompt (chosen and rejected share their fi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,7 +56,21 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
     group = record.get(options.group) if options.group else None
     source = options.name or NAME
     score_chosen, score_rejected, margin, p_chosen = (_number(record.get(k)) for k in NUMBERS)
-    known = {options.prompt, options.chosen, options.rejected, options.system, "id", "source_id", "subset", *NUMBERS}
+    if p_chosen is not None and not 0 <= p_chosen <= 1:
+        raise Refused("bad_number")
+    if score_chosen is not None and score_rejected is not None and score_chosen < score_rejected:
+        raise Refused("score_sign_conflict")
+    known = {
+        options.prompt,
+        options.chosen,
+        options.rejected,
+        options.system,
+        "id",
+        "source_id",
+        "subset",
+        "positions",
+        *NUMBERS,
+    }
     yield Pair(
         prompt=prompt,
         chosen=chosen,
@@ -68,8 +83,13 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
         score_rejected=score_rejected,
         margin=margin,
         p_chosen=p_chosen,
-        meta={k: v for k, v in record.items() if k not in known and isinstance(v, str | int | float | bool)},
+        meta={k: _plain(v) for k, v in record.items() if k not in known and isinstance(v, str | int | float | bool)},
     )
+
+
+def _plain(value: str | int | float | bool) -> str | int | float | bool:
+    """What JSON can hold: a number that is not finite becomes its name."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _encodable(prompt: list[Message]) -> list[Message]:
@@ -138,9 +158,12 @@ def _without(prompt: list[Message], response: list[Message]) -> list[Message]:
 
 def _number(value: object) -> float | None:
     try:
-        return None if value is None or value == "" else float(value)  # type: ignore[arg-type]
+        number = None if value is None or value == "" else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise Refused("bad_number") from None
+    if number is not None and not math.isfinite(number):
+        raise Refused("bad_number")
+    return number
 
 
 SOURCE = Source(

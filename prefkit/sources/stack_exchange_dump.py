@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefkit import tables
+from prefkit.errors import UserError
 from prefkit.markup import to_markdown
 from prefkit.pairing import better_pairs, vote_margin, vote_score
 from prefkit.schema import Reject
@@ -43,7 +44,7 @@ def pair(given: PairInput) -> PairOutput:
     posts = given.table.take(
         pc.sort_indices(given.table, [(c, "ascending") for c in ("site", "question", "kind", "id", "order")])
     )
-    rows = {c: posts[c].to_pylist() for c in ("site", "question", "kind", "id", "votes", "accepted")}
+    rows = {c: posts[c].to_pylist() for c in ("site", "question", "kind", "id", "votes", "accepted", "created")}
     fates = [""] * posts.num_rows
     pairs, orphans = _Pairs([], [], [], [], []), []
     for (site, number), group in groupby(range(posts.num_rows), lambda i: (rows["site"][i], rows["question"][i])):
@@ -60,10 +61,16 @@ def pair(given: PairInput) -> PairOutput:
 
 
 def _last_of_each(members: list[int], rows: dict[str, list], fates: list[str]) -> list[int]:
-    """Members without the posts that come again later in the input (two snapshots of a site): the last one stands."""
-    kept, ids, kinds = [], rows["id"], rows["kind"]
+    """Members without the posts that come again later in the input (two snapshots of a site): the last one stands.
+
+    UserError for one number of two different posts: those are two sites.
+    """
+    kept, ids, kinds, created = [], rows["id"], rows["kind"], rows["created"]
     for i, follower in zip(members, [*members[1:], None], strict=True):
         if follower is not None and ids[i] == ids[follower] and kinds[i] == kinds[follower]:
+            if created[i] != created[follower]:
+                what = f"two different posts {ids[i]} of {rows['site'][i]!r}: the inputs are different sites"
+                raise UserError(what, fix="convert each by itself, named by its folder or --options.site")
             fates[i] = "repeated_post"
         else:
             kept.append(i)

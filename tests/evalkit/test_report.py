@@ -98,7 +98,14 @@ def test_markdown_keeps_a_hostile_policy_name_in_one_line():
         (lambda t: t.slice(0, 0), "no pair was scored"),
         (lambda t: t.drop_columns(["beta"]), "columns missing: beta"),
         (lambda t: t.set_column(10, "policy_chosen", pa.array([float("nan"), -1.0])), "not finite, first in pair p0"),
-        (lambda t: t.set_column(5, "policy", pa.array(["x", "y"])), "2 policies"),
+        (
+            lambda t: t.set_column(12, "ref_chosen", pa.array([None, -1.0])),
+            "ref_chosen is not finite, first in pair p0",
+        ),
+        (lambda t: t.set_column(7, "beta", pa.array([0.1, 0.2])), "2 values of beta"),
+        (lambda t: t.set_column(7, "beta", pa.array([-0.1, -0.1])), "β is -0.1"),
+        (lambda t: pa.concat_tables([t, t]), "scored twice"),
+        (lambda t: t.set_column(5, "policy", pa.array(["x", "y"])), "2 values of policy"),
     ],
 )
 def test_scores_that_would_give_a_wrong_number_are_refused(tmp_path, change, message):

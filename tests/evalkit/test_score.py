@@ -18,6 +18,7 @@ from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
+from train.core.locate import weights_digest
 
 BIN = Path(sys.executable).parent
 
@@ -159,10 +160,14 @@ def test_answers_go_on_where_they_were_stopped(road, tmp_path):
     settings = Settings(max_new_tokens=8)
     write_answers(str(road / "sft"), prompts, tmp_path / "whole.jsonl", settings)
     whole = (tmp_path / "whole.jsonl").read_text()
-    wanted = json.dumps({"model": str(road / "sft"), "name": None, "settings": vars(settings)}, sort_keys=True)
-    lines = whole.splitlines()
-    (tmp_path / ".part.jsonl.partial").write_text("\n".join([wanted, *lines[:2], lines[2][:20]]))
-    asked: list[int] = []
-    write_answers(str(road / "sft"), prompts, tmp_path / "part.jsonl", settings, progress=asked.append)
-    assert (tmp_path / "part.jsonl").read_text() == whole
-    assert asked == [2, 1, 1, 1, 1]
+    for model, done in ((road / "sft", 2), (road / "dpo", 0)):  # another model's answers are not taken up
+        known = {"model": str(road / "sft"), "name": None, "settings": vars(settings)}
+        wanted = json.dumps(known | {"weights": weights_digest(str(model))}, sort_keys=True)
+        lines = whole.splitlines()
+        torn = "\n".join([wanted, *lines[:2], lines[2][:20]]).encode() + b"\xe2\x82"  # within a character
+        (tmp_path / ".part.jsonl.partial").write_bytes(torn)
+        asked: list[int] = []
+        write_answers(str(road / "sft"), prompts, tmp_path / "part.jsonl", settings, progress=asked.append)
+        assert (tmp_path / "part.jsonl").read_text() == whole
+        assert asked == [done, *[1] * (6 - done)]
+        (tmp_path / "part.jsonl").unlink()

@@ -8,6 +8,7 @@ from dumps import many, xml
 
 from prefkit import archives, convert_dataset, open_pairs
 from prefkit.errors import UserError
+from prefkit.sources.dump_posts import NO_LINKS
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def archive(tmp_path_factory):
 def test_it_streams(archive, tmp_path):
     manifest = convert_dataset(archive, tmp_path / "out")
     assert open_pairs(tmp_path / "out").num_rows > 100
-    assert manifest.warnings == []
+    assert manifest.warnings == [f"{NO_LINKS} (1 of the inputs: {archive.name})"]
     assert open_pairs(tmp_path / "out")["subset"][0].as_py() == "beer"
 
 

@@ -1,5 +1,6 @@
 """Judgements become pairs: majority, soft labels, ties and what says nothing, with a balanced ledger."""
 
+import json
 import uuid
 
 import pytest
@@ -9,7 +10,7 @@ from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
 from prefkit.judgements.store import Draft, Judgement, Response, Store, item_id
 from prefkit.schema import PAIRS
 from prefkit.shards import open_pairs
-from prefkit.sources import Tie, Unused, source_options
+from prefkit.sources import Slice, Tie, Unused, source_options
 from prefkit.sources.judgements import SOURCE
 
 
@@ -50,7 +51,7 @@ def test_convert_tells_that_splits_are_not_carried_over(tmp_path, splits, count)
 
 def outcome(path, **options):
     options = source_options(SOURCE, options)
-    ((position, record),) = SOURCE.records([path], options)
+    ((position, record),) = SOURCE.records([Slice(path, path.name)], options)
     assert position == f"labels.db:{item_id(DRAFT)}"
     try:
         (made,) = SOURCE.to_pairs(record, options)
@@ -148,7 +149,7 @@ def test_databases_of_two_annotators_are_votes_about_the_same_items(tmp_path, vo
     assert ledger["candidates"]["ties"] == 1 - made
     for pair in open_pairs(tmp_path / "out").to_pylist():
         assert pair["p_chosen"] == (1.0 if "skip" not in votes else None)
-        assert f"ann.db:{item_id(DRAFT)} bob.db:{item_id(DRAFT)}" in pair["meta"]
+        assert json.loads(pair["meta"])["positions"] == [f"{n}.db:{item_id(DRAFT)}" for n in ("ann", "bob")]
 
 
 def test_votes_in_a_copy_of_a_database_count_once(tmp_path):
@@ -159,6 +160,40 @@ def test_votes_in_a_copy_of_a_database_count_once(tmp_path):
     convert_dataset([path, copy], tmp_path / "out", splits="test=1")
     (pair,) = open_pairs(tmp_path / "out").to_pylist()
     assert pair["p_chosen"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("then", ["wrong", None], ids=["changed", "undone"])
+def test_an_older_copy_brings_no_vote_back(tmp_path, then):
+    path = judged(tmp_path, ["right"])
+    SOURCE.files(path, None)
+    (tmp_path / "backup.db").write_bytes(path.read_bytes())
+    store = Store(str(path))
+    judge, batch = store.judge("judge 0"), store.add_batch("labels", "test", [DRAFT]).batch_id
+    if then is None:
+        store.undo(str(uuid.uuid4()), judge, batch)
+    else:
+        item = store.item(item_id(DRAFT))
+        wrong = 1 - item.responses.index(DRAFT.responses[0].messages)
+        store.record(judge, Judgement(str(uuid.uuid4()), batch, item.id, (0, 1), "better", wrong))
+    store.close()
+    manifest = convert_dataset([tmp_path / "backup.db", path], tmp_path / "out", splits="test=1")
+    assert manifest.splits["test"]["rows"] == (0 if then is None else 1)
+    assert [p["chosen"] for p in open_pairs(tmp_path / "out").to_pylist()] == ([] if then is None else [text("Paint.")])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_group_known_to_one_database_holds_for_all_and_attribution_is_not_lost(tmp_path, order):
+    def draft(group, origin):
+        return Draft(DRAFT.prompt, DRAFT.responses, group, origin)
+
+    other = Draft(text("q3", "user"), [Response(text("a")), Response(text("b"))], "cluster")
+    paths = [
+        judged(tmp_path, ["right"], [draft("cluster", {"license": "CC BY-SA 3.0"}), other], name="a.db"),
+        judged(tmp_path, ["right"], [draft("prompthash", {})], name="c.db"),
+    ]
+    found = [r for _, r in SOURCE.records([Slice(p, p.name) for p in paths[::order]], source_options(SOURCE, {}))]
+    assert {r["group_id"] for r in found} == {"cluster"}
+    assert [r["origin"] for r in found if r["id"] == item_id(DRAFT)] == [{"license": "CC BY-SA 3.0"}]
 
 
 def test_pairs_of_a_data_set_become_items_that_hide_which_was_chosen():

@@ -110,6 +110,23 @@ def test_an_element_in_a_rows_place_is_counted_as_damage(block_bytes):
     assert (line, damaged.raw) == (4, rows[2].strip())
 
 
+@pytest.mark.parametrize("block_bytes", [64, 1 << 20])
+@pytest.mark.parametrize("lost", ["<", "<row"])
+def test_a_row_that_lost_its_beginning_is_counted_as_damage(block_bytes, lost):
+    rows = [row_xml(answer(i, 1, i)) for i in range(4)]
+    rows[2] = rows[2].replace(lost, "", 1)
+    found = rows_of([xml(rows)], block_bytes)
+    assert [r["Id"] for _, r in found if not isinstance(r, Damaged)] == ["0", "1", "3"]
+    ((line, damaged),) = [(line, r) for line, r in found if isinstance(r, Damaged)]
+    assert (line, damaged.raw) == (4, rows[2].strip())
+
+
+def test_comments_hold_neither_rows_nor_damage():
+    data = xml([row_xml(answer(1, 1, 1))]).replace(b"<posts>", b'<!-- <a href="x">CC</a>\n <row Id="9" /> -->\n<posts>')
+    ((line, row),) = rows_of([data])
+    assert (line, row["Id"]) == (4, "1")
+
+
 def test_markup_spilled_by_a_damaged_row_is_kept_with_it_and_counted_once():
     rows = [row_xml(answer(i, 1, i)) for i in range(3)]
     rows[1] = rows[1].replace('Body="', 'Body="<p><img src="a" /></p>', 1)

@@ -53,6 +53,23 @@ def test_tiles_equal_naive_fp64(tile, trains, bias, scale, cap, dtype):
             assert (mine.grad - theirs.grad).abs().max() < close * 10
 
 
+@pytest.mark.parametrize("tile", [1, 7, 1000])
+@pytest.mark.parametrize(("bias", "scale", "cap"), [(False, 1.0, None), (True, 0.5, 3.0)])
+def test_entropy_and_hits_equal_naive(tile, bias, scale, cap):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(N, D, dtype=torch.float64), torch.randn(V, D, dtype=torch.float64)
+    offset = torch.randn(V, dtype=torch.float64) if bias else None
+    all_labels = torch.arange(V)
+    logps_NV = torch.stack([naive(hidden, weight, offset, all_labels[[v] * N], scale, cap) for v in range(V)], 1)
+    labels = torch.where(torch.arange(N) % 2 == 0, logps_NV.argmax(1), torch.randint(V, (N,)))
+    found = tiled_logps(hidden, Head(weight, offset, scale, cap), labels, tile, entropy=True)
+    assert (found.entropy_N + (logps_NV.exp() * logps_NV).sum(1)).abs().max() < 1e-12
+    assert found.hits_N.tolist() == (logps_NV.argmax(1) == labels).double().tolist()
+    without = tiled_logps(hidden, Head(weight, offset, scale, cap), labels, tile)
+    assert torch.equal(without.logps_N, found.logps_N)
+    assert without.entropy_N.isnan().all(), "not computed unless asked for"
+
+
 def test_no_token_gives_zero_with_gradient():
     hidden = torch.randn(0, D, requires_grad=True)
     logps = tiled_logps(hidden, Head(torch.randn(V, D)), torch.empty(0, dtype=torch.int64), 4).logps_N

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +14,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from train_toys import make_pairs, metrics, save_model, write_data
+from train_toys import make_pairs, metrics, reply, save_model, user, write_data
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
 from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun, check
 from train.core.batch import collate
+from train.core.dataset import load_rows
 from train.core.encode import Limits
 from train.core.logprobs import PairPolicy, response_logps
 from train.core.models import load_model, load_tokenizer
@@ -304,6 +306,70 @@ def test_two_processes_do_what_one_does(model_path, data, tmp_path):
         assert metrics(tmp_path / "one", key) == pytest.approx(metrics(tmp_path / "two", key), abs=2e-5), key
     a, b = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("one", "two"))
     assert max(float((a[k] - b[k]).norm() / a[k].norm()) for k in a) < 1e-3
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(model_path, data, tmp_path):
+    run = dpo_run(model_path, data, pairs_per_step=2)
+    train_dpo(run, tmp_path / "whole")
+    command = [sys.executable, "-m", "train", "dpo", "--config", str(tmp_path / "whole" / "run.yaml")]
+    command += ["--out", str(tmp_path / "cut")]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as going:
+        while not going.stdout.readline().startswith("step  3/"):
+            assert going.poll() is None
+        going.send_signal(signal.SIGINT)
+        _, err = going.communicate(timeout=120)
+    assert going.returncode == 130
+    assert err.strip().splitlines()[-1] == "interrupted: run the same command again to go on"
+    (checkpoint,) = (tmp_path / "cut").glob("checkpoint-*")
+    assert int(checkpoint.name.rpartition("-")[2]) >= 3
+    with pytest.raises(UserError, match="this run is not finished"):
+        load_policy(str(tmp_path / "cut"))
+    done = subprocess.run([*command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert f"from {checkpoint}" in done.stdout
+    assert metrics(tmp_path / "cut") == pytest.approx(metrics(tmp_path / "whole"), abs=1e-6)
+
+
+def test_sft_takes_conversations_and_counts_what_it_cannot_use(model_path, tmp_path):
+    lines = [{"messages": [*user(f"hop {n} malt?"), *reply(f"good beer {n}")]} for n in range(6)]
+    lines.append({"messages": [*user("old?"), *reply("new"), *user("why?"), *reply("yeast is good")]})
+    bad = [{"messages": user("no answer?")}, {"prompt": "x"}, {"messages": [*user("a"), {"role": "assistant"}]}]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(x) + "\n" for x in [*lines, *bad]) + "{broken\n")
+    base = sft_run(model_path, path, trainer={"num_train_epochs": "2"})
+    train_sft(replace(base, data=replace(base.data, template="dialogue")), tmp_path / "run")
+    counts = json.loads((tmp_path / "run" / "summary.json").read_text())["data"]["train"]
+    assert (counts["pairs"], counts["responses"]) == (7, 7)
+    assert counts["dropped"] == {"no messages that end with the assistant's": 4}
+    losses = metrics(tmp_path / "run")
+    assert losses[-1] < losses[0]
+    with pytest.raises(UserError, match="a file of conversations has no pairs"):
+        train_dpo(dpo_run(model_path, path), tmp_path / "dpo")
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_entropy_and_token_accuracy_are_means_over_tokens(kind, model_path, data, tmp_path):
+    """The evaluation's numbers against plain forwards over every response that is evaluated."""
+    run = sft_run(model_path, data) if kind == "sft" else dpo_run(model_path, data)
+    (train_sft if kind == "sft" else train_dpo)(
+        replace(run, trainer={**run.trainer, "max_steps": "2"}), tmp_path / "run"
+    )
+    loaded = load_policy(str(tmp_path / "run"))
+    entropy, hits_, tokens = 0.0, 0.0, 0
+    for row in load_rows(
+        data, "test", None, "examples" if kind == "sft" else "pairs", loaded.tokenizer, loaded.template, Limits(1024)
+    ).rows:
+        for response in row.response_ids:
+            ids = torch.tensor(np.concatenate([row.prompt_ids, response]))[None].long()
+            with torch.no_grad():
+                logps = loaded.model(ids).logits[0, len(row.prompt_ids) - 1 : -1].double().log_softmax(-1)
+            entropy -= float((logps.exp() * logps).sum())
+            hits_ += float((logps.argmax(1) == ids[0, len(row.prompt_ids) :]).sum())
+            tokens += len(response)
+    assert metrics(tmp_path / "run", "eval_entropy")[-1] == pytest.approx(entropy / tokens, rel=1e-5)
+    assert metrics(tmp_path / "run", "eval_mean_token_accuracy")[-1] == pytest.approx(hits_ / tokens, abs=1e-3)
 
 
 def test_gradient_checkpointing_changes_nothing(model_path, data, tmp_path):

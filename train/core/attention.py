@@ -41,6 +41,18 @@ class Packing:
         """Tokens of every stretch, in the order in which they lie."""
         return [n for span in self.spans for n in (span.shared, *span.own)]
 
+    @property
+    def stretches(self) -> list[tuple[slice, list[slice]]]:
+        """Where each row's shared tokens lie, and where each response's own; responses without any are left out."""
+        found, at = [], 0
+        for span in self.spans:
+            shared, owns, at = slice(at, at + span.shared), [], at + span.shared
+            for n in span.own:
+                owns += [slice(at, at + n)] * (n > 0)
+                at += n
+            found.append((shared, owns))
+        return found
+
     def mask(self, q: int, k: int, window: int | None, like: Tensor) -> Tensor | None:
         """What is added to scores [Q, K] of the last `q` of `k` tokens; None where plain causal attention is right."""
         window = window if window is not None and window < k else None
@@ -80,6 +92,12 @@ def row_attention(
             lowest = torch.finfo(query.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, lowest)
         return _softcapped(query, key, value, attention_mask, dropout, scaling, softcap).transpose(1, 2), None
+    windowed = sliding_window is not None and sliding_window < max(
+        s.shared + max(s.own, default=0) for s in packing.spans
+    )
+    if query.device.type == "cpu" and softcap is None and not windowed and not dropout:
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        return FlashRows.apply(query, key, value, packing, scale).transpose(1, 2), None
     lengths = packing.lengths
     queries, keys, values = (torch.split(x, lengths, dim=2) for x in (query, key, value))
     out = []
@@ -93,6 +111,70 @@ def row_attention(
                 out.append(_attend(q, *seen, mask_QK, dropout, scaling, softcap))
         at += 1 + len(span.own)
     return torch.cat(out, dim=2).transpose(1, 2), None
+
+
+class FlashRows(torch.autograd.Function):
+    """The same on CPU without a mask or a copy of the shared keys: flash attention in two parts, merged exactly.
+
+    The tokens of a row's responses attend to the shared stretch together, and to their own response alone; two softmax
+    parts with log-sum-exps a and b merge with weights exp(a − c) and exp(b − c), c = log(exp a + exp b). Flash backward
+    needs of the whole softmax only its output and c, so each part's gradients are exact by themselves.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, packing: Packing, scale: float) -> Tensor:
+        heads, length, size = q.shape[1], q.shape[2], q.shape[3]
+        out = q.new_empty(1, length, heads, size).transpose(1, 2)
+        lse = torch.empty(1, length, heads, dtype=torch.promote_types(q.dtype, torch.float32)).transpose(1, 2)
+        for shared, owns in packing.stretches:
+            out[:, :, shared], lse[:, :, shared] = _flash(q, k, v, shared, shared, True, scale)
+            if not owns:
+                continue
+            rest = slice(shared.stop, owns[-1].stop)
+            out[:, :, rest], lse[:, :, rest] = _flash(q, k, v, rest, shared, False, scale)
+            for own in owns:
+                part, its_lse = _flash(q, k, v, own, own, True, scale)
+                whole = torch.logaddexp(lse[:, :, own], its_lse)
+                out[:, :, own].mul_((lse[:, :, own] - whole).exp_()[..., None])
+                out[:, :, own].add_(part.mul_((its_lse - whole).exp_()[..., None]))
+                lse[:, :, own] = whole
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.packing, ctx.scale = packing, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (up,) = upstream
+        q, k, v, out, lse = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+
+        def add(queries: slice, keys: slice, causal: bool, first_q: bool, first_k: bool) -> None:
+            parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                *(up[:, :, queries], q[:, :, queries], k[:, :, keys], v[:, :, keys], out[:, :, queries]),
+                *(lse[:, :, queries], 0.0, causal),
+                scale=ctx.scale,
+            )
+            for grad, part, where, first in zip(
+                (dq, dk, dv), parts, (queries, keys, keys), (first_q, first_k, first_k), strict=True
+            ):
+                grad[:, :, where].copy_(part) if first else grad[:, :, where].add_(part)
+
+        for shared, owns in ctx.packing.stretches:
+            add(shared, shared, True, True, True)
+            if owns:
+                add(slice(shared.stop, owns[-1].stop), shared, False, True, False)
+            for own in owns:
+                add(own, own, True, False, True)
+        return dq, dk, dv, None, None
+
+
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, queries: slice, keys: slice, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention of one stretch over another, [1, H, Q, D], and its log-sum-exp, [1, H, Q]."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q[:, :, queries], k[:, :, keys], v[:, :, keys], 0.0, causal, scale=scale
+    )
 
 
 def _attend(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prefkit.errors import UserError
 
-TILE_ELEMENTS = 1 << 23  # logits held at once: 32 MB in fp32, which stays near the cache on CPU and fills a GPU
+TILE_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 27}  # logits held at once: near the cache on CPU, enough to fill a GPU
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def tiled_logps(
     hidden_ND: Tensor, head: Head, labels_N: Tensor, tile: int | None = None, entropy: bool = False
 ) -> TokenLogps:
     """Log-probabilities of labels under the head, differentiable in hidden, weight and bias; entropies if asked."""
-    tile = tile or max(16, TILE_ELEMENTS // len(head.weight_VD))
+    tile = tile or max(16, TILE_ELEMENTS.get(hidden_ND.device.type, 1 << 24) // len(head.weight_VD))
     with torch.autocast(hidden_ND.device.type, enabled=False):
         return TokenLogps(
             *TiledLogps.apply(hidden_ND, head.weight_VD, head.bias_V, labels_N, head.scale, head.softcap, tile, entropy)

@@ -16,6 +16,7 @@ import yaml
 from prefkit.errors import UserError
 
 RUN_FILE = "run.yaml"
+SUMMARY = "summary.json"
 ADAPTER_FILE = "adapter_config.json"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 WEIGHTS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
@@ -110,7 +111,7 @@ def weights_digest(path: str) -> str:
 def missing_base(e: UserError, path: str) -> UserError:
     """What is said of an adapter whose base is not to be had."""
     fix = f"restore the base, or set base_model_name_or_path in its {ADAPTER_FILE}"
-    return UserError(f"the adapter's base cannot be loaded: {e}", path, fix)
+    return UserError(f"the adapter's base cannot be loaded: {e.what} ({e.where})", path, fix)
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

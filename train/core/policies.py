@@ -12,7 +12,7 @@ from torch import nn
 
 from prefkit.errors import UserError, unknown_name
 from train.core.encode import Template
-from train.core.locate import is_adapter, locate, run_config, weights_digest
+from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
 from train.core.models import check_adapter_keys, check_adapter_weights, load_adapter, load_model, load_tokenizer
 
 
@@ -85,6 +85,8 @@ def load_policy(
     """
     folder = locate(path)
     config = run_config(folder) or {}
+    if (folder / RUN_FILE).is_file() and not (folder / SUMMARY).is_file():
+        raise UserError("this run is not finished", path, "give its training command again, or name a checkpoint of it")
     trained = config.get("model", {})
     dtype = dtype or trained.get("dtype")
     four_bit = bool(trained.get("four_bit")) if four_bit is None else four_bit

@@ -1,0 +1,125 @@
+"""SFT examples per second and peak memory: `prefkit train sft` against TRL's SFTTrainer.
+
+Same model, real chosen answers (each distinct one once, on both sides), LoRA on q and v, precision, allocator and
+examples per optimizer step, loss on answers only. The peer counts at its fastest batch size. See train_vs_trl.py.
+
+    python benchmarks/sft_vs_trl.py [--case body|toy] [--dtype float32|bfloat16] [--rounds 3] [--batches 1,2,4,8]
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from train_vs_trl import MAX_TOKENS, REAL, matmul_rate, prepare, run_process
+
+EXAMPLES_PER_STEP = 8
+
+
+def ours(folder: Path, out: Path, dtype: str) -> dict:
+    """One epoch of `prefkit train sft`."""
+    command = [
+        "prefkit", "train", "sft", "--model.path", folder / "model", "--data.path", folder / "data", "--out", out,
+        "--model.dtype", dtype, "--data.template", "question", "--data.max-tokens", MAX_TOKENS, "--data.eval-split", "",
+        "--lora.r", "8", "--lora.alpha", "16", "--lora.targets", "q_proj", "--lora.targets", "v_proj",
+        "--sft.examples-per-step", EXAMPLES_PER_STEP,
+        "--trainer.learning-rate", "1e-4", "--trainer.save-strategy", "no",
+    ]  # fmt: skip
+    usage = run_process([str(Path(sys.executable).parent / command[0]), *map(str, command[1:])], folder)
+    summary = json.loads((out / "summary.json").read_text())
+    examples = summary["data"]["train"]["responses"]
+    return {"per_s": examples / summary["wall_seconds"], "memory_mb": usage, "examples": examples}
+
+
+def peer(folder: Path, out: Path, dtype: str, batch: int) -> dict:
+    """One epoch of TRL, in a process of its own."""
+    usage = run_process([sys.executable, __file__, "--peer", str(folder), str(out), dtype, str(batch)], folder)
+    return json.loads((out / "peer.json").read_text()) | {"memory_mb": usage}
+
+
+def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
+    """TRL on the same text."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from prefkit import open_pairs
+
+    rows = {
+        (r["prompt"][0]["content"], r["chosen"][0]["content"]): {
+            "prompt": f"Question: {r['prompt'][0]['content']}\n\nAnswer:",
+            "completion": " " + r["chosen"][0]["content"],
+        }
+        for r in open_pairs(folder / "data", "train").to_pylist()
+    }
+    args = SFTConfig(
+        output_dir=str(out), per_device_train_batch_size=batch, gradient_accumulation_steps=EXAMPLES_PER_STEP // batch,
+        num_train_epochs=1, learning_rate=1e-4, logging_steps=10, report_to="none", use_cpu=not torch.cuda.is_available(),
+        bf16=dtype == "bfloat16", max_length=2 * MAX_TOKENS, save_strategy="no", gradient_checkpointing=False,
+        disable_tqdm=True,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype)),
+        args=args,
+        train_dataset=Dataset.from_list(list(rows.values())),
+        processing_class=AutoTokenizer.from_pretrained(folder / "model"),
+        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    start = time.monotonic()
+    trainer.train()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "peer.json").write_text(json.dumps({"per_s": len(rows) / (time.monotonic() - start), "examples": len(rows)}))
+
+
+def main() -> None:
+    """Prepare, find the peer's best batch size, run in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", choices=["body", "toy"], default="body")
+    parser.add_argument("--posts", type=Path, default=REAL / "stack-exchange/beer-2020-06/Posts.xml")
+    parser.add_argument("--pairs", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batches", default="1,2,4,8")
+    args = parser.parse_args()
+    if not args.posts.is_file():
+        sys.exit(f"no dump at {args.posts}: give --posts, or set PREFKIT_REAL_DATA")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, args.case, args.posts, args.pairs)
+        tried = {b: peer(folder, folder / f"try{b}", args.dtype, b) for b in map(int, args.batches.split(","))}
+        best = max(tried, key=lambda b: tried[b]["per_s"])
+        print("TRL " + ", ".join(f"batch {b}: {t['per_s']:.3f}/s {t['memory_mb']:.0f} MB" for b, t in tried.items()))
+        runs, rates = [], [matmul_rate(args.dtype)]
+        for n in range(args.rounds):
+            a, b = ours(folder, folder / f"o{n}", args.dtype), peer(folder, folder / f"p{n}", args.dtype, best)
+            assert a["examples"] == b["examples"], (a, b)
+            rates.append(matmul_rate(args.dtype))
+            runs.append((a, b))
+            print(
+                f"ours {a['per_s']:.3f}/s {a['memory_mb']:.0f} MB · TRL {b['per_s']:.3f}/s {b['memory_mb']:.0f} MB",
+                flush=True,
+            )
+    speed, memory = ([statistics.median(r[i][k] for r in runs) for i in (0, 1)] for k in ("per_s", "memory_mb"))
+    ratios = sorted(a["per_s"] / b["per_s"] for a, b in runs)
+    print(
+        f"ratio of each round {ratios[0]:.2f} to {ratios[-1]:.2f}; matrix product {statistics.median(rates):.0f} GFLOP/s"
+    )
+    result = {
+        "benchmark": f"sft_vs_trl {args.case} {args.dtype}",
+        "ours": round(speed[0], 3),
+        "peer": round(speed[1], 3),
+    }
+    result |= {"ratio": round(speed[0] / speed[1], 2), "memory_ratio": round(memory[0] / memory[1], 3)}
+    print(json.dumps(result | {"unit": "examples/s"}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peer"]:
+        peer_main(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    else:
+        main()
