@@ -54,7 +54,9 @@ def run(command: str, folder: Path) -> str:
         "TERM": "dumb",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "1",
+        "HOME": str(folder),  # caches begin empty
     }
+    env.pop("PREFKIT_CACHE", None)
     process = subprocess.Popen(
         ["sh", "-c", f"exec 2>&1; {command}"],
         cwd=folder,

@@ -98,6 +98,6 @@ def cache(*, prune: bool = False, days: float = 30) -> None:
 
     found = remove(days) if prune else entries()
     for e in found:
-        print(f"{e.kind:<7} {e.megabytes:9.1f} MB  {e.days:5.1f} days  {e.path.name}  {e.about}".rstrip())
-    total = sum(e.megabytes for e in found)
-    print(f"{'removed ' * prune}{len(found)} files, {total:.1f} MB in {cache_folder()}")
+        print(f"{e.kind:<7} {e.megabytes:9.1f} MB  {e.days:5.1f} days  {e.about}")
+    total, place = sum(e.megabytes for e in found), str(cache_folder()).replace(str(Path.home()), "~", 1)
+    print(f"{'removed ' * prune}{len(found)} files, {total:.1f} MB in {place}")

@@ -159,15 +159,15 @@ def test_damaged_files_are_made_again_or_refused(damage, tmp_path):
         asked.append(1)
         return built
 
-    cached_rows("k", build)
+    cached_rows("k", "rows", build)
     (path,) = (tmp_path / "cache/tokens").iterdir()
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[whole.index(built.rows[0].response_ids[0].tobytes())] ^= 1
     path.write_bytes({"cut": whole[: len(whole) // 2], "flip": flipped, "empty": b""}[damage])
-    again = cached_rows("k", build)
+    again = cached_rows("k", "rows", build)
     assert len(asked) == 2
-    third = cached_rows("k", build)
+    third = cached_rows("k", "rows", build)
     assert len(asked) == 2
     assert (third.dropped, third.read) == (again.dropped, again.read) == ({"x": ["q"]}, 6)
     for a, b in zip(third.rows, built.rows, strict=True):
@@ -202,9 +202,9 @@ def test_token_ids_are_keyed_by_tokenizer_template_and_limits(data):
     tokenizer, calls = make_tokenizer(), []
     real = caches._write_rows
 
-    def count(path, rows):
+    def count(path, about, rows):
         calls.append(path)
-        real(path, rows)
+        real(path, about, rows)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(caches, "_write_rows", count)
@@ -226,7 +226,8 @@ def test_the_cache_is_listed_and_pruned(model_path, data, tmp_path, capsys):
     capsys.readouterr()
     assert run(app, ["cache"]) == 0
     listed = capsys.readouterr().out
-    assert "sequences under" in listed
+    assert "responses under" in listed
+    assert "toy train as pairs" in listed
     assert f"{len(entries())} files" in listed
     assert run(app, ["cache", "--prune"]) == 0
     assert "removed 0 files" in capsys.readouterr().out, "all were just used"

@@ -62,26 +62,29 @@ _ROWS = pa.schema(
 )
 
 
-def cached_rows(key: str, build: Callable[[], Rows]) -> Rows:
-    """The rows of that key, memory-mapped; built and kept where they are not at hand or not whole."""
+def cached_rows(key: str, about: str, build: Callable[[], Rows]) -> Rows:
+    """The rows of that key, memory-mapped; built and kept where they are not at hand or not whole.
+
+    `about` is shown by `prefkit cache`.
+    """
     path = cache_folder() / "tokens" / f"{key}.arrow"
     rows = _read_rows(path)
     if rows is None:
         rows = build()
-        _write_rows(path, rows)
+        _write_rows(path, about, rows)
     else:
         os.utime(path)
     return rows
 
 
-def _write_rows(path: Path, rows: Rows) -> None:
+def _write_rows(path: Path, about: str, rows: Rows) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     batches = []
     for i in range(0, len(rows.rows), 1024):
         part = rows.rows[i : i + 1024]
         columns = [pa.array([getattr(r, f.name) for r in part], f.type) for f in _ROWS]
         batches.append(pa.RecordBatch.from_arrays(columns, schema=_ROWS))
-    noted = {"dropped": json.dumps(rows.dropped), "read": str(rows.read), "digest": _content(batches)}
+    noted = {"about": about, "dropped": json.dumps(rows.dropped), "read": str(rows.read), "digest": _content(batches)}
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _ROWS.with_metadata(noted)) as out:
         for batch in batches:
@@ -144,7 +147,7 @@ class LogpCache:
         A file that is no such cache is a `UserError`.
         """
         self.path = cache_folder() / "logps" / f"{digest(LOGPS_VERSION, weights, dtype, four_bit)}.sqlite"
-        about = f"{name} in {'NF4, ' * four_bit}{dtype}"
+        about = f"{Path(name).name} in {'NF4, ' * four_bit}{dtype}"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.hits = self.misses = 0
         try:
@@ -209,16 +212,18 @@ def entries() -> list[Entry]:
 
 def _entry(path: Path) -> Entry:
     stat = path.stat()
-    about: Any = ""
-    if path.suffix == ".sqlite":
-        try:
+    try:
+        if path.suffix == ".sqlite":
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
                 (count,), (text,) = (
                     db.execute(q).fetchone() for q in ("SELECT count(*) FROM logps", "SELECT text FROM about")
                 )
-            about = f"{count:,} sequences under {text}"
-        except (sqlite3.DatabaseError, TypeError):
-            about = "damaged"
+            about = f"{count:,} responses under {text}"
+        else:
+            with pa.memory_map(str(path)) as source:
+                about = pa.ipc.open_file(source).schema.metadata[b"about"].decode()
+    except (sqlite3.DatabaseError, TypeError, KeyError, OSError, pa.ArrowException):
+        about = "damaged"
     return Entry(path, path.parent.name, stat.st_size / 1e6, (time.time() - stat.st_mtime) / 86400, about)
 
 

@@ -76,7 +76,7 @@ def load_rows(
         built = BUILD[kind](pair_texts(used), tokenizer, template, limits)
         return replace(built, read=table.num_rows, dropped=built.dropped | ({"tie": ties} if ties else {}))
 
-    return cached_rows(key, build)
+    return cached_rows(key, f"{path.name} {split} {limit or ''}".rstrip() + f" as {kind.replace('_', ' ')}", build)
 
 
 def _conversations(path: Path, limit: int | None, tokenizer: Any, template: Template, limits: Limits) -> Rows:
