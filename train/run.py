@@ -24,10 +24,11 @@ from train.core.gated import keep_less
 from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
 from train.core.memory import peak_megabytes
 from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
-from train.core.rows import Row
+from train.core.rows import Row, Rows
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
 
 METRICS = "metrics.jsonl"
+DROPPED = "dropped.json"
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 
@@ -57,6 +58,7 @@ class Session:
     rows: list[Row]
     eval_rows: list[Row]
     counts: dict[str, Any]
+    dropped: dict[str, dict[str, list[str]]]  # split -> reason -> ids of the pairs that are not used
     resume: str | None
 
     @property
@@ -103,24 +105,24 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     digests = {"data": known, "model": weights_digest(run.model.path)}
     resume = open_folder(run, digests, out)
     say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
-    rows, counts = _read(run, run.data.split, run.data.limit, tokenizer, template, kind)
-    if not rows:
+    found = {run.data.split: _read(run, run.data.split, run.data.limit, tokenizer, template, kind)}
+    if not found[run.data.split].rows:
         raise UserError("no pair is left to train on", run.data.path, "see the counts above; raise data.max_tokens")
-    evaluated: list[Row] = []
     if run.data.eval_split in splits_of(run.data.path):
-        evaluated, more = _read(run, run.data.eval_split, run.data.eval_limit, tokenizer, template, kind)
-        counts = {run.data.split: counts, run.data.eval_split: more}
+        evaluated = _read(run, run.data.eval_split, run.data.eval_limit, tokenizer, template, kind)
+        found[run.data.eval_split] = evaluated
     else:
+        evaluated = Rows()
         say(f"no split {run.data.eval_split!r}: no evaluation")
-        counts = {run.data.split: counts}
-    if not evaluated and run.trainer.get("eval_strategy", "no") != "no":
+    if not evaluated.rows and run.trainer.get("eval_strategy", "no") != "no":
         raise UserError("no pair is left to evaluate on", run.data.path, "leave trainer.eval_strategy out")
-    return Session(run, digests, out, tokenizer, template, rows, evaluated, counts, resume), run
+    rows, eval_rows = found[run.data.split].rows, evaluated.rows
+    counts = {split: read.counts() for split, read in found.items()}
+    dropped = {split: read.dropped for split, read in found.items() if read.dropped}
+    return Session(run, digests, out, tokenizer, template, rows, eval_rows, counts, dropped, resume), run
 
 
-def _read(
-    run: Run, split: str, limit: int | None, tokenizer: Any, template: Template, kind: Kind
-) -> tuple[list[Row], dict[str, Any]]:
+def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Template, kind: Kind) -> Rows:
     limits = Limits(run.data.max_tokens, run.data.max_prompt_tokens, run.data.too_long)
     found = load_rows(run.data.path, split, limit, kind, tokenizer, template, limits)
     counts = found.counts()
@@ -131,7 +133,7 @@ def _read(
         first = found.rows[0]
         shown = Encoded(first.prompt_ids, first.response_ids, first.truncated).boundary(tokenizer)
         say(f"  boundary of the first: {shown}")
-    return found.rows, counts
+    return found
 
 
 def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
@@ -180,6 +182,8 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     args = training_arguments(run.trainer, out, run.seed, len(plan.steps))
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
+        if session.dropped:
+            _write(out / DROPPED, json.dumps(session.dropped, indent=1))
         _write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), **session.noted}))
     interrupt = Interrupt()
     trainer = StepTrainer(

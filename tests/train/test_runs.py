@@ -408,6 +408,8 @@ def test_ties_are_dropped_and_counted(model_path, tmp_path):
     train_dpo(dpo_run(model_path, data, trainer={"max_steps": "1"}), tmp_path / "run")
     counts = json.loads((tmp_path / "run" / "summary.json").read_text())["data"]["train"]
     assert (counts["pairs"], counts["dropped"]) == (7, {"tie": 1})
+    dropped = json.loads((tmp_path / "run" / "dropped.json").read_text())
+    assert dropped == {"train": {"tie": [pairs[3]["id"]]}}
 
 
 def test_what_does_not_fit_the_model_is_said(data, tmp_path):

@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -210,6 +212,40 @@ def test_a_mistake_through_the_real_command(model_path, data, tmp_path):
         "dpo", "--model.path", model_path, "--data.path", data, "--out", tmp_path / "x", "--lora.targets", "fc_in"
     )
     assert_one_line(done, "choose from")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that knows one gated model and nothing else, as the real one says so."""
+
+    def do_GET(self):
+        status, reason = (403, "GatedRepo") if "gated" in self.path else (404, "RepoNotFound")
+        self.send_response(status)
+        self.send_header("X-Error-Code", reason)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("me/gated", "the model is gated (me/gated): accept its terms"),
+        ("me/absent", "no such model on the hub (me/absent)"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(name, hint, data, tmp_path):
+    hub = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path / "hf")}
+    argv = ["-m", "train", "dpo", "--model.path", name, "--data.path", str(data), "--out", str(tmp_path / "x")]
+    done = subprocess.run([sys.executable, *argv], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    hub.shutdown()
+    assert_one_line(done, hint)
+    assert not (tmp_path / "x").exists()
 
 
 def test_the_road_in_commands(data, tmp_path):
