@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from prefkit.errors import UserError
 from prefkit.progress import progress
+from train.callbacks import say
 from train.config import DpoRun
 from train.core.batch import Batch
 from train.core.cache import LogpCache
@@ -25,7 +26,7 @@ from train.core.rewards import pair_rewards, reward_sums
 from train.core.rows import Row, sequence_key
 from train.core.sharing import decide_sharing
 from train.losses import Loss, PairLogps, find_loss
-from train.run import Session, default_budget, fit, load_trainable, prepare, say, say_model
+from train.run import Session, default_budget, fit, load_trainable, prepare, say_model
 from train.trainer import Outcome, token_sums
 
 

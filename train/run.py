@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import threading
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -14,9 +11,10 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 
 from prefkit.errors import UserError
+from train.callbacks import Interrupt, RunLog, is_main, say, write
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
@@ -27,23 +25,11 @@ from train.core.models import default_dtype, load_adapter, load_model, load_toke
 from train.core.rows import Row, Rows
 from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
 
-METRICS = "metrics.jsonl"
 DROPPED = "dropped.json"
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 
 R = TypeVar("R", SftRun, DpoRun)
-
-
-def is_main() -> bool:
-    """Whether this process writes and prints."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def say(text: str) -> None:
-    """Print once, whatever the number of processes."""
-    if is_main():
-        print(text, flush=True)
 
 
 @dataclass(frozen=True)
@@ -183,8 +169,8 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
         if session.dropped:
-            _write(out / DROPPED, json.dumps(session.dropped, indent=1))
-        _write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), **session.noted}))
+            write(out / DROPPED, json.dumps(session.dropped, indent=1))
+        write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), **session.noted}))
     interrupt = Interrupt()
     trainer = StepTrainer(
         model,
@@ -215,7 +201,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     }
     if is_main():
         save_policy(trainer.bare, session.tokenizer, out)
-        _write(out / SUMMARY, json.dumps(summary, indent=1))
+        write(out / SUMMARY, json.dumps(summary, indent=1))
     trainer.accelerator.wait_for_everyone()
     say(f"saved {out}")
     return summary
@@ -236,100 +222,9 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("prefkit", "torch", "transformers", "peft")}
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
-
-
 def say_model(model: Any, config: ModelConfig) -> None:
     """One line about what is trained."""
     loaded = f"{Path(config.path).name} in {'NF4' if config.four_bit else config.dtype}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     say(f"model: {loaded}; {trained:,} of {total:,} stored weights trained")
-
-
-class Interrupt(TrainerCallback):
-    """Ctrl-C ends a run of one process after the step it is in, with a checkpoint; a second one ends it at once."""
-
-    asked = False
-    previous: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Listen from here on; not under torchrun, whose processes must stop at the same step."""
-        if args.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._ask)
-
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, self.previous)
-        say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop."""
-        if self.asked:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give Ctrl-C back."""
-        if self.previous is not None:
-            signal.signal(signal.SIGINT, self.previous)
-
-
-class RunLog(TrainerCallback):
-    """One printed line and one line of metrics.jsonl a log; evaluation and checkpoints where epochs end."""
-
-    def __init__(self, out: Path, unit: str, units_per_epoch: int, epoch_ends: list[int]):
-        self.file = out / METRICS
-        self.speed = f"{unit}_per_second"
-        self.epoch_ends = set(epoch_ends)  # but the last, which Trainer sees as the end of its only epoch
-        self.units_per_epoch = units_per_epoch
-        self.last = (time.monotonic(), 0.0)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget what was logged after the checkpoint that training resumes from."""
-        if state.is_world_process_zero and self.file.exists():
-            *lines, _torn = self.file.read_text("utf-8").split("\n")  # nothing, unless a kill cut the last line
-            _write(self.file, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= state.global_step))
-        self.last = (time.monotonic(), state.epoch or 0.0)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer takes all our epochs for one."""
-        if state.global_step in self.epoch_ends:
-            control.should_evaluate |= args.eval_strategy == "epoch"
-            control.should_save |= args.save_strategy == "epoch"
-            control.should_log |= args.logging_strategy == "epoch"
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Write and print."""
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
-            return
-        now, epoch = time.monotonic(), logs.get("epoch", 0.0)
-        record = {"step": state.global_step, **logs}
-        if "loss" in logs:
-            seconds, passed = now - self.last[0], epoch - self.last[1]
-            record[self.speed] = passed * self.units_per_epoch / seconds if seconds > 0 else 0.0
-            self.last = (now, epoch)
-        with self.file.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
-        print(_line(record, state.max_steps), flush=True)
-
-
-SHOWN = {
-    "loss": "loss {:.4f}",
-    "eval_loss": "eval loss {:.4f}",
-    "rewards/accuracies": "accuracy {:.3f}",
-    "eval_rewards/accuracies": "accuracy {:.3f}",
-    "rewards/margins": "margin {:+.3f}",
-    "eval_rewards/margins": "margin {:+.3f}",
-    "grad_norm": "grad {:.2f}",
-    "learning_rate": "lr {:.1e}",
-    "pairs_per_second": "{:.1f} pairs/s",
-    "examples_per_second": "{:.1f} examples/s",
-}
-
-
-def _line(record: dict[str, Any], steps: int) -> str:
-    parts = [shown.format(record[k]) for k, shown in SHOWN.items() if k in record]
-    return f"step {record['step']:>{len(str(steps))}}/{steps}  " + "  ".join(parts)

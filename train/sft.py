@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import set_seed
 
+from train.callbacks import say
 from train.config import SftRun
 from train.core.batch import Batch
 from train.core.head import TokenLogps
 from train.core.logprobs import check_fits, check_head, sum_tokens
 from train.core.rows import Row
 from train.core.sharing import decide_sharing
-from train.run import fit, load_trainable, prepare, say, say_model
+from train.run import fit, load_trainable, prepare, say_model
 from train.trainer import Outcome, token_sums
 
 
