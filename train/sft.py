@@ -27,7 +27,7 @@ class SftObjective:
 
     def units(self, row: Row) -> int:
         """A step counts examples."""
-        return len(row.response_ids)
+        return 1
 
     def weight(self, row: Row) -> int:
         """The loss is a mean over trained tokens."""
@@ -43,7 +43,7 @@ class SftObjective:
 
 def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
     """Run SFT into a folder; see `train.config.SftRun`. A model path that is an adapter is continued."""
-    session, run = prepare(run, out, "one_example_per_row" if run.sft.loss_on == "all" else "examples")
+    session, run = prepare(run, out, "examples")
     set_seed(run.seed)
     model = load_trainable(run.model, run.lora)
     check_fits(model, session.rows + session.eval_rows)

@@ -70,17 +70,6 @@ def test_split_rows_hold_every_pair_once_with_both_responses(data):
             assert (part.response_ids[w][0], part.response_ids[x][0]) == (left, right)
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 200))
-@settings(deadline=None)
-def test_split_examples_keep_every_response_and_its_id_once(sizes, budget):
-    ids = tuple(np.full(n, i, np.int32) for i, n in enumerate(sizes))
-    whole = Row(np.zeros(20, np.int32), ids, (), tuple(map(str, range(len(ids)))), (False,) * len(ids))
-    parts = split_row(whole, budget)
-    assert [i for p in parts for i in p.pair_ids] == list(whole.pair_ids)
-    assert [int(r[0]) for p in parts for r in p.response_ids] == list(range(len(sizes)))
-    assert all(p.tokens <= budget or len(p.response_ids) == 1 for p in parts)
-
-
 def test_rows_are_laid_end_to_end_with_positions_of_their_own():
     batch = collate([row(2, [2, 1], [(0, 1)]), row(1, [1, 1], [(0, 1)])])
     assert batch.ids_BL.shape == (1, 8), "no padding"

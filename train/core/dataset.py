@@ -18,12 +18,11 @@ from train.core.cache import ENCODING_VERSION, cached_rows, digest, tokenizer_di
 from train.core.encode import Limits, Template
 from train.core.rows import PairText, Rows, build_examples, build_rows, pair_texts, without_ties
 
-Kind = Literal["pairs", "one_pair_per_row", "examples", "one_example_per_row"]
+Kind = Literal["pairs", "one_pair_per_row", "examples"]
 BUILD: dict[Kind, Callable[..., Rows]] = {  # kind -> (pairs, tokenizer, template, limits) -> Rows
     "pairs": build_rows,
     "one_pair_per_row": partial(build_rows, one_pair_per_row=True),
     "examples": build_examples,
-    "one_example_per_row": partial(build_examples, one_per_row=True),
 }
 
 
@@ -68,22 +67,20 @@ def load_rows(
 
     def build() -> Rows:
         if path.is_file():
-            if "example" not in kind:
+            if kind != "examples":
                 raise UserError("a file of conversations has no pairs", path, "give a data set made by prefkit convert")
-            return _conversations(
-                path, limit, partial(BUILD[kind], tokenizer=tokenizer, template=template, limits=limits)
-            )
+            return _conversations(path, limit, tokenizer, template, limits)
         table = open_pairs(path, split)
         table = table.slice(0, limit) if limit is not None else table
-        used, ties = (table, []) if "example" in kind else without_ties(table)
+        used, ties = without_ties(table) if kind != "examples" else (table, [])
         built = BUILD[kind](pair_texts(used), tokenizer, template, limits)
         return replace(built, read=table.num_rows, dropped=built.dropped | ({"tie": ties} if ties else {}))
 
     return cached_rows(key, f"{path.name} {split} {limit or ''}".rstrip() + f" as {kind.replace('_', ' ')}", build)
 
 
-def _conversations(path: Path, limit: int | None, build: Callable[[list[PairText]], Rows]) -> Rows:
-    """Every record is an example, named by its place in the file; damaged ones are dropped by reason."""
+def _conversations(path: Path, limit: int | None, tokenizer: Any, template: Template, limits: Limits) -> Rows:
+    """Every record is an example of its own, named by its place in the file; damaged ones are dropped by reason."""
     if not is_readable(path):
         raise UserError("not a file of conversations", path, "JSON lines of {messages: [{role, content}, …]}")
     examples, bad = [], {}
@@ -98,7 +95,7 @@ def _conversations(path: Path, limit: int | None, build: Callable[[list[PairText
             examples.append(PairText(position, messages[:-1], messages[-1:], []))
     if not examples:
         raise UserError("no conversation in the file", path, 'a record is {"messages": [{"role": …, "content": …}, …]}')
-    built = build(examples)
+    built = build_examples(examples, tokenizer, template, limits)
     dropped = built.dropped | ({"no messages that end with the assistant's": list(bad)} if bad else {})
     return replace(built, read=len(examples) + len(bad), dropped=dropped)
 

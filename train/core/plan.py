@@ -77,7 +77,7 @@ def split_row(row: Row, budget: int) -> list[Row]:
     if row.tokens <= budget:
         return [row]
     if not row.pairs:  # nothing ties the responses together
-        return _cut_responses(row, budget)
+        return [row] if len(row.response_ids) == 1 else single_responses([row])
     left, parts = list(range(len(row.pairs))), []
     while left:
         used: set[int] = set()
@@ -99,19 +99,8 @@ def split_row(row: Row, budget: int) -> list[Row]:
     return parts
 
 
-def _cut_responses(row: Row, budget: int) -> list[Row]:
-    """Parts of consecutive responses; one response may exceed the budget."""
-    parts: list[list[int]] = []
-    size = budget
-    for i, response in enumerate(row.response_ids):
-        if size + len(response) > budget:
-            parts.append([])
-            size = len(row.prompt_ids)
-        parts[-1].append(i)
-        size += len(response)
-    return [row.only(part) for part in parts]
-
-
 def single_responses(rows: Iterable[Row]) -> list[Row]:
-    """One row per distinct (prompt, response), without pairs."""
-    return [r.only([i]) for r in rows for i in range(len(r.response_ids))]
+    """One row per distinct (prompt, response), without pairs but with the example's id where it has one."""
+    return [
+        r if len(r.response_ids) == 1 and not r.pairs else r.only([i]) for r in rows for i in range(len(r.response_ids))
+    ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefkit.schema import Message
-from train.core.encode import Dropped, Ids, Limits, Template, encode_prompt_group
+from train.core.encode import Dropped, Encoded, Ids, Limits, Template, encode_prompt_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +65,14 @@ class Row:
         return self.only(range(len(self.response_ids)))
 
     def only(self, responses: Sequence[int]) -> Row:
-        """The same prompt with only these responses (indices), without pairs; examples keep their ids."""
-        examples = not self.pairs and self.pair_ids
+        """The same prompt with only these responses (indices), without pairs."""
         return replace(
             self,
             response_ids=tuple(self.response_ids[r] for r in responses),
             truncated=tuple(self.truncated[r] for r in responses if self.truncated),
             ref_logps=tuple(self.ref_logps[r] for r in responses if self.ref_logps),
             pairs=(),
-            pair_ids=tuple(self.pair_ids[r] for r in responses) if examples else (),
+            pair_ids=(),
         )
 
 
@@ -162,39 +161,23 @@ def build_rows(
     return result
 
 
-def build_examples(
-    pairs: Iterable[PairText], tokenizer: Any, template: Template, limits: Limits, one_per_row: bool = False
-) -> Rows:
-    """Rows for SFT: each prompt with its distinct chosen responses, which bear the ids of their first pairs.
-
-    `one_per_row` gives every response a row of its own, for a loss on the prompt's tokens too.
-    """
+def build_examples(pairs: Iterable[PairText], tokenizer: Any, template: Template, limits: Limits) -> Rows:
+    """Rows for SFT: each distinct (prompt, chosen response) once, one row each, bearing its first pair's id."""
     groups: dict[Any, dict[Any, PairText]] = {}
     for pair in pairs:
         prompt, chosen = (tuple((m["role"], m["content"]) for m in side) for side in (pair.prompt, pair.chosen))
         groups.setdefault(prompt, {}).setdefault(chosen, pair)
     result = Rows()
     for group in groups.values():
-        examples = list(group.values())
-        encoded = encode_prompt_group(tokenizer, template, examples[0].prompt, [p.chosen for p in examples], limits)
-        if isinstance(encoded, Dropped):
-            result.dropped.setdefault(encoded.reason, []).extend(p.id for p in examples)
-            continue
-        kept: list[int] = []
-        for i, ids in enumerate(encoded.response_ids):
+        first = next(iter(group.values()))
+        encoded = encode_prompt_group(tokenizer, template, first.prompt, [p.chosen for p in group.values()], limits)
+        for i, pair in enumerate(group.values()):
+            ids = encoded if isinstance(encoded, Dropped) else encoded.response_ids[i]
             if isinstance(ids, Dropped):
-                result.dropped.setdefault(ids.reason, []).append(examples[i].id)
-            else:
-                kept.append(i)
-        row = Row(
-            encoded.prompt_ids,
-            tuple(ids for ids in encoded.response_ids if not isinstance(ids, Dropped)),
-            (),
-            tuple(examples[i].id for i in kept),
-            tuple(encoded.truncated[i] for i in kept),
-            encoded.prompt_truncated,
-        )
-        result.rows += [row.only([i]) for i in range(len(kept))] if one_per_row else [row] if kept else []
+                result.dropped.setdefault(ids.reason, []).append(pair.id)
+            elif isinstance(encoded, Encoded):
+                cut = (encoded.truncated[i],)
+                result.rows.append(Row(encoded.prompt_ids, (ids,), (), (pair.id,), cut, encoded.prompt_truncated))
     return result
 
 
