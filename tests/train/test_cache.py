@@ -144,7 +144,7 @@ def test_a_reference_that_is_not_finite_names_its_pair(data, tmp_path):
     weights = load_file(tmp_path / "model/model.safetensors")
     weights["model.norm.weight"][:] = float("nan")
     save_file(weights, tmp_path / "model/model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="log-probabilities that are not finite"):
         train_dpo(dpo_run(tmp_path / "model", data, reference="cached"), tmp_path / "run")
 
 

@@ -136,6 +136,7 @@ def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str, traina
 
 
 def check_adapter_weights(folder: Path, path: str) -> None:
+    """UserError when the adapter's safetensors are absent or cannot be opened."""
     from safetensors import safe_open
 
     file = folder / ADAPTER_WEIGHTS
