@@ -88,8 +88,7 @@ def report(scores: Path, *, out: Path) -> None:
     out
         Folder for the report.
     """
-    from evalkit.report import build_report, headline, pair_table, write_report
-    from evalkit.scores import read_scores
+    from evalkit.report import build_report, headline, load, pair_table, write_report
 
     _check_out(out)
     if (out / "report.json").exists():
@@ -97,7 +96,7 @@ def report(scores: Path, *, out: Path) -> None:
     built = build_report(scores)
     if built["run"] is None:
         print("note: no scores.json beside the scores, so what was dropped is not known")
-    write_report(built, pair_table(read_scores(scores)), out)
+    write_report(built, pair_table(load(scores)), out)
     print(headline(built))
     print(f"wrote {out / 'report.md'} and {out / 'report.json'}")
 

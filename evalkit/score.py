@@ -206,6 +206,8 @@ def _numbers(rows: list[Row], policy: list[Scored], ref: list[Scored] | None) ->
                     "policy_rejected": policy[i].logps_R[x],
                     "ref_chosen": ref[i].logps_R[w] if ref else None,
                     "ref_rejected": ref[i].logps_R[x] if ref else None,
+                    "norm_chosen": float(np.linalg.norm(policy[i].token_logps[w].astype(float))),
+                    "norm_rejected": float(np.linalg.norm(policy[i].token_logps[x].astype(float))),
                     "truncated": row.prompt_truncated or row.truncated[w] or row.truncated[x],
                 },
             )
@@ -219,6 +221,7 @@ def _table(pairs: pa.Table, numbers: dict[str, dict[str, Any]], names: dict[str,
             if pair["id"] in numbers:
                 chars = {f"chars_{s}": sum(len(m["content"]) for m in pair[s]) for s in ("chosen", "rejected")}
                 kept = {k: pair[k] for k in ("id", "group_id", "set_id", "source", "subset", "p_chosen")}
+                kept["label_margin"] = pair["margin"]
                 records.append(kept | names | chars | numbers[pair["id"]])
     return pa.Table.from_pylist(records, SCORES)
 

@@ -32,8 +32,13 @@ SCORES = pa.schema(
         pa.field("chars_rejected", pa.int32()),
         pa.field("p_chosen", pa.float32()),
         pa.field("truncated", pa.bool_()),
+        # since the first version; null in files without them
+        pa.field("norm_chosen", pa.float64()),  # L2 norm of the policy's token log-probabilities
+        pa.field("norm_rejected", pa.float64()),
+        pa.field("label_margin", pa.float32()),  # strength of the preference in the data, 0 to 1
     ]
 )
+OPTIONAL = ("norm_chosen", "norm_rejected", "label_margin")
 NUMBERS = ["policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"]
 
 
@@ -65,13 +70,16 @@ def read_scores(path: str | Path) -> pa.Table:
         raise UserError("these are not the scores that scores.json beside them is about", file, "score again")
     try:
         table = pq.read_table(file)
-        missing = [n for n in SCORES.names if n not in table.column_names]
+        missing = [n for n in SCORES.names if n not in table.column_names and n not in OPTIONAL]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise UserError("not a readable Parquet file", file, "score again") from e
     if missing:
         raise UserError(
             f"not a scores file, columns missing: {', '.join(missing)}", file, "make it with `evalkit score`"
         )
+    for name in OPTIONAL:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
     table = table.select(SCORES.names).cast(SCORES)
     if not table.num_rows:
         raise UserError("no pair was scored", file, "see scores.json beside it for what was dropped and why")

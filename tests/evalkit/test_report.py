@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evalkit.report import build_report, headline, pair_table, to_markdown, write_report
+from evalkit.scored import load
 from evalkit.scores import SCORES, read_scores, write_scores
 from prefkit.errors import UserError
 
@@ -59,7 +60,7 @@ def test_without_a_reference_the_reward_is_the_log_probability():
 
 
 def test_each_pair_has_its_row():
-    rows = pair_table(scores(policy_chosen=[-3.0, -4.0, -6.0])).to_pylist()  # margins .5, 0, -1
+    rows = pair_table(load(scores(policy_chosen=[-3.0, -4.0, -6.0]))).to_pylist()  # margins .5, 0, -1
     assert [r["hit"] for r in rows] == [1.0, 0.5, 0.0]
     assert [r["rank"] for r in rows] == [3, 2, 1]
     assert [r["margin"] for r in rows] == pytest.approx([0.5, 0.0, -1.0])
@@ -79,10 +80,10 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
     table = scores(policy_chosen=[-3.0, -6.0])
     write_scores(table, tmp_path / "scores.parquet")
     for out in ("a", "b"):
-        write_report(build_report(tmp_path), pair_table(table), tmp_path / out)
+        write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 1
+    assert json.loads(first)["schema_version"] == 2
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
