@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from evalkit.calibration import brier_of, nll_of
 from evalkit.scored import Scored, codes, load
+from evalkit.scores import sha256
 from prefkit.errors import UserError
 from prefkit.statistics import (
     cluster_bootstrap,
@@ -43,7 +45,10 @@ def side(path: str | Path | Scored, mode: str | None = None, where: str | None =
     if not isinstance(path, Scored) and (file := _pairs_file(Path(path))) is not None:
         if mode or where:
             raise UserError("a report has its mode and pairs already", path, "give the scores instead of the report")
-        return _from_report(file)
+        first, *others = policies_of(file.parent)
+        if others:
+            raise UserError("this report is of several policies", path, "give the scores of the one you mean")
+        return first
     s = load(path, mode, where)
     pairs = s.table.select(["id", "group_id", "subset", "policy", "p_chosen"])
     pairs = pairs.append_column("margin", pa.array(s.margin_N)).append_column("hit", pa.array(s.hit_N))
@@ -55,20 +60,31 @@ def _pairs_file(path: Path) -> Path | None:
     return folder / "pairs.parquet" if (folder / "pairs.parquet").is_file() else None
 
 
-def _from_report(file: Path) -> Side:
+def policies_of(path: str | Path) -> list[Side]:
+    """Each policy of a report's folder or report.json, from its pairs.parquet."""
     from evalkit.report import read_report
 
-    report = read_report(file.parent)
+    report = read_report(path)
+    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "pairs.parquet"
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as e:
         raise UserError("not a readable Parquet file", file, "report again") from e
     if missing := [c for c in PAIR_COLUMNS if c not in table.column_names]:
         raise UserError(f"columns missing: {', '.join(missing)}", file, "report again with this version")
-    if len(table["policy"].unique()) > 1:
-        raise UserError("this report is of several policies", file.parent, "give the scores of the one you mean")
-    manifest = (report["run"] or {}).get("manifest")
-    return Side(report["policy"], table, report["beta"], report["reference"], report["mode"], manifest)
+    if report.get("pairs_sha256") != sha256(file):
+        raise UserError("these are not the pairs that report.json beside them is about", file, "report again")
+    return [
+        Side(
+            name=r["policy"],
+            pairs=table.filter(pc.equal(table["policy"], r["policy"])),
+            beta=r["beta"],
+            reference=r["reference"],
+            mode=r["mode"],
+            manifest=(r["run"] or {}).get("manifest"),
+        )
+        for r in (report, *report["others"])
+    ]
 
 
 def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
@@ -158,3 +174,15 @@ def verdict_line(d: dict[str, Any]) -> str:
         what += f"; {d['n']} pairs of {d['n_groups']} groups would show a difference of {d['detectable']:.3f}"
     line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p} ({a['test']})"
     return f"{d['second']} against {d['first']}: {line}: {what}"
+
+
+def write_diff(found: dict[str, Any], changed: pa.Table, out: Path) -> None:
+    """Write changed.parquet and, last, diff.json, each under a temporary name and renamed."""
+    from evalkit.report import plain
+
+    out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(changed, out / ".changed.parquet.tmp", compression="zstd")
+    (out / ".changed.parquet.tmp").replace(out / "changed.parquet")
+    text = json.dumps(plain(found), indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+    (out / ".diff.json.tmp").write_text(text, encoding="utf-8")
+    (out / ".diff.json.tmp").replace(out / "diff.json")

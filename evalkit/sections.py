@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -20,6 +20,8 @@ from evalkit.scored import Scored, codes
 from evalkit.sets import best_of_n, style_hits
 from prefkit.errors import UserError, unknown_name
 from prefkit.statistics import cluster_bootstrap, fold
+
+FIX = "see recipes/sections/rewardbench.yaml"
 
 
 class Units(NamedTuple):
@@ -62,25 +64,37 @@ class Sections:
     weights: dict[str, float]
     subsets: dict[str, dict[str, float]]
 
+    def as_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads."""
+        sections = {n: {"weight": w, "subsets": self.subsets[n]} for n, w in self.weights.items()}
+        return {"name": self.name, "metric": self.metric, "sections": sections}
+
 
 def read_sections(path: Path | str) -> Sections:
     """Sections from YAML; UserError for what is none, an unknown metric, or a weight that is no number from 0."""
-    fix = "see recipes/sections/rewardbench.yaml"
     try:
         given = yaml.safe_load(Path(path).read_text("utf-8"))
+    except OSError as e:
+        raise UserError(f"cannot read it: {e.strerror}", path, "give --sections FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError(f"not YAML: {' '.join(str(e).split())}", path, FIX) from None
+    return from_dict(given, path)
+
+
+def from_dict(given: Any, where: object = "") -> Sections:
+    """Sections from plain data; UserError as in `read_sections`."""
+    try:
         weights = {str(k): float(v["weight"]) for k, v in given["sections"].items()}
         subsets = {str(k): {str(n): float(w) for n, w in v["subsets"].items()} for k, v in given["sections"].items()}
         name, metric = str(given["name"]), str(given.get("metric", "pairs"))
-    except OSError as e:
-        raise UserError(f"cannot read it: {e.strerror}", path, "give --sections FILE") from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UnicodeDecodeError) as e:
-        raise UserError(f"these are no sections: {type(e).__name__} {' '.join(str(e).split())}", path, fix) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(f"these are no sections: {type(e).__name__} {e}", where, FIX) from None
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
     numbers = [*weights.values(), *(w for s in subsets.values() for w in s.values())]
     sound = all(np.isfinite(n) and n >= 0 for n in numbers) and sum(weights.values()) > 0
     if not sound or not all(sum(s.values()) > 0 for s in subsets.values()):
-        raise UserError("a weight is negative, not finite, or all are zero", path, fix)
+        raise UserError("a weight is negative, not finite, or all are zero", where, FIX)
     return Sections(name, metric, weights, subsets)
 
 
@@ -132,6 +146,7 @@ def weighted(s: Scored, sections: Sections, seed: int = 0) -> dict:
         "present": total if weight_X.any() else None,
         "sections": rows,
         "missing": [n for n, seen in zip(listed, seen_S, strict=True) if not seen],
+        "declared": sections.as_dict(),
         "units": int(used_U.sum()),
         "unused": int((~used_U).sum()),
     }
