@@ -66,14 +66,14 @@ def policies_of(path: str | Path) -> list[Side]:
 
     report = read_report(path)
     file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "pairs.parquet"
+    if not file.is_file() or report.get("pairs_sha256") != sha256(file):
+        raise UserError("these are not the pairs that report.json beside them is about", file, "report again")
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as e:
         raise UserError("not a readable Parquet file", file, "report again") from e
     if missing := [c for c in PAIR_COLUMNS if c not in table.column_names]:
         raise UserError(f"columns missing: {', '.join(missing)}", file, "report again with this version")
-    if report.get("pairs_sha256") != sha256(file):
-        raise UserError("these are not the pairs that report.json beside them is about", file, "report again")
     return [
         Side(
             name=r["policy"],
