@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalkit.calibration import brier_of, nll_of
-from evalkit.scored import Scored, codes, load
+from evalkit.scored import Source, codes, load
 from evalkit.scores import sha256
 from prefkit.errors import UserError
 from prefkit.statistics import (
@@ -40,9 +40,14 @@ class Side:
     manifest: str | None = None
 
 
-def side(path: str | Path | Scored, mode: str | None = None, where: str | None = None) -> Side:
-    """One side of a comparison: a folder or file of scores, loaded scores, or a folder that `evalkit report` wrote."""
-    if not isinstance(path, Scored) and (file := _pairs_file(Path(path))) is not None:
+def compare_scores(first: Source, second: Source, mode: str | None = None, where: str | None = None) -> dict[str, Any]:
+    """`compare` of scores (folder, file, table, frame) or of folders that `evalkit report` wrote."""
+    return compare(side(first, mode, where), side(second, mode, where))
+
+
+def side(path: Source, mode: str | None = None, where: str | None = None) -> Side:
+    """One side of a comparison: scores of any kind, or a folder that `evalkit report` wrote."""
+    if isinstance(path, (str, Path)) and (file := _pairs_file(Path(path))) is not None:
         if mode or where:
             raise UserError("a report has its mode and pairs already", path, "give the scores instead of the report")
         first, *others = policies_of(file.parent)

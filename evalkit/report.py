@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +20,17 @@ from evalkit.calibration import brier_of, calibration, confidence_bins, nll_of, 
 from evalkit.diff import compare, side
 from evalkit.lengths import lengths
 from evalkit.markdown import headline, to_markdown
-from evalkit.scored import Scored, load
+from evalkit.scored import Scored, Source, load
 from evalkit.scores import sha256
 from evalkit.sections import Sections, read_sections, weighted
 from evalkit.sets import items
 from prefkit.errors import UserError
 from prefkit.statistics import cluster_bootstrap, fold
 
-__all__ = ["build_report", "headline", "pair_table", "read_report", "to_markdown", "write_report"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["build_report", "headline", "pair_frame", "pair_table", "read_report", "to_markdown", "write_report"]
 SCHEMA_VERSION = 2
 
 
@@ -75,12 +78,12 @@ METRICS: dict[str, Callable[[Scored], Any]] = {
 
 
 def build_report(
-    *scores: str | Path | pa.Table | Scored,
+    *scores: Source,
     mode: str | None = None,
     where: str | None = None,
     sections: Sections | Path | str | None = None,
 ) -> dict[str, Any]:
-    """The report of one policy's scores (folder, file or table) as plain data; docs/evaluation.md has its keys.
+    """The report of one policy's scores (folder, file, table, frame) as plain data; docs/evaluation.md has its keys.
 
     Several scores give the first one's report, with those of the `others` and, in `comparisons`, each of them against
     the first. Raises `UserError` where `load` and `read_sections` do.
@@ -92,7 +95,7 @@ def build_report(
     return plain(first | {"others": others, "comparisons": comparisons})
 
 
-def load_all(scores: Sequence[str | Path | pa.Table | Scored], mode: str | None, where: str | None) -> list[Scored]:
+def load_all(scores: Sequence[Source], mode: str | None, where: str | None) -> list[Scored]:
     """Scores of several policies, those of one name told apart by a number."""
     if not scores:
         raise UserError("no scores given", fix="name what `evalkit score` wrote")
@@ -145,6 +148,11 @@ def pair_table(*scored: Scored) -> pa.Table:
             kept = kept.append_column(name, pa.array(values))
         tables.append(kept)
     return pa.concat_tables(tables)
+
+
+def pair_frame(*scores: Source, mode: str | None = None, where: str | None = None) -> pd.DataFrame:
+    """`pair_table` of scores as a pandas frame, one row a pair and policy."""
+    return pair_table(*load_all(scores, mode, where)).to_pandas()
 
 
 def write_report(report: dict[str, Any], pairs: pa.Table, out: Path, html: str | None = None) -> None:

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evalkit.scores import read_record, read_scores, scores_path, sha256
+from evalkit.scores import checked, read_record, read_scores, scores_path, sha256
 from prefkit.errors import UserError, unknown_name
 from train.core.rewards import PairRewards, hits, pair_rewards
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Columns = Callable[[str], np.ndarray]  # of SCORES, by name
 
@@ -94,16 +97,20 @@ class Scored:
         return pc.fill_null(self.table["p_chosen"], 1.0).to_numpy().astype(float)
 
 
-def load(scores: str | Path | pa.Table | Scored, mode: str | None = None, where: str | None = None) -> Scored:
-    """Scores of a folder, file or table in a mode (implicit, or sum without a reference), where an SQL condition holds.
+Source = Union[str, Path, pa.Table, "pd.DataFrame", Scored]
+
+
+def load(scores: Source, mode: str | None = None, where: str | None = None) -> Scored:
+    """Scores in a mode (implicit, or sum without a reference), where an SQL condition holds.
 
     The condition sees the columns of SCORES and `reward_chosen`, `reward_rejected`, `margin`, `hit`. Raises UserError
     where `read_scores` does, for a mode these scores cannot give, and for a condition that is none or leaves nothing.
     """
     if isinstance(scores, Scored):
         return scores
-    if isinstance(scores, pa.Table):
-        table, digest, record = scores, None, None
+    if not isinstance(scores, (str, Path)):  # a table, or a frame of pandas
+        table = checked(scores if isinstance(scores, pa.Table) else pa.Table.from_pandas(scores, preserve_index=False))
+        digest, record = None, None
     else:
         table, digest, record = read_scores(scores), sha256(scores_path(scores)), read_record(scores_path(scores))
     mode = mode or ("implicit" if table["reference"][0].as_py() is not None else "sum")
