@@ -13,11 +13,11 @@ from train.core.rewards import hits
 FEW_GROUPS = 10
 COVERAGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RATIOS = {  # tokens of chosen / tokens of rejected, upper ends
-    "chosen under half as long": 0.5,
+    "chosen < half": 0.5,
     "chosen shorter": 1 / 1.1,
     "within 10 %": 1.1,
     "chosen longer": 2.0,
-    "chosen over twice as long": np.inf,
+    "chosen > twice": np.inf,
 }
 STRENGTHS = {"0 to ¼": 0.25, "¼ to ½": 0.5, "½ to ¾": 0.75, "¾ to 1": np.inf}  # of the label's margin
 

@@ -12,7 +12,7 @@ from evalkit.markdown import LABELS, MODES, ends, findings, interval, number
 from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render, visible
-from prefkit.plots import Mark
+from prefkit.plots import Mark, shorten
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_SLICES = 30  # rows of a plot; the table beside it has them all
@@ -114,7 +114,8 @@ def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:
 
 def _mark(x: dict[str, Any]) -> Mark:
     kind = "faint" if x["p_holm"] >= 0.05 else "right" if x["value"] > 0.5 else "wrong"
-    return Mark(visible(f"{x['name'] or '(none)'} ({x['n']})"), x["value"], x["low"], x["high"], kind)
+    label = f"{shorten(visible(x['name'] or '(none)'), 16)} ({x['n']:,})"
+    return Mark(label, x["value"], x["low"], x["high"], kind)
 
 
 def _plot(title: str, note: str, drawing: Markup) -> dict[str, Any]:

@@ -23,14 +23,14 @@ class Mark(NamedTuple):
 
 def intervals(rows: Sequence[Mark], what: str, low: float = 0.0, high: float = 1.0) -> Markup:
     """A dot with its interval for each row, on one axis with ½ marked."""
-    left, top, step = 148, 6, 23
+    left, top, step = 152, 6, 23
     height = top + step * len(rows) + 26
     x = _scale(low, high, left, WIDTH - 50)
     parts = [_line(x(0.5), top, x(0.5), height - 24, "half")] if low <= 0.5 <= high else []
     parts += _axis(x, np.linspace(low, high, 6 if high - low > 0.5 else 5), height - 22, top)
     for i, row in enumerate(rows):
         y = top + step * i + step / 2
-        parts.append(_text(left - 8, y + 4, _short(row.label, 24), "end", said=row.label))
+        parts.append(_text(left - 8, y + 4, shorten(row.label, 24), "end", said=row.label))
         if row.low is not None and row.high is not None:
             parts.append(_line(x(row.low), y, x(row.high), y, row.kind, 3))
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4.5" class="{}"/>').format(x(row.value), y, row.kind))
@@ -118,5 +118,6 @@ def _text(x: float, y: float, text: str, anchor: str, kind: str = "", said: str 
     return form.format(x, y, anchor, kind, text, whole)
 
 
-def _short(text: str, n: int) -> str:
+def shorten(text: str, n: int) -> str:
+    """At most n characters of a text, its end cut with an ellipsis."""
     return text if len(text) <= n else text[: n - 1] + "…"

@@ -217,7 +217,7 @@ def test_slices_hold_each_pair_once_and_their_tests_are_adjusted():
     assert [(r["name"], r["n"]) for r in found["label margin"]] == [
         ("0 to ¼", 301), ("¼ to ½", 299), ("¾ to 1", 299), ("unknown", 1),
     ]  # fmt: skip
-    assert found["length"][0]["name"] == "chosen under half as long"
+    assert found["length"][0]["name"] == "chosen < half"
 
 
 def test_no_number_depends_on_the_order_of_the_rows():
