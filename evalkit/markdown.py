@@ -101,7 +101,7 @@ def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "Flips",
             f"ranking by log π, {f['kept_right']:g} pairs were right and stayed so, {f['won']:g} won, {f['lost']:g} "
-            f"lost, {f['kept_wrong']:g} stayed wrong. A reward can be right where the ranking stays wrong.",
+            f"lost, {f['kept_wrong']:g} stayed wrong.{_difficult(f)}",
         )
     if d := r["displacement"]:
         chosen, rejected = (d["per_token"][side]["mean"] for side in ("chosen", "rejected"))
@@ -109,7 +109,7 @@ def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "Displacement",
             f"the chosen response became less likely in {interval(d['chosen_fell'])} of pairs, both did in "
             f"{d['both_fell']:.3f}; {d['right_though_chosen_fell']:.3f} count as right all the same. Mean change a "
-            f"token: chosen {chosen:+.4f}, rejected {rejected:+.4f} nats.",
+            f"token: chosen {chosen:+.4f}, rejected {rejected:+.4f} nats; drift {d['drift']:+.4f}.",
         )
     if i := r["idealised"]:
         yield (
@@ -128,6 +128,14 @@ def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if i := r["items"]:
         yield "Best of n", f"{interval(i)} of {i['n']} sets have a best response on top, ties sharing the credit."
+
+
+def _difficult(f: dict[str, Any]) -> str:
+    """How reward and ranking differ where the reference has the pair wrong."""
+    if not (hard := f["reference_wrong"]):
+        return ""
+    seen = f"{hard['reward']:.3f} are right by reward, {hard['ranking']:.3f} by log π"
+    return f" Of the {hard['n']} the reference ranks wrong, {seen}."
 
 
 def _calibration(c: dict[str, Any]) -> str:
@@ -158,7 +166,7 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
     if w is None:
         return
     yield from (f"## {cell(w['name'])}", "")
-    styles = [k for k in ("easy", "normal", "hard") if w["sections"] and k in w["sections"][0]]
+    styles = styles_of(w)
     rows = [*w["sections"], *([{"name": "total", "weight": None, **w["total"]}] if w["total"] else [])]
     yield from table(
         ("section", "weight", "value", "95 % interval", *styles),
@@ -173,6 +181,11 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
         yield from (f"No total: {len(w['missing'])} subsets are missing ({missing}){present}.", "")
     if w["unused"]:
         yield from (f"{w['unused']} units belong to no section.", "")
+
+
+def styles_of(sections: dict[str, Any]) -> list[str]:
+    """The columns that 3×3 sets have beside their mean."""
+    return [k for k in ("easy", "normal", "hard") if k in sections["sections"][0]]
 
 
 def table(head: Sequence[object], rows: Any) -> Iterator[str]:

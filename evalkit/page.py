@@ -8,11 +8,12 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.diff import verdict_line
-from evalkit.markdown import LABELS, MODES, ends, findings, interval, number
+from evalkit.markdown import LABELS, MODES, ends, findings, interval, number, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
-from prefkit.html import render, visible
+from prefkit.html import render
 from prefkit.plots import Mark, shorten
+from prefkit.unseen import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_SLICES = 30  # rows of a plot; the table beside it has them all
@@ -109,6 +110,7 @@ def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:
         "findings": list(findings(r)),
         "tables": {k: v for k, v in r["slices"].items() if len(v) > 1},
         "facts": list(_facts(r)),
+        "styles": styles_of(r["sections"]) if r["sections"] else [],
     }
 
 

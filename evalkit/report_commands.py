@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefkit.errors import UserError
+from prefkit.unseen import visible
 
 Mode = Literal["implicit", "normalised", "sum", "mean", "norm"]
 
@@ -54,16 +55,16 @@ def report(
     loaded = load_all([scores, *others], mode, where)
     built = build_report(*loaded, sections=sections)
     if built["run"] is None:
-        print("note: no scores.json beside the scores, so what was dropped is not known")
+        say("note: no scores.json beside the scores, so what was dropped is not known")
     file = scores_path(scores)
     found = find_data(loaded[0], file.resolve().parent, data)
     html = page(built, pairs_of(loaded[0], loaded[1:], pairs, file, found))
     write_report(built, pair_table(*loaded), out, html)
     _note_places(out, [scores_path(s) for s in (scores, *others)], found)
     for r in (built, *built["others"]):
-        print((f"{r['policy']}: " if others else "") + headline(r))
+        say((f"{r['policy']}: " if others else "") + headline(r))
     _print_comparisons(built)
-    print(f"wrote {out / 'report.html'}, report.md and report.json")
+    say(f"wrote {out / 'report.html'}, report.md and report.json")
 
 
 def diff(
@@ -89,16 +90,16 @@ def diff(
     a, b = side(first, mode, where), side(second, mode, where)
     found = compare(a, b)
     changed = changed_pairs(a, b)
-    print(verdict_line(found))
+    say(verdict_line(found))
     _print_limits(found)
     counts = found["accuracy"]
-    print(f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}; the largest changes:")
+    say(f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}; the largest changes:")
     for pair in changed.slice(0, 5).to_pylist():
-        print(f"  {pair['id']}  {pair['margin_first']:+.3f} → {pair['margin_second']:+.3f}  {pair['subset'] or ''}")
+        say(f"  {pair['id']}  {pair['margin_first']:+.3f} → {pair['margin_second']:+.3f}  {pair['subset'] or ''}")
     if out is not None:
         _check_out(out, "diff.json")
         write_diff(found, changed, out)
-        print(f"wrote {out / 'diff.json'} and {out / 'changed.parquet'}")
+        say(f"wrote {out / 'diff.json'} and {out / 'changed.parquet'}")
 
 
 def gate(
@@ -125,7 +126,7 @@ def gate(
 
     checks = check(report, min_accuracy, no_worse_than, max_displacement)
     for c in checks:
-        print(f"{'ok  ' if c.passed else 'FAIL'} {c.text}")
+        say(f"{'ok  ' if c.passed else 'FAIL'} {c.text}")
     return 0 if all(c.passed for c in checks) else 1
 
 
@@ -149,11 +150,16 @@ def verify(
 
     links = list(check_chain(report, scores, data, runs))
     for link in links:
-        print(f"{link.state:<9} {link.name}: {link.text}")
+        say(f"{link.state:<9} {link.name}: {link.text}")
     broken = sum(link.state == "broken" for link in links)
     unknown = sum(link.state == "unknown" for link in links)
-    print(f"{len(links) - broken - unknown} links hold, {broken} broken, {unknown} could not be checked")
+    say(f"{len(links) - broken - unknown} links hold, {broken} broken, {unknown} could not be checked")
     return 1 if broken else 0
+
+
+def say(text: str) -> None:
+    """Print a line; names come from outside, and a terminal obeys characters that a page would show."""
+    print(visible(text))
 
 
 def _check_out(out: Path, file: str = "report.json") -> None:
@@ -176,7 +182,7 @@ def _print_comparisons(built: dict) -> None:
     from evalkit.diff import verdict_line
 
     for found in built["comparisons"]:
-        print(verdict_line(found))
+        say(verdict_line(found))
         _print_limits(found)
 
 
@@ -184,8 +190,8 @@ def _print_limits(found: dict) -> None:
     """What makes a comparison less than it seems."""
     if found["only_first"] or found["only_second"]:
         kept = f"compared on the {found['n']} pairs both have"
-        print(f"note: {kept}; {found['only_first']} are the first's alone, {found['only_second']} the second's")
+        say(f"note: {kept}; {found['only_first']} are the first's alone, {found['only_second']} the second's")
     if found["same_data"] is False:
-        print("note: they were scored on different data sets; only pairs of one id are compared")
+        say("note: they were scored on different data sets; only pairs of one id are compared")
     if not found["same_reference"] or not found["same_beta"]:
-        print("note: their references or β differ: accuracies compare, margins and NLL are on different scales")
+        say("note: their references or β differ: accuracies compare, margins and NLL are on different scales")

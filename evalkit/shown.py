@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from evalkit.scored import Scored
 from prefkit.errors import UserError
-from prefkit.html import visible
 from prefkit.shards import MANIFEST, open_pairs, read_manifest
+from prefkit.unseen import visible
 from train.core.rewards import hits
 
 MOST_PAIRS = 2000

@@ -9,18 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from prefkit.unseen import visible
+
 HERE = Path(__file__).parent / "templates"
-# control characters, and those that turn the direction of text around
-UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
-)
 
 
 def render(templates: Path, name: str, script: str = "", data: Any = None, **context: Any) -> str:
@@ -33,11 +30,6 @@ def render(templates: Path, name: str, script: str = "", data: Any = None, **con
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     program = {"script": Markup(script), "script_digest": digest, "data": json_block(data)}  # noqa: S704 our own file
     return environment.get_template(name).render(**program, **context)
-
-
-def visible(text: str) -> str:
-    """Text whose unseen characters are written out as `‹U+202E›`, so that no line reads in another order than it is."""
-    return UNSEEN.sub(lambda m: f"‹U+{ord(m[0]):04X}›", text)
 
 
 def json_block(data: Any) -> Markup:

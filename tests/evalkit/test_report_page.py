@@ -13,8 +13,9 @@ from evalkit.report_commands import report as report_command
 from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of, readable
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
-from prefkit.html import json_block, visible
+from prefkit.html import json_block
 from prefkit.shards import read_manifest
+from prefkit.unseen import visible
 
 HOSTILE = [
     "</script><script>document.title='owned'</script>",
