@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from evalkit.sections import from_dict
 from prefkit.errors import UserError
 from prefkit.shards import Manifest, open_pairs
 from prefkit.shards import verify as verify_shards
-from train.core.locate import RUN_FILE, run_config, weights_digest
+from train.core.locate import run_config, weights_digest
 
 UNCOMPARED = {"run", "others", "comparisons", "pairs_sha256", "scores_sha256"}
 
@@ -158,24 +157,19 @@ def _model(name: str, called: str, wanted: str | None, folders: list[Path]) -> L
 
 
 def _run_links(s: Scored, record: dict[str, Any], places: Places) -> Iterator[Link]:
-    """The policy's run: its settings are those it was scored with, and it was trained on this data set."""
-    run, name = record.get("run"), f"policy {record.get('policy')} ← run"
-    folder = next(
-        (f / str(record.get("policy")) for f in places.models if (f / str(record.get("policy"))).is_dir()), None
-    )
-    config = run_config(folder) if folder is not None else None
-    if folder is None or config is None:
-        yield Link("unknown", name, "no run folder at hand")
-        return
-    file = folder / RUN_FILE if (folder / RUN_FILE).is_file() else folder.parent / RUN_FILE
-    if run and run.get("run_yaml_sha256"):
-        seen = hashlib.sha256(file.read_bytes()).hexdigest()
-        state = "ok" if seen == run["run_yaml_sha256"] else "broken"
-        yield Link(
-            state, name, "run.yaml is the one scored" if state == "ok" else f"{file} has changed since it was scored"
-        )
-    trained = (run or {}).get("data_manifest") or (config.get("digests") or {}).get("data")
-    name = f"run {record.get('policy')} ← shards"
+    """The policy's run is still the one that was scored, and was trained on this data set."""
+    run, policy = record.get("run") or {}, str(record.get("policy"))
+    folder = _folder(policy, places.models)
+    config = (run_config(folder) if folder is not None else None) or {}
+    scored_digests, digests = run.get("digests") or {}, config.get("digests") or {}
+    if not config:
+        yield Link("unknown", f"policy {policy} ← run", "no run folder at hand")
+    elif scored_digests and scored_digests != digests:
+        yield Link("broken", f"policy {policy} ← run", f"{folder} is another run than the one scored")
+    elif scored_digests:
+        yield Link("ok", f"policy {policy} ← run", "made from what scores.json says")
+    trained = scored_digests.get("data") or digests.get("data")
+    name = f"run {policy} ← shards"
     if trained is None or places.data is None:
         yield Link("unknown", name, "the run's data set is not known or not at hand")
     elif trained == Manifest.read(places.data).digest:

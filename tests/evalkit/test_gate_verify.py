@@ -15,6 +15,7 @@ from evalkit.verify import check_chain
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
 from prefkit.shards import read_manifest
+from train.core.locate import weights_digest
 
 
 def reported(scored, out):
@@ -77,7 +78,23 @@ def chain(tmp_path):
     ids = open_pairs(tmp_path / "data", "test")["id"].to_pylist()
     table = random_scores(len(ids), len(ids), seed=1)
     table = table.set_column(0, "id", [ids])
-    write(table, tmp_path / "scores", data="data", manifest=read_manifest(tmp_path / "data").digest)
+    digest = read_manifest(tmp_path / "data").digest
+    for name, digests in (("dpo", {"data": digest, "model": "a"}), ("sft", {"data": digest})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.yaml").write_text(json.dumps({"digests": digests}))
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    models = {
+        "policy_digest": weights_digest(str(tmp_path / "dpo")),
+        "reference_digest": weights_digest(str(tmp_path / "sft")),
+    }
+    write(
+        table,
+        tmp_path / "scores",
+        data="data",
+        manifest=digest,
+        run={"digests": {"data": digest, "model": "a"}},
+        **models,
+    )
     report_command(tmp_path / "scores", out=tmp_path / "report")
     return tmp_path
 
@@ -86,12 +103,22 @@ def states(folder):
     return {link.name: link.state for link in check_chain(folder / "report", None, None, None)}
 
 
-def test_an_unbroken_chain_holds_and_says_what_is_not_known(chain):
+def test_an_unbroken_chain_holds(chain):
     found = states(chain)
-    assert "broken" not in found.values()
-    for name in ("report ← pairs.parquet", "number ← scores", "scores ← shards", "shards", "shards ← pairs.jsonl"):
-        assert found[name] == "ok", name
-    assert found["scores of dpo ← policy"] == "unknown"
+    assert set(found.values()) == {"ok"}
+    assert set(found) == {
+        "report ← pairs.parquet",
+        "report ← scores of dpo",
+        "number ← scores",
+        "scores of dpo ← policy",
+        "scores of dpo ← reference",
+        "policy dpo ← run",
+        "run dpo ← shards",
+        "scores of dpo ← pairs",
+        "scores ← shards",
+        "shards",
+        "shards ← pairs.jsonl",
+    }
 
 
 def change_number(folder):
@@ -120,6 +147,9 @@ def append(path, more):
         (lambda d: append(d / "report" / "pairs.parquet", b"x"), "report ← pairs.parquet"),
         (lambda d: append(next((d / "data" / "test").glob("*.arrow")), b"x"), "shards"),
         (lambda d: append(d / "pairs.jsonl", b"\n"), "shards ← pairs.jsonl"),
+        (lambda d: append(d / "dpo" / "model.safetensors", b"x"), "scores of dpo ← policy"),
+        (lambda d: append(d / "sft" / "model.safetensors", b"x"), "scores of dpo ← reference"),
+        (lambda d: (d / "dpo" / "run.yaml").write_text('{"digests": {"data": "x"}}'), "policy dpo ← run"),
     ],
 )
 def test_each_broken_link_is_named(chain, damage, name):
@@ -138,6 +168,12 @@ def test_another_data_set_in_its_place_is_found_out(chain):
 
 
 def test_what_is_gone_is_unknown_not_fine(chain):
+    shutil.rmtree(chain / "dpo")
+    (chain / "pairs.jsonl").unlink()
+    found = states(chain)
+    assert [n for n, s in found.items() if s == "unknown"] == [
+        "scores of dpo ← policy", "policy dpo ← run", "shards ← pairs.jsonl",
+    ]  # fmt: skip
     shutil.rmtree(chain / "scores")
     shutil.rmtree(chain / "data")
     found = states(chain)
