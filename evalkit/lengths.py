@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from evalkit.metrics import share, share_won
 from evalkit.scored import Scored
-from prefkit.statistics import two_sided
+from prefkit.statistics import cluster_bootstrap, fold, two_sided
 
 FOLDS = 5
 NEAR = 0.1  # of the longer one: as good as equal
@@ -29,16 +29,30 @@ def lengths(s: Scored) -> dict:
         name: share(s.hit_N[rows], s.group_N[rows]).as_dict() if rows.any() else None
         for name, rows in (("chosen_longer", longer_N), ("chosen_shorter", shorter_N), ("within_10_percent", near_N))
     }
-    both = [parts[name] for name in ("chosen_longer", "chosen_shorter")]
     slope_N = slope_elsewhere(s.margin_N, d_N, s.group_N)
     return {
         "pearson": correlation(s.margin_N, d_N),
         "spearman": correlation(rankdata(s.margin_N), rankdata(d_N)),
         **parts,
-        "balanced": float(np.mean([p["value"] for p in both if p])) if all(both) else None,
+        "balanced": balanced(s.hit_N, longer_N, shorter_N, s.group_N),
         "controlled": None if slope_N is None else share_won(s.margin_N - slope_N * d_N, s.group_N).as_dict(),
         "beyond": beyond_length(s.margin_N, d_N, s.group_N),
     }
+
+
+def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, group_N: np.ndarray) -> dict | None:
+    """Mean of the accuracies on two sorts of pairs, with the bootstrap over groups; None where one sort is missing."""
+    if not (longer_N.any() and shorter_N.any()):
+        return None
+    cluster_N = fold(int(group_N.max()) + 1, 0)[group_N]
+    columns = (hit_N * longer_N, longer_N, hit_N * shorter_N, shorter_N)
+    sums_C4 = np.stack([np.bincount(cluster_N, weights=c) for c in columns], axis=1)
+
+    def mean(t_B4: np.ndarray) -> np.ndarray:
+        return (t_B4[:, :1] / t_B4[:, 1:2] + t_B4[:, 2:3] / t_B4[:, 3:]) / 2
+
+    (ends,) = cluster_bootstrap(sums_C4, mean)
+    return {"value": float(mean(sums_C4.sum(axis=0, keepdims=True))[0, 0]), **ends._asdict()}
 
 
 def correlation(x_N: np.ndarray, y_N: np.ndarray) -> float | None:

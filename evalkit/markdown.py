@@ -154,7 +154,7 @@ def _length(n: dict[str, Any]) -> str:
     longer, shorter = n["chosen_longer"], n["chosen_shorter"]
     parts += [f"accuracy where chosen is longer {interval(longer)}"] if longer else []
     parts += [f"where it is shorter {interval(shorter)}"] if shorter else []
-    parts += [f"length-balanced {n['balanced']:.3f}"] if n["balanced"] is not None else []
+    parts += [f"length-balanced {interval(n['balanced'])}"] if n["balanced"] else []
     parts += [f"length-controlled {interval(n['controlled'])}"] if n["controlled"] else []
     if b := n["beyond"]:
         p = "" if b["p"] is None else f" (p {b['p']:.2g})"

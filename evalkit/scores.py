@@ -103,6 +103,9 @@ def checked(table: pa.Table, where: object = "") -> pa.Table:
     for name in ("id", "group_id", "policy", "truncated", *COUNTS):
         if table[name].null_count:
             raise UserError(f"{name} is missing in {table[name].null_count} rows", where, "score again")
+    shares = table["p_chosen"].drop_null().to_numpy()
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise UserError("p_chosen is no share of votes", where, "give shares from 0 to 1 in the data")
     referenced = table["reference"][0].as_py() is not None
     for name in NUMBERS:
         if not referenced and name.startswith("ref_"):

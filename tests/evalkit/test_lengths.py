@@ -23,8 +23,19 @@ def test_a_margin_of_length_alone_has_no_accuracy_left():
     assert found["spearman"] > 0.99
     assert found["chosen_longer"]["value"] == 1.0
     assert found["chosen_shorter"]["value"] == 0.0
-    assert found["balanced"] == 0.5
+    assert (found["balanced"]["value"], found["balanced"]["low"]) == (0.5, 0.5)
     assert found["controlled"]["value"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_balanced_accuracy_weighs_both_sorts_alike_and_covers():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(150):
+        d = np.where(rng.random(400) < 0.8, 50, -50)
+        right = rng.random(400) < np.where(d > 0, 0.9, 0.5)
+        s = with_margins(np.where(right, 1.0, -1.0), n_chosen=100 + d, n_rejected=[100] * 400)
+        found = lengths(s)["balanced"]
+        covered += found["low"] <= 0.7 <= found["high"]
+    assert 0.9 <= covered / 150 <= 0.99
 
 
 def test_a_preference_at_every_length_is_kept_whole():

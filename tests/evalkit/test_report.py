@@ -1,6 +1,8 @@
 """From a scores file to the number: ledger of definitions, worked by hand."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -88,6 +90,7 @@ def test_markdown_keeps_a_hostile_policy_name_in_one_line():
             "ref_chosen is not finite, first in pair p0",
         ),
         (lambda t: t.set_column(10, "policy_chosen", pa.array([-1.0, -1e300])), "no log-probability, first in pair p1"),
+        (lambda t: t.set_column(16, "p_chosen", pa.array([1.5, None])), "no share of votes"),
         (lambda t: t.set_column(1, "group_id", pa.array([None, "g"])), "group_id is missing in 1 rows"),
         (lambda t: t.set_column(8, "n_chosen", pa.array(["x", "y"])), "another type"),
         (lambda t: t.set_column(7, "beta", pa.array([0.1, 0.2])), "2 values of beta"),
@@ -237,3 +240,16 @@ def test_scores_from_before_the_new_columns_are_read(tmp_path):
     old = table.drop_columns(["norm_chosen", "norm_rejected", "label_margin"])
     pq.write_table(old, tmp_path / "scores.parquet")
     assert build_report(tmp_path)["accuracy"] == build_report(table)["accuracy"]
+
+
+def test_reports_need_no_torch(tmp_path):
+    write(random_scores(40, 20), tmp_path / "scores")
+    commands = [["report", "scores", "--out", "r"], ["verify", "r"], ["gate", "r", "--min-accuracy", "0"]]
+    commands += [["diff", "scores", "scores"], ["report", "scores", "scores", "--out", "both"]]
+    program = (
+        "import sys; from evalkit.cli import app; from prefkit.cli import run\n"
+        f"failed = sum(run(app, c) for c in {commands!r})\n"
+        "sys.exit(failed or ' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
