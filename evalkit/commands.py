@@ -108,30 +108,6 @@ def _check_out(out: Path) -> None:
         raise UserError("the output folder holds a data set or a run", folder, "choose another --out")
 
 
-def report(scores: Path, *, out: Path) -> None:
-    """Turn scores into one number with its interval: one printed line, report.json, report.md and pairs.parquet.
-
-    Parameters
-    ----------
-    scores
-        Folder or file written by `evalkit score`.
-    out
-        Folder for the report.
-    """
-    from evalkit.report import build_report, headline, pair_table, write_report
-    from evalkit.scores import read_scores
-
-    _check_out(out)
-    if (out / "report.json").exists():
-        raise UserError("a report exists already", out, "give another --out or remove it")
-    built = build_report(scores)
-    if built["run"] is None:
-        print("note: no scores.json beside the scores, so what was dropped is not known")
-    write_report(built, pair_table(read_scores(scores)), out)
-    print(headline(built))
-    print(f"wrote {out / 'report.md'} and {out / 'report.json'}")
-
-
 def generate(
     *,
     model: str,

@@ -5,6 +5,7 @@ All of them meet at the cache: whoever computes a sequence keeps it there, so a 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -89,7 +90,7 @@ def connect(address: str | None) -> Any:
         raise UserError("ray is not installed", fix="pip install 'prefkit[ray]'") from e
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as e:
             raise UserError("no Ray cluster answers", address, "ray start --head, or leave --ray-address out") from e
     return ray

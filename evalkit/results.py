@@ -105,6 +105,8 @@ def _numbers(rows: list[Row], scored: ByRole) -> Iterator[tuple[str, dict[str, A
                     "policy_rejected": policy[i].logps_R[x],
                     "ref_chosen": ref[i].logps_R[w] if ref else None,
                     "ref_rejected": ref[i].logps_R[x] if ref else None,
+                    "norm_chosen": float(np.linalg.norm(policy[i].token_logps[w].astype(float))),
+                    "norm_rejected": float(np.linalg.norm(policy[i].token_logps[x].astype(float))),
                     "truncated": row.prompt_truncated or row.truncated[w] or row.truncated[x],
                 },
             )

@@ -1,35 +1,22 @@
 """From a scores file to the number: ledger of definitions, worked by hand."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scored_pairs import random_scores, scores, with_margins, write
 
+from evalkit import compare_scores, pair_frame
+from evalkit.cli import app
 from evalkit.report import build_report, headline, pair_table, to_markdown, write_report
-from evalkit.scores import SCORES, read_scores, write_scores
+from evalkit.scored import load
+from evalkit.scores import read_scores, write_scores
+from prefkit.cli import run
 from prefkit.errors import UserError
-
-
-def scores(**columns) -> pa.Table:
-    n = len(columns["policy_chosen"])
-    row = {
-        "id": [f"p{i}" for i in range(n)],
-        "group_id": [f"g{i}" for i in range(n)],
-        "policy": ["dpo"] * n,
-        "reference": ["sft"] * n,
-        "beta": [0.5] * n,
-        "n_chosen": [3] * n,
-        "n_rejected": [4] * n,
-        "policy_rejected": [-5.0] * n,
-        "ref_chosen": [-4.0] * n,
-        "ref_rejected": [-5.0] * n,
-        "chars_chosen": [10] * n,
-        "chars_rejected": [20] * n,
-        "truncated": [False] * n,
-    } | columns
-    return pa.table({f.name: pa.array(row.get(f.name, [None] * n), f.type) for f in SCORES}, schema=SCORES)
 
 
 def test_rewards_margins_and_accuracy_by_hand():
@@ -59,7 +46,7 @@ def test_without_a_reference_the_reward_is_the_log_probability():
 
 
 def test_each_pair_has_its_row():
-    rows = pair_table(scores(policy_chosen=[-3.0, -4.0, -6.0])).to_pylist()  # margins .5, 0, -1
+    rows = pair_table(load(scores(policy_chosen=[-3.0, -4.0, -6.0]))).to_pylist()  # margins .5, 0, -1
     assert [r["hit"] for r in rows] == [1.0, 0.5, 0.0]
     assert [r["rank"] for r in rows] == [3, 2, 1]
     assert [r["margin"] for r in rows] == pytest.approx([0.5, 0.0, -1.0])
@@ -79,10 +66,10 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
     table = scores(policy_chosen=[-3.0, -6.0])
     write_scores(table, tmp_path / "scores.parquet")
     for out in ("a", "b"):
-        write_report(build_report(tmp_path), pair_table(table), tmp_path / out)
+        write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 1
+    assert json.loads(first)["schema_version"] == 2
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
@@ -102,6 +89,10 @@ def test_markdown_keeps_a_hostile_policy_name_in_one_line():
             lambda t: t.set_column(12, "ref_chosen", pa.array([None, -1.0])),
             "ref_chosen is not finite, first in pair p0",
         ),
+        (lambda t: t.set_column(10, "policy_chosen", pa.array([-1.0, -1e300])), "no log-probability, first in pair p1"),
+        (lambda t: t.set_column(16, "p_chosen", pa.array([1.5, None])), "no share of votes"),
+        (lambda t: t.set_column(1, "group_id", pa.array([None, "g"])), "group_id is missing in 1 rows"),
+        (lambda t: t.set_column(8, "n_chosen", pa.array(["x", "y"])), "another type"),
         (lambda t: t.set_column(7, "beta", pa.array([0.1, 0.2])), "2 values of beta"),
         (lambda t: t.set_column(7, "beta", pa.array([-0.1, -0.1])), "β is -0.1"),
         (lambda t: pa.concat_tables([t, t]), "scored twice"),
@@ -120,3 +111,145 @@ def test_no_scores_and_no_parquet(tmp_path):
     (tmp_path / "scores.parquet").write_bytes(b"rubbish")
     with pytest.raises(UserError, match="not a readable Parquet"):
         read_scores(tmp_path)
+
+
+def test_modes_are_their_formulas():
+    table = random_scores(80, 40, norm_chosen=np.arange(80.0), norm_rejected=np.full(80, 40.0))
+    c = {name: table[name].to_numpy() for name in table.column_names if name not in ("set_id", "p_chosen")}
+    per = {f"{w}_{s}": c[f"{w}_{s}"] / c[f"n_{s}"] for w in ("policy", "ref") for s in ("chosen", "rejected")}
+    expected = {
+        "implicit": (c["policy_chosen"] - c["ref_chosen"]) - (c["policy_rejected"] - c["ref_rejected"]),
+        "normalised": per["policy_chosen"] - per["ref_chosen"] - per["policy_rejected"] + per["ref_rejected"],
+        "sum": c["policy_chosen"] - c["policy_rejected"],
+        "mean": per["policy_chosen"] - per["policy_rejected"],
+        "norm": c["norm_rejected"] - c["norm_chosen"],
+    }
+    for mode, margin in expected.items():
+        s = load(table, mode)
+        assert s.margin_N == pytest.approx(0.5 * margin), mode
+        assert build_report(s)["accuracy"]["value"] == pytest.approx(np.mean((margin > 0) + 0.5 * (margin == 0)))
+
+
+def test_modes_that_these_scores_cannot_give_are_refused():
+    table = scores(policy_chosen=[-3.0], ref_chosen=[None], ref_rejected=[None], reference=[None])
+    with pytest.raises(UserError, match="normalised needs a reference"):
+        build_report(table, mode="normalised")
+    with pytest.raises(UserError, match="hold no norms"):
+        build_report(table, mode="norm")
+    with pytest.raises(UserError, match="did you mean 'mean'"):
+        build_report(table, mode="men")
+
+
+def test_a_condition_takes_any_slice():
+    table = random_scores(300, 90)
+    whole = load(table)
+    part = build_report(table, where="subset = 'ale' AND abs(margin) > 0.2 AND n_chosen > n_rejected")
+    rows = (np.asarray(table["subset"]) == "ale") & (np.abs(whole.margin_N) > 0.2) & (whole.difference("n") > 0)
+    assert part["n"] == rows.sum()
+    assert part["accuracy"]["value"] == pytest.approx(whole.hit_N[rows].mean())
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("subset = 'none'", "leaves no pair of 30"),
+        ("beer > 3", "bad --where"),
+        ("margin > (SELECT avg(margin) FROM pairs)", "looks beyond its row"),
+        ("random() < 0.5", "differs from run to run"),
+        ("id IN (SELECT * FROM '/etc/passwd')", "looks beyond its row"),
+        ("1); DROP TABLE pairs; --", "bad --where"),
+    ],
+)
+def test_conditions_that_are_none_or_unsafe_are_refused(where, message):
+    with pytest.raises(UserError, match=message):
+        build_report(random_scores(30, 10), where=where)
+
+
+def test_several_policies_stand_side_by_side_and_keep_their_names():
+    one, two = random_scores(90, 30), random_scores(90, 30, policy=["dpo"] * 90)
+    report = build_report(one, two, one)
+    assert [report["policy"], *(r["policy"] for r in report["others"])] == ["dpo", "dpo (2)", "dpo (3)"]
+    assert [c["second"] for c in report["comparisons"]] == ["dpo (2)", "dpo (3)"]
+    assert report["others"][0]["accuracy"] == build_report(two)["accuracy"]
+    assert "## Side by side" in to_markdown(report)
+
+
+def test_frames_in_and_frames_out():
+    frame = random_scores(60, 20).to_pandas()
+    assert build_report(frame)["n"] == 60
+    pairs = pair_frame(frame, where="margin > 0")
+    assert set(pairs["hit"]) == {1.0}
+    assert compare_scores(frame, frame)["verdict"] == "not distinguishable"
+    with pytest.raises(UserError, match="columns missing: policy_chosen"):
+        build_report(frame.drop(columns="policy_chosen"))
+
+
+SMALL = {
+    "one pair": with_margins([1.0]),
+    "one wrong pair": with_margins([-1.0]),
+    "all ties": with_margins([0.0] * 12),
+    "all right": with_margins([2.0] * 12),
+    "one group": with_margins([1.0, -1.0, 0.5], group_id=["g"] * 3),
+    "huge margins": with_margins([1e6, -1e6, 1e11] * 4),
+    "no lengths": with_margins([1.0, -1.0] * 6, n_chosen=[0] * 12, n_rejected=[0] * 12),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_little_data_gives_a_report_that_says_so(tmp_path, name):
+    s = SMALL[name]
+    report = build_report(s)
+    write_report(report, pair_table(s), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "nan" not in text.replace("finance", "").lower().split()
+    assert 0 <= report["accuracy"]["low"] <= report["accuracy"]["value"] <= report["accuracy"]["high"] <= 1
+    if report["n_groups"] < 10:
+        assert "read it as a rough guide" in report["accuracy"]["method"]
+    if report["n_groups"] == 1:
+        assert report["intervals"]["margin"]["low"] is None
+
+
+def test_the_command_writes_four_files_and_one_line(tmp_path, capsys):
+    write(random_scores(200, 60), tmp_path / "scores")
+    assert run(app, ["report", str(tmp_path / "scores"), "--out", str(tmp_path / "out"), "--pairs", "20"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == headline(json.loads((tmp_path / "out" / "report.json").read_text()))
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["_run.log", "pairs.parquet", "report.html", "report.json", "report.md"]
+    assert run(app, ["report", str(tmp_path / "scores"), "--out", str(tmp_path / "out")]) == 2
+    assert "report.json exists already" in capsys.readouterr().err
+
+
+def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
+    write(random_scores(200, 60), tmp_path / "scores")
+    out = str(tmp_path / "out")
+    run(app, ["report", str(tmp_path / "scores"), "--out", out, "--where", "margin > 0"])
+    assert run(app, ["gate", out, "--min-accuracy", "0.9"]) == 0
+    assert run(app, ["gate", out, "--min-accuracy", "1"]) == 1
+    assert run(app, ["gate", out]) == 2
+    assert run(app, ["verify", out]) == 0
+    (tmp_path / "out" / "pairs.parquet").write_bytes(b"")
+    assert run(app, ["verify", out]) == 1
+    assert run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "scores"), "--out", str(tmp_path / "d")]) == 0
+    assert "not distinguishable" in capsys.readouterr().out
+    assert json.loads((tmp_path / "d" / "diff.json").read_text())["accuracy"]["p"] == 1.0
+
+
+def test_scores_from_before_the_new_columns_are_read(tmp_path):
+    table = random_scores(50, 20)
+    old = table.drop_columns(["norm_chosen", "norm_rejected", "label_margin"])
+    pq.write_table(old, tmp_path / "scores.parquet")
+    assert build_report(tmp_path)["accuracy"] == build_report(table)["accuracy"]
+
+
+def test_reports_need_no_torch(tmp_path):
+    write(random_scores(40, 20), tmp_path / "scores")
+    commands = [["report", "scores", "--out", "r"], ["verify", "r"], ["gate", "r", "--min-accuracy", "0"]]
+    commands += [["diff", "scores", "scores"], ["report", "scores", "scores", "--out", "both"]]
+    program = (
+        "import sys; from evalkit.cli import app; from prefkit.cli import run\n"
+        f"failed = sum(run(app, c) for c in {commands!r})\n"
+        "sys.exit(failed or ' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
