@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from evalkit.report import build_report, load_all, plain, read_report
+from evalkit.report import build_report, load_all
+from evalkit.report_files import read_report
 from evalkit.scored import Scored
 from evalkit.scores import scores_path, sha256
 from evalkit.sections import from_dict
@@ -91,7 +92,7 @@ def _again(report: dict[str, Any], loaded: list[Scored]) -> Link:
     if len(loaded) != 1 + len(report["others"]):
         return Link("unknown", name, "the scores are not all at hand; say where with --scores")
     declared = from_dict(report["sections"]["declared"]) if report["sections"] else None
-    again = json.loads(json.dumps(plain(build_report(*loaded, sections=declared))))
+    again = json.loads(json.dumps(build_report(*loaded, sections=declared)))
     different = [
         key
         for old, new in zip((report, *report["others"]), (again, *again["others"]), strict=True)

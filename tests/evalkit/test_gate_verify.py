@@ -8,8 +8,9 @@ import pytest
 from scored_pairs import random_scores, with_margins, write
 
 from evalkit.gate import check
-from evalkit.report import build_report, pair_table, write_report
+from evalkit.report import build_report, pair_table
 from evalkit.report_commands import report as report_command
+from evalkit.report_files import write_report
 from evalkit.scored import load
 from evalkit.verify import check_chain
 from prefkit import convert_dataset, open_pairs
