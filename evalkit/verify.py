@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,8 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
     places = _places(folder, scores, data, runs, whole)
     yield _digest("report ← pairs.parquet", folder / "pairs.parquet", whole.get("pairs_sha256"))
     loaded: list[Scored] = []
-    for r, file in zip((whole, *whole["others"]), places.scores, strict=False):
+    policies = (whole, *whole["others"])
+    for r, file in zip_longest(policies, places.scores[: len(policies)]):
         link = _digest(f"report ← scores of {r['policy']}", file, r["scores_sha256"])
         yield link
         if link.state == "ok":
@@ -77,11 +79,12 @@ def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Pa
     return Places(files, data, [runs] if runs else [*near, *([data.resolve().parent] if data else [])])
 
 
-def _digest(name: str, file: Path, wanted: str | None) -> Link:
+def _digest(name: str, file: Path | None, wanted: str | None) -> Link:
     if wanted is None:
         return Link("unknown", name, "the report holds no digest of them")
-    if not file.is_file():
-        return Link("unknown", name, f"{file} is not there")
+    if file is None or not file.is_file():
+        where = "where they lay is not known; say it with --scores" if file is None else f"{file} is not there"
+        return Link("unknown", name, where)
     seen = sha256(file)
     return Link("ok", name, seen[:16]) if seen == wanted else Link("broken", name, f"{file} has other bytes")
 

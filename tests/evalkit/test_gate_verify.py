@@ -175,6 +175,10 @@ def test_what_is_gone_is_unknown_not_fine(chain):
     assert [n for n, s in found.items() if s == "unknown"] == [
         "scores of dpo ← policy", "policy dpo ← run", "shards ← pairs.jsonl",
     ]  # fmt: skip
+    (chain / "report" / "_run.log").unlink()
+    assert states(chain)["report ← scores of dpo"] == "unknown"
+    given = {link.name: link.state for link in check_chain(chain / "report", [chain / "scores"], None, None)}
+    assert given["number ← scores"] == "ok"
     shutil.rmtree(chain / "scores")
     shutil.rmtree(chain / "data")
     found = states(chain)
