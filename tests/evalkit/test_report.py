@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit import compare_scores, pair_frame
@@ -295,3 +297,42 @@ def test_sections_are_in_every_form_of_the_report(recipe):
         assert lacking["sections"]["total"] is None
         assert f"these subsets are missing: {names[0]}" in to_markdown(lacking)
         assert "No total" in page(lacking, [])
+
+
+ROW = st.tuples(
+    st.sampled_from([-800.0, -3.0, -1.0, 0.0, 1e-9, 2.0, 500.0]),  # log π of chosen above that of rejected
+    st.sampled_from([-2.0, 0.0, 3.0]),
+    st.integers(0, 3),  # group
+    st.integers(0, 40),  # tokens of chosen
+    st.sampled_from([None, 0.6, 1.0]),
+    st.sampled_from([None, "s", "t"]),
+    st.sampled_from(["", "ale", "</script>"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=14), st.sampled_from(["implicit", "normalised", "sum", "mean"]))
+def test_any_scores_make_a_whole_report(rows, mode):
+    up, ref, group, n, p, sets, subset = zip(*rows, strict=True)
+    table = scores(
+        policy_chosen=np.array(up) - 900,
+        policy_rejected=[-900.0] * len(rows),
+        ref_chosen=np.array(ref) - 900,
+        ref_rejected=[-900.0] * len(rows),
+        group_id=[f"g{g}" for g in group],
+        n_chosen=n,
+        p_chosen=p,
+        set_id=sets,
+        subset=subset,
+    )
+    report = build_report(table, mode=mode)
+    json.dumps(report, allow_nan=False)
+    for name, share in (("accuracy", report["accuracy"]), *report["baselines"].items()):
+        assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1, name
+    assert sum(report["histogram"]["counts"]) == len(rows)
+    assert sum(r["n"] for r in report["slices"]["subset"]) == len(rows)
+    flips = report["flips"]
+    assert sum(flips[k] for k in ("kept_right", "lost", "won", "kept_wrong")) == pytest.approx(len(rows))
+    assert to_markdown(report)
+    html = page(report, pairs_of(load(table, mode), [], 5, None, None))
+    assert html.count("</script>") == 2  # the data's and the program's own
