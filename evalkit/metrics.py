@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from evalkit.scored import Scored
-from prefkit.statistics import clustered_se, design_effect, half_test, minimum_detectable, wilson
+from prefkit.statistics import clustered_se, design_effect, half_test, minimum_detectable, numbered, wilson
 from train.core.rewards import hits
 
 FEW_GROUPS = 10
@@ -48,8 +48,8 @@ def share(credit_N: np.ndarray, group_N: np.ndarray) -> Proportion:
     """
     n = len(credit_N)
     value = float(credit_N.mean())
-    n_groups = len(np.unique(group_N))
-    n_effective = n / max(1.0, design_effect(credit_N, group_N))
+    index_N, sizes = numbered(group_N)
+    n_groups, n_effective = len(sizes), n / max(1.0, design_effect(credit_N, index_N))
     low, high = wilson(min(value * n_effective, n_effective), n_effective)
     method = "Wilson on effective n"
     if n_groups < FEW_GROUPS:
