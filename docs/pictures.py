@@ -1,7 +1,8 @@
 """Make docs/images/*.png in the system's Chromium.
 
-python docs/pictures.py                  the pages of labelling and comparison over synthetic text
-python docs/pictures.py report.html      the top of a report, with no text of its pairs
+python docs/pictures.py                      the pages of labelling and comparison over synthetic text
+python docs/pictures.py report.html          the top of a report, without texts of its pairs
+python docs/pictures.py report.html pairs    its list of pairs, the first one open
 """
 
 from __future__ import annotations
@@ -105,13 +106,18 @@ def judged_comparison(store: Store) -> BlindSession:
     return session
 
 
-def photograph_report(report: Path) -> None:
-    """What one sees first of a report.html."""
+def photograph_report(report: Path, pairs: bool) -> None:
+    """What one sees first of a report.html, or of its list of pairs."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1180, "height": 1390}, color_scheme="light")
         page.goto(report.resolve().as_uri())
-        page.screenshot(path=IMAGES / "report.png")
+        if pairs:
+            page.locator("#pairs summary").first.click()
+            page.locator("#pairs details[open] .sides").wait_for()
+            page.set_viewport_size({"width": 1180, "height": 640})
+            page.evaluate("document.querySelector('#controls').scrollIntoView()")
+        page.screenshot(path=IMAGES / ("report-pairs.png" if pairs else "report.png"))
         browser.close()
 
 
@@ -120,7 +126,7 @@ def main() -> None:
     if CHROMIUM is None:
         sys.exit("no Chromium on PATH: run `make system`")
     if len(sys.argv) > 1:
-        return photograph_report(Path(sys.argv[1]))
+        return photograph_report(Path(sys.argv[1]), pairs="pairs" in sys.argv[2:])
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         store = Store(str(Path(folder) / "labels.db"))
         drafts = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalkit.calibration import brier_of, nll_of
+from evalkit.report_files import as_json, read_report, write_table, write_text
 from evalkit.scored import Source, codes, load
 from evalkit.scores import sha256
 from prefkit.errors import UserError
@@ -67,8 +67,6 @@ def _pairs_file(path: Path) -> Path | None:
 
 def policies_of(path: str | Path) -> list[Side]:
     """Each policy of a report's folder or report.json, from its pairs.parquet."""
-    from evalkit.report import read_report
-
     report = read_report(path)
     file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "pairs.parquet"
     if not file.is_file() or report.get("pairs_sha256") != sha256(file):
@@ -169,25 +167,7 @@ def changed_pairs(first: Side, second: Side) -> pa.Table:
     return table.take(pa.array(rows[np.lexsort((rows, -change_N[rows]))]))
 
 
-def verdict_line(d: dict[str, Any]) -> str:
-    """The one printed line of a comparison."""
-    a = d["accuracy"]
-    interval = "" if a["low"] is None or a["low"] != a["low"] else f" [{a['low']:+.3f}, {a['high']:+.3f}]"
-    p = f"p < {1e-4:g}" if a["p"] < 1e-4 else f"p {a['p']:.4f}"
-    what = d["verdict"]
-    if what == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
-        what += f"; {d['n']} pairs of {d['n_groups']} groups would show a difference of {d['detectable']:.3f}"
-    line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p} ({a['test']})"
-    return f"{d['second']} against {d['first']}: {line}: {what}"
-
-
 def write_diff(found: dict[str, Any], changed: pa.Table, out: Path) -> None:
-    """Write changed.parquet and, last, diff.json, each under a temporary name and renamed."""
-    from evalkit.report import plain
-
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(changed, out / ".changed.parquet.tmp", compression="zstd")
-    (out / ".changed.parquet.tmp").replace(out / "changed.parquet")
-    text = json.dumps(plain(found), indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
-    (out / ".diff.json.tmp").write_text(text, encoding="utf-8")
-    (out / ".diff.json.tmp").replace(out / "diff.json")
+    """Write changed.parquet and, last, diff.json."""
+    write_table(changed, out / "changed.parquet")
+    write_text(as_json(found), out / "diff.json")

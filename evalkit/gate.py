@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from evalkit.diff import compare, policies_of, side, verdict_line
-from evalkit.markdown import interval
-from evalkit.report import read_report
+from evalkit.diff import compare, policies_of, side
+from evalkit.markdown import interval, verdict_line
+from evalkit.report_files import read_report
 from prefkit.errors import UserError
 
 

@@ -32,14 +32,24 @@ def headline(report: dict[str, Any]) -> str:
     return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "")
 
 
+def verdict_line(d: dict[str, Any]) -> str:
+    """The one printed line of a comparison."""
+    a = d["accuracy"]
+    interval = "" if a["low"] is None or a["low"] != a["low"] else f" [{a['low']:+.3f}, {a['high']:+.3f}]"
+    p = f"p < {1e-4:g}" if a["p"] < 1e-4 else f"p {a['p']:.4f}"
+    what = d["verdict"]
+    if what == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
+        what += f"; {d['n']} pairs of {d['n_groups']} groups would show a difference of {d['detectable']:.3f}"
+    line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p} ({a['test']})"
+    return f"{d['second']} against {d['first']}: {line}: {what}"
+
+
 def to_markdown(report: dict[str, Any]) -> str:
     """report.md of one policy or several."""
     lines: list[str] = []
     for r in (report, *report["others"]):
         lines += _policy(r)
     if report["comparisons"]:
-        from evalkit.diff import verdict_line
-
         lines += ["## Side by side", ""]
         lines += [f"- {cell(verdict_line(c))}" for c in report["comparisons"]] + [""]
     return "\n".join(lines)
@@ -178,7 +188,7 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
     if w["missing"]:
         present = f"; whole sections alone give {interval(w['present'])}" if w["present"] else ""
         missing = cell(", ".join(w["missing"]))
-        yield from (f"No total: {len(w['missing'])} subsets are missing ({missing}){present}.", "")
+        yield from (f"No total, these subsets are missing: {missing}{present}.", "")
     if w["unused"]:
         yield from (f"{w['unused']} units belong to no section.", "")
 

@@ -6,20 +6,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from evalkit.scored import Scored, codes
-from prefkit.statistics import clustered_se, design_effect, half_test, holm, minimum_detectable, wilson
+from evalkit.scored import Scored
+from prefkit.statistics import clustered_se, design_effect, half_test, minimum_detectable, numbered, wilson
 from train.core.rewards import hits
 
 FEW_GROUPS = 10
 COVERAGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-RATIOS = {  # tokens of chosen / tokens of rejected, upper ends
-    "chosen < half": 0.5,
-    "chosen shorter": 1 / 1.1,
-    "within 10 %": 1.1,
-    "chosen longer": 2.0,
-    "chosen > twice": np.inf,
-}
-STRENGTHS = {"0 to ¼": 0.25, "¼ to ½": 0.5, "½ to ¾": 0.75, "¾ to 1": np.inf}  # of the label's margin
 
 
 @dataclass(frozen=True)
@@ -56,8 +48,8 @@ def share(credit_N: np.ndarray, group_N: np.ndarray) -> Proportion:
     """
     n = len(credit_N)
     value = float(credit_N.mean())
-    n_groups = len(np.unique(group_N))
-    n_effective = n / max(1.0, design_effect(credit_N, group_N))
+    index_N, sizes = numbered(group_N)
+    n_groups, n_effective = len(sizes), n / max(1.0, design_effect(credit_N, index_N))
     low, high = wilson(min(value * n_effective, n_effective), n_effective)
     method = "Wilson on effective n"
     if n_groups < FEW_GROUPS:
@@ -235,29 +227,3 @@ def risk_coverage(s: Scored) -> dict:
     at = [max(1, round(c * len(level_N))) for c in COVERAGES]
     curve = [{"coverage": c, "accuracy": float(kept_N[k - 1])} for c, k in zip(COVERAGES, at, strict=True)]
     return {"aurc": float(1 - kept_N.mean()), "aurc_random": float(1 - s.hit_N.mean()), "curve": curve}
-
-
-def slices(s: Scored) -> dict[str, list[dict]]:
-    """Accuracy within each subset, source, length bucket and strength of the label; Holm over each one's tests of ½."""
-    ratio_N = np.maximum(s.column("n_chosen"), 1) / np.maximum(s.column("n_rejected"), 1)
-    by = {"subset": codes(s.table["subset"]), "source": codes(s.table["source"]), "length": _buckets(ratio_N, RATIOS)}
-    strength_N = s.column("label_margin")
-    if not np.isnan(strength_N).all():
-        known, names = _buckets(np.nan_to_num(strength_N, nan=np.inf), STRENGTHS)
-        by["label margin"] = np.where(np.isnan(strength_N), len(names), known), [*names, "unknown"]
-    return {kind: _slice(s, *coded) for kind, coded in by.items()}
-
-
-def _buckets(value_N: np.ndarray, ends: dict[str, float]) -> tuple[np.ndarray, list[str]]:
-    return np.searchsorted(np.array(list(ends.values())), value_N, "left").clip(max=len(ends) - 1), list(ends)
-
-
-def _slice(s: Scored, code_N: np.ndarray, names: list[str]) -> list[dict]:
-    rows = []
-    order_N = np.argsort(code_N, kind="stable")
-    for where in np.split(order_N, np.flatnonzero(np.diff(code_N[order_N])) + 1):
-        p = share(s.hit_N[where], s.group_N[where]).as_dict()
-        rows.append({"name": names[code_N[where[0]]], **p, "margin": float(s.margin_N[where].mean())})
-    for row, p_holm in zip(rows, holm([r["p_half"] for r in rows]), strict=True):
-        row["p_holm"] = p_holm
-    return rows

@@ -7,8 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evalkit.diff import verdict_line
-from evalkit.markdown import LABELS, MODES, ends, findings, interval, number, styles_of
+from evalkit.markdown import LABELS, MODES, ends, findings, interval, number, styles_of, verdict_line
 from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render

@@ -44,8 +44,10 @@ def report(
     pairs
         How many pairs report.html shows, 2000 at most.
     """
+    from evalkit.markdown import headline
     from evalkit.page import page
-    from evalkit.report import build_report, headline, load_all, pair_table, write_report
+    from evalkit.report import build_report, load_all, pair_table
+    from evalkit.report_files import write_report
     from evalkit.scores import scores_path
     from evalkit.shown import MOST_PAIRS, find_data, pairs_of
 
@@ -85,7 +87,8 @@ def diff(
     out
         Folder for diff.json and changed.parquet.
     """
-    from evalkit.diff import changed_pairs, compare, side, verdict_line, write_diff
+    from evalkit.diff import changed_pairs, compare, side, write_diff
+    from evalkit.markdown import verdict_line
 
     a, b = side(first, mode, where), side(second, mode, where)
     found = compare(a, b)
@@ -179,7 +182,7 @@ def _note_places(out: Path, scores: list[Path], data: Path | None) -> None:
 
 
 def _print_comparisons(built: dict) -> None:
-    from evalkit.diff import verdict_line
+    from evalkit.markdown import verdict_line
 
     for found in built["comparisons"]:
         say(verdict_line(found))

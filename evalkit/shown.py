@@ -108,9 +108,16 @@ def find_data(s: Scored, scores: Path | None, given: Path | None) -> Path | None
     if scores is None or not wanted or not isinstance(name, str) or Path(name).name != name:
         return None
     for folder in (scores.parent / name, scores.parent.parent / name, Path(name)):
-        if (folder / MANIFEST).is_file() and read_manifest(folder).digest == wanted:
+        if _has_digest(folder, wanted):
             return folder
     return None
+
+
+def _has_digest(folder: Path, wanted: str) -> bool:
+    try:
+        return (folder / MANIFEST).is_file() and read_manifest(folder).digest == wanted
+    except UserError:  # damaged, so not the one
+        return False
 
 
 def pairs_of(
@@ -125,7 +132,7 @@ def pairs_of(
     table = s.table.take(pa.array(rows, pa.int64()))
     ids = table["id"].combine_chunks()
     texts = _texts(data, ids, (s.record or {}).get("split")) if data is not None else {}
-    tokens = _tokens(scores, ids, s.mode) if scores is not None else {}
+    tokens = _tokens(scores, table) if scores is not None else {}
     elsewhere = [(o.name, dict(_margins(o, ids))) for o in others]
     shown = []
     for i, pair in zip(rows, table.to_pylist(), strict=True):
@@ -175,16 +182,28 @@ def _shortened(text: str) -> str:
     return visible(text[:MOST_CHARS]) + cut
 
 
-def _tokens(scores: Path, ids: pa.Array, mode: str) -> dict[str, dict[str, list]]:
-    """Tokens of both responses with their log-ratio (log π where there is no reference), two decimals."""
+def _tokens(scores: Path, table: pa.Table) -> dict[str, dict[str, list]]:
+    """Tokens of both responses with their log-ratio (log π where there is no reference), two decimals.
+
+    UserError where they are not those of the scores: their sums differ.
+    """
     file = scores.with_name("tokens.parquet")
     if not file.is_file():
         return {}
+    sums = {p["id"]: p for p in table.to_pylist()}
+    found = {}
     try:
-        kept = pq.read_table(file, filters=pc.field("id").isin(ids)).to_pylist()
-        return {p["id"]: {side: _spelled(p, side) for side in ("chosen", "rejected")} for p in kept}
-    except (pa.ArrowException, OSError, KeyError) as e:
+        for kept in pq.read_table(file, filters=pc.field("id").isin(table["id"].combine_chunks())).to_pylist():
+            for side in ("chosen", "rejected"):
+                total = sums[kept["id"]][f"policy_{side}"]
+                if abs(sum(kept[f"policy_{side}"]) - total) > 1e-3 * max(1.0, abs(total)):
+                    raise UserError(
+                        f"these tokens are not those of the scores, first in pair {kept['id']}", file, "score again"
+                    )
+            found[kept["id"]] = {side: _spelled(kept, side) for side in ("chosen", "rejected")}
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e:
         raise UserError("cannot read the tokens beside the scores", file, "score again, or remove the file") from e
+    return found
 
 
 def _spelled(pair: dict[str, Any], side: str) -> list[list]:

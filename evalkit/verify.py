@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from evalkit.report import build_report, load_all, plain, read_report
+from evalkit.report import build_report, load_all
+from evalkit.report_files import read_report
 from evalkit.scored import Scored
 from evalkit.scores import scores_path, sha256
 from evalkit.sections import from_dict
@@ -48,7 +50,8 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
     places = _places(folder, scores, data, runs, whole)
     yield _digest("report ← pairs.parquet", folder / "pairs.parquet", whole.get("pairs_sha256"))
     loaded: list[Scored] = []
-    for r, file in zip((whole, *whole["others"]), places.scores, strict=False):
+    policies = (whole, *whole["others"])
+    for r, file in zip_longest(policies, places.scores[: len(policies)]):
         link = _digest(f"report ← scores of {r['policy']}", file, r["scores_sha256"])
         yield link
         if link.state == "ok":
@@ -76,11 +79,12 @@ def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Pa
     return Places(files, data, [runs] if runs else [*near, *([data.resolve().parent] if data else [])])
 
 
-def _digest(name: str, file: Path, wanted: str | None) -> Link:
+def _digest(name: str, file: Path | None, wanted: str | None) -> Link:
     if wanted is None:
         return Link("unknown", name, "the report holds no digest of them")
-    if not file.is_file():
-        return Link("unknown", name, f"{file} is not there")
+    if file is None or not file.is_file():
+        where = "where they lay is not known; say it with --scores" if file is None else f"{file} is not there"
+        return Link("unknown", name, where)
     seen = sha256(file)
     return Link("ok", name, seen[:16]) if seen == wanted else Link("broken", name, f"{file} has other bytes")
 
@@ -91,7 +95,7 @@ def _again(report: dict[str, Any], loaded: list[Scored]) -> Link:
     if len(loaded) != 1 + len(report["others"]):
         return Link("unknown", name, "the scores are not all at hand; say where with --scores")
     declared = from_dict(report["sections"]["declared"]) if report["sections"] else None
-    again = json.loads(json.dumps(plain(build_report(*loaded, sections=declared))))
+    again = json.loads(json.dumps(build_report(*loaded, sections=declared)))
     different = [
         key
         for old, new in zip((report, *report["others"]), (again, *again["others"]), strict=True)

@@ -32,8 +32,8 @@ def intervals(rows: Sequence[Mark], what: str, low: float = 0.0, high: float = 1
         y = top + step * i + step / 2
         parts.append(_text(left - 8, y + 4, shorten(row.label, 24), "end", said=row.label))
         if row.low is not None and row.high is not None:
-            parts.append(_line(x(row.low), y, x(row.high), y, row.kind, 3))
-        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4.5" class="{}"/>').format(x(row.value), y, row.kind))
+            parts.append(_line(x(row.low), y, x(row.high), y, row.kind, 4))
+        parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" class="{}"/>').format(x(row.value), y, row.kind))
         parts.append(_text(WIDTH - 40, y + 4, f"{row.value:.3f}", "start"))
     said = "; ".join(
         f"{r.label} {r.value:.3f}" + ("" if r.low is None else f" from {r.low:.3f} to {r.high:.3f}") for r in rows

@@ -52,6 +52,15 @@ def two_sided(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
+def numbered(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clusters numbered 0 to C - 1 in their order, and the size of each; small whole numbers need no sorting."""
+    if clusters.dtype.kind in "iu" and len(clusters) and clusters.min() >= 0 and clusters.max() < 4 * len(clusters):
+        sizes = np.bincount(clusters)
+        return (np.cumsum(sizes > 0) - 1)[clusters], sizes[sizes > 0]
+    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    return index, sizes
+
+
 def design_effect(values: np.ndarray, clusters: np.ndarray) -> float:
     """How many times the variance of the mean exceeds that of as many independent values.
 
@@ -60,7 +69,7 @@ def design_effect(values: np.ndarray, clusters: np.ndarray) -> float:
     cluster sizes m_c.
     """
     n = len(values)
-    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    index, sizes = numbered(clusters)
     deviations = values - values.mean()
     independent = float(deviations @ deviations) / (n * n)
     if independent == 0 or len(sizes) == 1:
@@ -74,8 +83,7 @@ def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
 
     Miller, arXiv 2411.00640, section 2.2, with the correction for few clusters that inspect_ai uses.
     """
-    _, index = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(index, weights=values - values.mean())
+    sums = np.bincount(numbered(clusters)[0], weights=values - values.mean())
     if len(sums) < 2:
         return math.nan
     return math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(values)

@@ -8,8 +8,10 @@ import pytest
 from scipy.stats import binomtest
 from scored_pairs import random_scores, scores, with_margins, write
 
-from evalkit.diff import changed_pairs, compare, side, verdict_line
-from evalkit.report import build_report, pair_table, write_report
+from evalkit.diff import changed_pairs, compare, side
+from evalkit.markdown import verdict_line
+from evalkit.report import build_report, pair_table
+from evalkit.report_files import write_report
 from evalkit.scored import load
 from prefkit.errors import UserError
 

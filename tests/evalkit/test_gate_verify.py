@@ -8,8 +8,9 @@ import pytest
 from scored_pairs import random_scores, with_margins, write
 
 from evalkit.gate import check
-from evalkit.report import build_report, pair_table, write_report
+from evalkit.report import build_report, pair_table
 from evalkit.report_commands import report as report_command
+from evalkit.report_files import write_report
 from evalkit.scored import load
 from evalkit.verify import check_chain
 from prefkit import convert_dataset, open_pairs
@@ -174,6 +175,10 @@ def test_what_is_gone_is_unknown_not_fine(chain):
     assert [n for n, s in found.items() if s == "unknown"] == [
         "scores of dpo ← policy", "policy dpo ← run", "shards ← pairs.jsonl",
     ]  # fmt: skip
+    (chain / "report" / "_run.log").unlink()
+    assert states(chain)["report ← scores of dpo"] == "unknown"
+    given = {link.name: link.state for link in check_chain(chain / "report", [chain / "scores"], None, None)}
+    assert given["number ← scores"] == "ok"
     shutil.rmtree(chain / "scores")
     shutil.rmtree(chain / "data")
     found = states(chain)

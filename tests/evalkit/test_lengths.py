@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from scored_pairs import random_scores, with_margins
 
-from evalkit.lengths import FOLDS, lengths, logistic, slope_elsewhere
+from evalkit.lengths import FOLDS, lengths, logistic, ranks, slope_elsewhere
 from evalkit.scored import load
 
 
@@ -63,6 +63,11 @@ def test_correlations_are_scipys():
     d = s.difference("n")
     assert found["spearman"] == pytest.approx(spearmanr(s.margin_N, d).statistic)
     assert found["pearson"] == pytest.approx(np.corrcoef(s.margin_N, d)[0, 1])
+
+
+def test_equal_values_share_their_mean_rank():
+    values = np.random.default_rng(0).integers(0, 9, 40)
+    assert ranks(values).tolist() == rankdata(values).tolist()
 
 
 def test_slopes_are_fitted_without_the_groups_own_fold():

@@ -18,12 +18,12 @@ from evalkit.metrics import (
     risk_coverage,
     share,
     share_won,
-    slices,
     summary,
     undecided,
 )
 from evalkit.report import build_report
 from evalkit.scored import load
+from evalkit.slices import slices
 from evalkit.verify import same
 from prefkit.statistics import design_effect
 

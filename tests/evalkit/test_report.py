@@ -1,20 +1,29 @@
 """From a scores file to the number: ledger of definitions, worked by hand."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit import compare_scores, pair_frame
 from evalkit.cli import app
-from evalkit.report import build_report, headline, pair_table, to_markdown, write_report
+from evalkit.markdown import headline, to_markdown
+from evalkit.page import page
+from evalkit.report import build_report, pair_table
+from evalkit.report_files import write_report
 from evalkit.scored import load
 from evalkit.scores import read_scores, write_scores
+from evalkit.sections import read_sections
+from evalkit.shown import pairs_of
 from prefkit.cli import run
 from prefkit.errors import UserError
 
@@ -200,8 +209,9 @@ def test_little_data_gives_a_report_that_says_so(tmp_path, name):
     s = SMALL[name]
     report = build_report(s)
     write_report(report, pair_table(s), tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "nan" not in text.replace("finance", "").lower().split()
+    html = page(report, pairs_of(s, [], 50, None, None))
+    for text in ((tmp_path / "report.md").read_text(), html):
+        assert not re.search(r"\b(nan|inf|None)\b", text)
     assert 0 <= report["accuracy"]["low"] <= report["accuracy"]["value"] <= report["accuracy"]["high"] <= 1
     if report["n_groups"] < 10:
         assert "read it as a rough guide" in report["accuracy"]["method"]
@@ -253,3 +263,76 @@ def test_reports_need_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_scoring_noted_is_in_the_report(tmp_path):
+    noise = {"pairs": 64, "max": 0.5, "p95": 0.2, "how": "batches"}
+    overlap = {"run_data": "beer", "prompts": 20, "exact": 3, "near": 4}
+    write(random_scores(80, 20), tmp_path, noise=noise, overlap=overlap, dropped={"tie": 2})
+    report = build_report(tmp_path)
+    s = load(tmp_path)
+    assert report["undecided"]["n"] == (np.abs(s.margin_N / s.beta) <= 0.5).sum() > 0
+    for text in (to_markdown(report), page(report, [])):
+        assert "20 prompts, 3 were trained on exactly and 4 nearly" in text
+        assert "within the measured noise of 0.5 nats" in text
+        assert "tie 2" in text
+    assert build_report(tmp_path, mode="sum")["undecided"] is None
+
+
+@pytest.mark.parametrize("recipe", ["rewardbench", "rewardbench2", "rm-bench"])
+def test_sections_are_in_every_form_of_the_report(recipe):
+    sections = read_sections(Path(__file__).parents[2] / "recipes" / "sections" / f"{recipe}.yaml")
+    names = [n for subsets in sections.subsets.values() for n in subsets]
+    n = 9 * len(names)
+    columns = {"subset": np.repeat(names, 9), "set_id": np.repeat([f"set {x}" for x in names], 9)}
+    columns |= {"chars_chosen": np.arange(n) // 3 % 3, "chars_rejected": 10 + np.arange(n) % 3}
+    s = with_margins(np.random.default_rng(0).normal(0.3, 1, n), **columns)
+    report = build_report(s, sections=sections)
+    total = f"{report['sections']['total']['value']:.3f}"
+    assert f"| total |  | {total} |" in to_markdown(report)
+    assert total in page(report, [])
+    assert ("hard" in report["sections"]["total"]) == (recipe == "rm-bench")
+    lacking = build_report(load(s.table.slice(9)), sections=sections) if recipe != "rm-bench" else None
+    if lacking:
+        assert lacking["sections"]["total"] is None
+        assert f"these subsets are missing: {names[0]}" in to_markdown(lacking)
+        assert "No total" in page(lacking, [])
+
+
+ROW = st.tuples(
+    st.sampled_from([-800.0, -3.0, -1.0, 0.0, 1e-9, 2.0, 500.0]),  # log π of chosen above that of rejected
+    st.sampled_from([-2.0, 0.0, 3.0]),
+    st.integers(0, 3),  # group
+    st.integers(0, 40),  # tokens of chosen
+    st.sampled_from([None, 0.6, 1.0]),
+    st.sampled_from([None, "s", "t"]),
+    st.sampled_from(["", "ale", "</script>"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=14), st.sampled_from(["implicit", "normalised", "sum", "mean"]))
+def test_any_scores_make_a_whole_report(rows, mode):
+    up, ref, group, n, p, sets, subset = zip(*rows, strict=True)
+    table = scores(
+        policy_chosen=np.array(up) - 900,
+        policy_rejected=[-900.0] * len(rows),
+        ref_chosen=np.array(ref) - 900,
+        ref_rejected=[-900.0] * len(rows),
+        group_id=[f"g{g}" for g in group],
+        n_chosen=n,
+        p_chosen=p,
+        set_id=sets,
+        subset=subset,
+    )
+    report = build_report(table, mode=mode)
+    json.dumps(report, allow_nan=False)
+    for name, share in (("accuracy", report["accuracy"]), *report["baselines"].items()):
+        assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1, name
+    assert sum(report["histogram"]["counts"]) == len(rows)
+    assert sum(r["n"] for r in report["slices"]["subset"]) == len(rows)
+    flips = report["flips"]
+    assert sum(flips[k] for k in ("kept_right", "lost", "won", "kept_wrong")) == pytest.approx(len(rows))
+    assert to_markdown(report)
+    html = page(report, pairs_of(load(table, mode), [], 5, None, None))
+    assert html.count("</script>") == 2  # the data's and the program's own

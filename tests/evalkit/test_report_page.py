@@ -1,6 +1,7 @@
 """report.html in a real browser: one file that asks for nothing, reads in light and dark, and lets no text act."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,9 +52,9 @@ def road(tmp_path_factory):
             "id": p["id"],
             "prompt_tokens": ["Q"],
             **{f"{s}_tokens": ["<b>", HOSTILE[0], "▁word", "\u202e"] for s in ("chosen", "rejected")},
-            **{f"{w}_{s}": [-1.0, -2.0, -3.0, -0.5] for w in ("policy", "ref") for s in ("chosen", "rejected")},
+            **{f"{w}_{s}": [row[f"{w}_{s}"] / 4] * 4 for w in ("policy", "ref") for s in ("chosen", "rejected")},
         }
-        for p in pairs.to_pylist()
+        for p, row in zip(pairs.to_pylist(), table.to_pylist(), strict=True)
     ]
     pq.write_table(pa.Table.from_pylist(tokens), folder / "scores" / "tokens.parquet")
     report_command(folder / "scores", out=folder / "report")
@@ -170,6 +171,23 @@ def test_the_data_set_given_must_be_the_one_scored(road):
     convert_dataset(road / "pairs.jsonl", road / "other", source="pairs", splits="test=.5,train=.5")
     with pytest.raises(UserError, match="not the data set that was scored"):
         find_data(s, road / "scores", road / "other")
+
+
+def test_tokens_of_other_scores_are_refused_and_a_damaged_data_set_nearby_is_not_taken(road, tmp_path):
+    shutil.copytree(road / "scores", tmp_path / "scores")
+    file = tmp_path / "scores" / "tokens.parquet"
+    kept = pq.read_table(file).to_pylist()
+    kept[7]["policy_chosen"][0] -= 5.0
+    pq.write_table(pa.Table.from_pylist(kept), file)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{")
+    (s,) = load_all([tmp_path / "scores"], None, None)
+    assert find_data(s, tmp_path / "scores", None) is None
+    with pytest.raises(UserError, match=f"not those of the scores, first in pair {kept[7]['id']}"):
+        pairs_of(s, [], 100, tmp_path / "scores" / "scores.parquet", None)
+    file.write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="cannot read the tokens"):
+        pairs_of(s, [], 100, tmp_path / "scores" / "scores.parquet", None)
 
 
 def test_long_texts_are_cut_and_say_so(tmp_path):

@@ -23,6 +23,7 @@ from prefkit.statistics import (
     krippendorff_alpha,
     mcnemar,
     minimum_detectable,
+    numbered,
     sign_flip,
     wilson,
 )
@@ -133,6 +134,15 @@ def test_clustered_standard_error_is_the_formula_and_the_plain_one_for_single_va
     assert design_effect(values, clusters) == pytest.approx(
         (clustered_se(values, clusters) / clustered_se(values, np.arange(50))) ** 2
     )
+
+
+@given(st.lists(st.integers(-3, 300), min_size=1, max_size=30))
+def test_clusters_are_numbered_as_unique_numbers_them(clusters):
+    _, index, sizes = np.unique(np.array(clusters), return_inverse=True, return_counts=True)
+    for kind in (np.int64, str):
+        found = numbered(np.array(clusters).astype(kind))
+        assert len(found[1]) == len(sizes)
+        assert kind is str or (found[0].tolist(), found[1].tolist()) == (index.tolist(), sizes.tolist())
 
 
 def test_an_effect_of_the_detectable_size_is_found_in_four_of_five():
