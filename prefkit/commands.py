@@ -27,6 +27,11 @@ def convert(
     limit: int | None = None,
     dry_run: bool = False,
     format: Literal["arrow", "parquet"] = "arrow",
+    check: list[str] | None = None,
+    near: float = 0.8,
+    against: list[Path] | None = None,
+    splits_from: Path | None = None,
+    profile: bool = False,
     options: dict[str, str] | None = None,
 ) -> None:
     """Turn a preference source into validated Arrow shards.
@@ -53,6 +58,16 @@ def convert(
         Count and show a few pairs, write nothing.
     format
         parquet for tools that do not read Arrow streams.
+    check
+        NAME=reject, flag or off: what becomes of rows that a check finds; may be given more than once.
+    near
+        Prompts whose word 3-grams overlap at least so much (Jaccard) never part; 0 does not look for them.
+    against
+        Evaluation sets, files or folders, whose texts no pair may repeat; may be given more than once.
+    splits_from
+        A data set whose prompts stay in their splits.
+    profile
+        Show where the time went, step by step and check by check.
     options
         Options of the source, such as --options.site beer.
     """
@@ -61,6 +76,7 @@ def convert(
 
     shared: dict[str, Any] = {
         "source": source, "splits": splits, "where": where, "seed": seed, "workers": workers, "limit": limit,
+        "checks": _severities(check), "near": near, "against": against or (), "splits_from": splits_from,
     }  # fmt: skip
     if dry_run:
         manifest, pairs = preview_dataset(inputs, options=options, format=format, **shared)
@@ -74,6 +90,8 @@ def convert(
     started = time.perf_counter()
     manifest = convert_dataset(inputs, out, options=options, format=format, **shared)
     _print_ledgers(manifest)
+    if profile:
+        _print_profile(out)
     if not any(split["rows"] for split in manifest.splits.values()):
         discard(out)  # so that the mended command can have the folder
         fix = "see the reasons above"
@@ -83,6 +101,29 @@ def convert(
     seconds = max(time.perf_counter() - started, 1e-9)
     megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
     STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
+
+
+def _severities(given: list[str] | None) -> dict[str, str]:
+    """`["too_long=reject"]` as a mapping."""
+    from prefkit.errors import UserError
+
+    pairs = [g.partition("=") for g in given or []]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise UserError(f"--check {bad[0]} says nothing", fix=f"such as --check {bad[0]}=off")
+    return {name: severity for name, _, severity in pairs}
+
+
+def _print_profile(data: Path) -> None:
+    """Times out of `_run.log`: phases in wall seconds, checks in seconds of all workers together."""
+    import json
+
+    notes = [json.loads(line) for line in (data / "_run.log").read_text("utf-8").splitlines()]
+    for note in notes:
+        if "phase" in note:
+            STDOUT.print(f"  {note['phase']:<28} {note['wall_seconds']:8.2f} s")
+        if "check_seconds" in note:
+            for name, seconds in sorted(note["check_seconds"].items(), key=lambda c: -c[1]):
+                STDOUT.print(f"    {name:<26} {seconds:8.3f} s of all workers")
 
 
 def _print_ledgers(manifest: Manifest) -> None:

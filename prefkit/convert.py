@@ -25,12 +25,13 @@ import pyarrow as pa
 from prefkit import engine, tables
 from prefkit.errors import UserError
 from prefkit.finish import rejects_table
-from prefkit.plan import Plan, make_plan, tool_versions
+from prefkit.near import THRESHOLD, near_duplicates
+from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, publish
 from prefkit.schema import Reject
 from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance
 from prefkit.sources import Slice
-from prefkit.split import DEFAULT_SPLITS, KEYS, resolve
+from prefkit.split import DEFAULT_SPLITS, KEYS, Resolved, resolve
 from prefkit.tasks import Job, Task, bucket_keys, reads_together, run, write_table
 
 
@@ -55,16 +56,26 @@ def convert_dataset(
     limit: int | None = None,
     options: Mapping[str, object] | None = None,
     format: Literal["arrow", "parquet"] = "arrow",
+    checks: Mapping[str, str] | None = None,
+    near: float = THRESHOLD,
+    against: Sequence[Path | str] = (),
+    splits_from: Path | str | None = None,
 ) -> Manifest:
     """Convert inputs into a data set at `out` and return its manifest.
 
-    `where` is an SQL condition over the columns of `schema.PAIRS` but group_id; `limit` takes at most so many questions
+    `checks` changes severities of `checks.CHECKS`; `near` is the least Jaccard index of word 3-grams at which prompts
+    are near duplicates, which never part (0: not looked for); `against` names evaluation sets whose texts no pair may
+    repeat; `splits_from` is a data set whose prompts stay in their splits. `where` is an SQL condition over the
+    columns of `schema.PAIRS` but group_id; `limit` takes at most so many questions
     (records, for sources of lines). A conversion that was stopped goes on when called again with the same arguments.
     Errors: `UserError` for what the caller can mend; then no manifest is written.
     """
     out = Path(out)
     _refuse_finished(out)
-    plan = make_plan(inputs, out / ".work", source, splits, where, seed, workers, limit, options, format)
+    if workers != 1:
+        engine.warm_up()
+    settings = Settings(source, splits, where, seed, limit, options, format, checks, near, against, splits_from)
+    plan = make_plan(inputs, out / ".work", settings, workers)
     _make_folder(out)
     with _only_writer(out), _log(out, plan) as lap:
         _refuse_finished(out)  # another convert may have finished since
@@ -87,13 +98,15 @@ def convert_dataset(
 def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> tuple[Manifest, pa.Table]:
     """The manifest that `convert_dataset` would write, without files, and the first pairs; leaves nothing on disk."""
     with tempfile.TemporaryDirectory(prefix="prefkit-") as folder:
-        plan = make_plan(inputs, Path(folder), **arguments)
-        outcome = work(plan, lambda phase: None)
+        workers = arguments.pop("workers", None)
+        plan = make_plan(inputs, Path(folder), Settings(**arguments), workers)
+        outcome = work(plan, lambda phase, **more: None)
         return describe(plan, outcome, {}), outcome.publication.head(plan.job, 3)
 
 
 def work(plan: Plan, lap: Any) -> Outcome:
     """map → pair → resolve: from inputs to rows that know their split, group and shard."""
+    prepare(plan)
     job, tally, troubles = plan.job, Counter[str](), defaultdict[str, list[str]](list)
     if plan.source.join is None:
         tasks = [Task(job, "read", n) for n in range(1 if reads_together(job) else len(job.slices))]
@@ -109,24 +122,46 @@ def work(plan: Plan, lap: Any) -> Outcome:
         links = _links(markers)
         base = (_largest_key(job, markers), *_first_lines(job.slices, markers))
         _write_map_rejects(job, markers, base[1:])
+        if job.noted():
+            engine.run_tasks(run, [Task(job, "look", n) for n in range(job.buckets)], plan.workers, "look up")
         tasks = [Task(job, "pair", n, base) for n in range(job.buckets)]
         lap("map")
     engine.run_tasks(run, tasks, plan.workers, "pair")
-    lap("pair")
+    seconds = defaultdict[str, float](float)
     for task in tasks:
-        tally.update(task.read_marker()["tally"])
+        marker = task.read_marker()
+        tally.update(marker["tally"])
+        for name, spent in marker.get("seconds", {}).items():
+            seconds[name] += spent
+    lap("pair", check_seconds={name: round(spent, 3) for name, spent in sorted(seconds.items())})
     keys = [np.load(p) if (p := t.stem.with_suffix(".keys.npy")).exists() else np.zeros(0, KEYS) for t in tasks]
-    rows = np.concatenate(keys)
-    resolved = resolve(rows, links, job.seed, plan.splits)
-    tally["candidates.duplicate"] += int((resolved.split < 0).sum())
+    rows, stems = np.concatenate(keys), [t.stem for t in tasks]
+    if job.near:
+        alike = near_duplicates(stems, job.near, plan.workers)
+        links = np.concatenate([links, alike])
+        tally["links.near_duplicates"] += len(alike)
+        lap("near duplicates")
+    resolved = resolve(rows, links, job.seed, plan.splits, plan.anchors)
+    resolved = _settle_conflicts(resolved, job.checks["conflicting_labels"], tally)
+    tally["candidates.duplicate"] += int((resolved.split == -1).sum())
     tally["candidates.pairs"] += int((resolved.split >= 0).sum())
     lap("resolve")
-    publication = Publication.of(
-        [t.stem for t in tasks], [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits)
-    )
+    publication = Publication.of(stems, [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits))
     warnings = [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
     warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
+
+
+def _settle_conflicts(found: Resolved, severity: str, tally: Counter[str]) -> Resolved:
+    """Contradicted rows flagged, refused (split −2) or left alone; a duplicate of an earlier row is none."""
+    conflict = found.conflict & (found.split >= 0)
+    if severity == "flag":
+        tally["flags.conflicting_labels"] += int(conflict.sum())
+        return found._replace(conflict=conflict)
+    if severity == "reject":
+        tally["candidates.rejected.conflicting_labels"] += int(conflict.sum())
+        return found._replace(split=np.where(conflict, -2, found.split))
+    return found._replace(conflict=np.zeros_like(conflict))
 
 
 def discard(out: Path) -> None:
@@ -178,7 +213,8 @@ def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]
         for piece, marker, first in zip(job.slices, markers, first_lines, strict=True)
         for reason, line, raw in marker["rejects"]
     ]
-    write_table(job.work / "map.rejects.arrow", rejects_table(job.source, ["record"] * len(rejects), rejects))
+    if rejects:
+        write_table(job.work / "map.rejects.arrow", rejects_table(job.source, ["record"] * len(rejects), rejects))
 
 
 # --- the folder ---------------------------------------------------------------------------------------------------
@@ -229,10 +265,10 @@ def _log(out: Path, plan: Plan) -> Iterator[Any]:
         for path in dict.fromkeys(s.path for s in plan.job.slices):
             print(json.dumps({"input": str(path.resolve())}, ensure_ascii=False), file=log)
 
-        def lap(phase: str) -> None:
+        def lap(phase: str, **more: object) -> None:
             nonlocal last
             now = time.perf_counter()
-            print(json.dumps({"phase": phase, "wall_seconds": round(now - last, 3)}), file=log, flush=True)
+            print(json.dumps({"phase": phase, "wall_seconds": round(now - last, 3), **more}), file=log, flush=True)
             last = now
 
         yield lap

@@ -13,13 +13,14 @@ from html_to_markdown import ConversionOptions, _html_to_markdown, api
 SPOILER = re.compile(r'<blockquote class="spoiler"[^>]*>(.*?)</blockquote>', re.S)
 # Math is text between its delimiters, outside tags and code; only there a backslash before punctuation must stay
 # single.
-MATH = re.compile(
-    r"<(pre|code)\b.*?</\1\s*>|<[^>]*>"
-    r"|(\\\$[^<]+?\\\$|\$\$[^<]+?\$\$|\\\([^<]+?\\\)|\\\[[^<]+?\\\]|\\begin\{[^<]+?\\end\{[^}<]*\}|\$[^<$]+\$|\\\$)",
-    re.S,
+DELIMITED = (
+    r"(\\\$[^<]+?\\\$|\$\$[^<]+?\$\$|\\\([^<]+?\\\)|\\\[[^<]+?\\\]|\\begin\{[^<]+?\\end\{[^}<]*\}|\$[^<$]+\$|\\\$)"
 )
+MATH = re.compile(DELIMITED)
+MATH_OR_NOT = re.compile(rf"<(?:pre|code)\b.*?</(?:pre|code)\s*>|<[^>]*>|{DELIMITED}", re.S)
+MISLEADING = re.compile(r"<(?:pre|code)\b|<[^>]*[\\$]")  # code, or a delimiter inside a tag
 OPEN, CLOSE = "\ue0f0", "\ue0f1"  # private-use characters: what is set aside travels as ⟨number⟩
-ASIDE = re.compile(f"^(.*?){OPEN}(\\d+){CLOSE}", re.M)
+ASIDE = re.compile(f"{OPEN}(\\d+){CLOSE}")
 
 
 @cache
@@ -41,7 +42,8 @@ def to_markdown(html: str, base_url: str | None = None, tally: Counter[str] | No
         if 'class="spoiler"' in html:
             source = SPOILER.sub(lambda m: _set_aside(aside, _spoiler(m[1], base_url, tally), block=True), source)
         if "\\" in source:
-            source = MATH.sub(lambda m: m[0] if m[2] is None else _set_aside(aside, _unescape(m[2])), source)
+            math = MATH_OR_NOT if MISLEADING.search(source) else MATH
+            source = math.sub(lambda m: m[0] if m[1] is None else _set_aside(aside, _unescape(m[1])), source)
     text = _html_to_markdown.convert(html=source, options=_options(base_url)).content or ""
     if aside:
         text = _put_back(text, aside)
@@ -62,22 +64,21 @@ def _set_aside(aside: list[str], text: str, *, block: bool = False) -> str:
 def _put_back(text: str, aside: list[str]) -> str:
     while OPEN in text:  # math inside a spoiler was set aside within it already, so this ends
         before = text
-        text = ASIDE.sub(lambda m: _back(m, aside), text)
+        text = ASIDE.sub(lambda m: _back(m, aside), before)
         if text == before:
             break
     return text
 
 
 def _back(m: re.Match[str], aside: list[str]) -> str:
-    if int(m[2]) >= len(aside):  # not ours: the post's own characters
+    if int(m[1]) >= len(aside):  # not ours: the post's own characters
         return m[0]
-    kept = aside[int(m[2])]
-    return m[1] + kept.replace("\n", "\n" + _indent(m[1], kept))
-
-
-def _indent(before: str, text: str) -> str:
-    """A spoiler inside a list or a quote continues under the same prefix; math keeps its own lines."""
-    return re.sub(r"[^\s>]", " ", before) if text.startswith(">!") else ""
+    kept = aside[int(m[1])]
+    if not kept.startswith(">!"):  # math keeps its own lines
+        return kept
+    # A spoiler inside a list or a quote continues under the same prefix.
+    line = m.string[m.string.rfind("\n", 0, m.start()) + 1 : m.start()]
+    return kept.replace("\n", "\n" + re.sub(r"[^\s>]", " ", line))
 
 
 def _spoiler(html: str, base_url: str | None, tally: Counter[str] | None) -> str:

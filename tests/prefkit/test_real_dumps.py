@@ -10,7 +10,7 @@ import lxml.html
 import pytest
 from lxml import etree
 
-from prefkit import convert_dataset, open_pairs
+from prefkit import archives, convert_dataset, open_pairs
 from prefkit.markup import to_markdown
 from prefkit.shards import ledgers_out_of_balance, verify
 
@@ -87,11 +87,27 @@ def test_ledgers_balance_and_counts_agree(name, real_data, tmp_path):
 
 def test_an_archive_and_its_folder_make_the_same_pairs(real_data, tmp_path):
     folder = real_data / "stack-exchange" / "beer-2020-06"
-    convert_dataset(folder / "beer.stackexchange.com.7z", tmp_path / "a")
+    convert_dataset(folder / "beer.stackexchange.com.7z", tmp_path / "a", options={"users": "false"})
     convert_dataset(folder, tmp_path / "b", options={"site": "beer"})
     for split in ("train", "test"):
         a, b = (open_pairs(tmp_path / n, split).drop_columns("meta") for n in ("a", "b"))
         assert a.sort_by("id").equals(b.sort_by("id"))
+
+
+def test_names_come_out_of_the_archive_that_has_users(real_data, tmp_path):
+    folder = real_data / "stack-exchange" / "beer-2020-06"
+    convert_dataset(folder / "beer.stackexchange.com.7z", tmp_path / "a")
+    users = {}
+    archives.stream(folder / "beer.stackexchange.com.7z", {"Users.xml": users.setdefault("xml", bytearray()).extend})
+    names = {r.get("Id"): r.get("DisplayName") for r in etree.fromstring(bytes(users["xml"]))}
+    shown = 0
+    for row in open_pairs(tmp_path / "a").to_pylist():
+        for author in row["authors"]:
+            name, _, profile = author.removesuffix(")").rpartition(" (https://")
+            if profile:
+                assert name == names[profile.rpartition("/")[2]]
+                shown += 1
+    assert shown > 1000
 
 
 def test_line_ends_change_nothing(real_data, tmp_path):
