@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from prefkit import tables
 from prefkit.errors import UserError
-from prefkit.markup import to_markdown
+from prefkit.markup import is_plain, to_markdown
 from prefkit.pairing import PAIRING, SCORES, better_pairs, vote_margin
 from prefkit.schema import STRINGS, Reject
 from prefkit.sources import Join, PairInput, PairOutput, Source
@@ -185,8 +185,10 @@ def _keys(rows: dict[str, list], pairs: _Pairs) -> tuple[list[str], list[str]]:
 def _texts(posts: pa.Table, tally: Counter[str]) -> list[str]:
     texts = []
     homes = {site: address(site) for site in posts["site"].unique().to_pylist()}
-    for site, title, body in zip(*(posts[c].to_pylist() for c in ("site", "title", "body")), strict=True):
-        text = to_markdown(body, homes[site], tally)
+    plain = is_plain(posts["body"].combine_chunks())
+    columns = (posts[c].to_pylist() for c in ("site", "title", "body"))
+    for site, title, body, simple in zip(*columns, plain, strict=True):
+        text = to_markdown(body, homes[site], tally, plain=simple)
         texts.append(text if title is None else f"{html.unescape(title).strip()}\n\n{text}".rstrip())
     return texts
 
