@@ -24,6 +24,7 @@ app.command("prefkit.commands:convert", help="Turn a preference source into vali
 app.command("prefkit.commands:sources", help="List the sources convert understands.")
 app.command("prefkit.commands:show", help="Print pairs of a data set.")
 app.command("prefkit.commands:verify", help="Check a data set against its manifest (exit 1 if it fails).")
+app.command("prefkit.commands:rejects", help="Say what was refused and why; convert it again after a fix.")
 app.command("prefkit.commands:stats", help="Describe a data set: counts, lengths, margins, biases.")
 app.command("prefkit.commands:sample", help="Write a small synthetic dump in the real Stack Exchange format.")
 app.command("prefkit.commands:trace", help="Follow one pair from its line in the dump to its row in the report.")

@@ -210,6 +210,51 @@ def verify(data: Path, /) -> int:
     return 1 if problems else 0
 
 
+def rejects(
+    data: Path,
+    /,
+    *,
+    n: Annotated[int, Parameter(name=["-n", "--number"])] = 0,
+    reason: str | None = None,
+    replay: bool = False,
+    out: Path | None = None,
+    check: list[str] | None = None,
+) -> None:
+    """Say what was refused and why; show it, or convert it again after a fix.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote.
+    n
+        Show so many of them, whole.
+    reason
+        Only those refused for this reason, whatever else was wrong with them.
+    replay
+        Convert them again, into a data set of their own at --out.
+    out
+        Folder for --replay.
+    check
+        With --replay: NAME=reject, flag or off.
+    """
+    from itertools import islice
+
+    from prefkit.convert import convert_dataset
+    from prefkit.errors import UserError
+    from prefkit.sources.rejects import rows, summarise
+
+    if replay:
+        if out is None:
+            raise UserError("no output folder", fix="add --out DIR")
+        _print_ledgers(convert_dataset(data, out, source="rejects", checks=_severities(check)))
+        return
+    for kind, reasons in summarise(data).items():
+        STDOUT.print(f"{kind + 's':<11} {_counts(reasons) if reasons else 'none'}")
+    for row in islice(rows(data, reason), n):
+        STDOUT.rule(f"{', '.join(row['reasons'])}  {row['position']}", align="left", style="")
+        STDOUT.print(row["raw"])
+
+
 def stats(data: Path, /) -> None:
     """Describe a data set: counts, strengths, lengths, and what length gives away.
 

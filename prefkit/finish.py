@@ -87,7 +87,7 @@ def _settle(fates: list[str], by_pairs: list[tuple[str, pa.Table]]) -> list[str]
 
 def _reject_of(reasons: str, row: dict, match: dict | None) -> Reject:
     positions = json.loads(row["meta"]).get("positions", [])
-    kept = {k: row[k] for k in ("prompt", "chosen", "rejected", "group_key", "source_id", "meta")}
+    kept = {k: v for k, v in row.items() if not k.startswith("_") and k not in ("id", "created")}
     kept |= {"matches": match} if match else {}
     return Reject(reasons, " ".join(positions), json.dumps(kept, ensure_ascii=False))
 

@@ -31,7 +31,8 @@ PLAIN = (
     r"|</a>|<a href=\"https?://[^\"<>]*\"(?: [a-z]+=\"[^\"<>]*\")*>)*$"
 )
 NOT_PLAIN = (
-    r"<li>\s*<p>|</[uo]l>\s*</li>|</pre>\s*</li>|<(?:p|em|strong|li|code)>(?:\s|</)|</(?:em|strong|a|code)><[^/]"
+    r"<li>\s*<p>|</[uo]l>\s*</li>|</pre>\s*</li>|\n +[\n>]"
+    r"|<(?:p|em|strong|li|code)>(?:\s|</)|</(?:em|strong|a|code)><[^/]"
 )
 
 

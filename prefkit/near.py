@@ -24,13 +24,16 @@ SIGNATURE = np.dtype([("prompt", "u8"), ("group", "u8"), ("row", "u4"), ("bands"
 THRESHOLD = 0.8
 AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
 
-# Words are runs of ASCII letters and digits, their case ignored, and of other characters; each CJK character is one.
+# Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK
+# character is one.
 _LOWER = np.arange(256, dtype=np.uint64)
 _LOWER[65:91] += 32
 _WORD = np.zeros(256, dtype=bool)
 _WORD[[*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 256)]] = True
 _ALONE = np.zeros(256, dtype=bool)
 _ALONE[0xE3:0xEE] = True  # first bytes of U+3000 to U+D7FF: kana, ideographs, Hangul syllables
+# UTF-8 of U+00A0–00BF, U+2000–207F and U+3000–303F: first byte, second byte from and to, length.
+_PUNCTUATION = ((0xC2, 0xA0, 0xBF, 2), (0xE2, 0x80, 0x81, 3), (0xE3, 0x80, 0x80, 3))
 _SEED, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED558CCD)
 
 
@@ -79,6 +82,11 @@ def _words(data: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     fresh[alone] = True
     fresh[np.minimum(alone + 3, len(data))] = True
     inside = np.append(_WORD[data], False)
+    for lead, low, high, size in _PUNCTUATION:
+        at = np.flatnonzero(data[:-1] == lead)
+        at = at[(data[at + 1] >= low) & (data[at + 1] <= high)]
+        for k in range(size):
+            inside[at + k] = False
     goes_on = inside[1:] & inside[:-1] & ~fresh[1:]
     begins = np.flatnonzero(inside & ~np.append(False, goes_on))
     ends = np.flatnonzero(inside[:-1] & ~goes_on) + 1

@@ -22,6 +22,7 @@ from prefkit.tables import Candidates
 SOURCES = {  # name -> module that holds its SOURCE, imported when asked for
     "judgements": "prefkit.sources.judgements",
     "pairs": "prefkit.sources.pairs",
+    "rejects": "prefkit.sources.rejects",
     "stack-exchange-dump": "prefkit.sources.stack_exchange_dump",
     "stack-exchange-paired": "prefkit.sources.stack_exchange_paired",
 }
