@@ -141,6 +141,8 @@ def _print_ledgers(manifest: Manifest) -> None:
         STDOUT.print(f"  repairs     {_counts(manifest.repairs)}")
     if manifest.links:
         STDOUT.print(f"  links       {_counts(manifest.links)}")
+    for name, counts in manifest.tables.items():
+        STDOUT.print(f"  {name:<11} {_counts(counts)}")
     splits = (f"{name} {c['rows']:,} pairs in {c['groups']:,} groups" for name, c in manifest.splits.items())
     STDOUT.print(f"  splits      {', '.join(splits)}")
     for warning in manifest.warnings:

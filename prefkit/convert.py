@@ -6,6 +6,7 @@ What is published depends on the inputs, the configuration and the tool versions
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -33,6 +34,8 @@ from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, KEYS, Resolved, resolve
 from prefkit.tasks import Job, Task, bucket_keys, reads_together, run, write_table
+
+TALLIED = {"records", "candidates", "repairs", "flags", "links"}  # parts of the manifest of their own
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,15 @@ def convert_dataset(
         except UserError:  # the same command would fail again: leave nothing to go on from
             shutil.rmtree(plan.job.work)
             raise
-        files = publish(out, outcome.publication, plan.job, plan.workers, format)
-        lap("publish")
-        manifest = describe(plan, outcome, files)
-        manifest.write(out)
+        except OSError as e:
+            raise _cannot_write(e, out) from e
+        try:
+            files = publish(out, outcome.publication, plan.job, plan.workers, format)
+            lap("publish")
+            manifest = describe(plan, outcome, files)
+            manifest.write(out)
+        except OSError as e:
+            raise _cannot_write(e, out) from e
         shutil.rmtree(plan.job.work)
     return manifest
 
@@ -237,6 +245,13 @@ def _make_folder(out: Path) -> None:
         raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
 
 
+def _cannot_write(e: OSError, out: Path) -> Exception:
+    """A full disk and its like as one line; what is done stays, and the same command goes on."""
+    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return e
+    return UserError(f"cannot write: {os.strerror(e.errno)}", out, "make room and run the same command again")
+
+
 def _claim_work(plan: Plan) -> None:
     """Take up the work folder if it is of this very conversion."""
     note = plan.job.work / "conversion"
@@ -299,6 +314,7 @@ def describe(plan: Plan, outcome: Outcome, files: dict[str, dict[str, Any]]) -> 
         repairs=nested.get("repairs", {}),
         flags=nested.get("flags", {}),
         links=nested.get("links", {}),
+        tables={name: nested[name] for name in sorted(nested) if name not in TALLIED},
         warnings=outcome.warnings,
         tools=tool_versions(),
     )

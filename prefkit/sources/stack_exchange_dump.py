@@ -109,6 +109,7 @@ def _pair_question(
             fates[i] = "single_answer" if answers else "no_answers"
         return
     accepted, score = rows["accepted"][question], SCORES[options.score]
+    tally["links.accepted_missing"] += bool(accepted) and accepted not in [rows["id"][i] for i in answers]
     scores = [score(rows["votes"][i], rows["id"][i] == accepted) for i in answers]
     written = [rows["created"][i] for i in answers] if options.later_wins else None
     found = better_pairs(scores, [rows["id"][i] for i in answers], salt, PAIRING[options.pairing], written)
