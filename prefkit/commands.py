@@ -17,8 +17,8 @@ STDERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True, emo
 
 
 def convert(
-    *inputs: Path,
-    out: Path | None = None,
+    *inputs: str,
+    out: str | None = None,
     source: str | None = None,
     splits: str = DEFAULT_SPLITS,
     where: str | None = None,
@@ -39,9 +39,9 @@ def convert(
     Parameters
     ----------
     inputs
-        Dumps, files of pairs, or folders of them.
+        Dumps, files of pairs, or folders of them; paths or URLs (s3://…, gs://…, https://…).
     out
-        Folder for the data set; must be new or empty. A stopped run goes on when the same command is given again.
+        Folder (or URL) for the data set, new or empty. A stopped run goes on when the same command is given again.
     source
         One of `prefkit sources`; guessed where the input tells.
     splits
@@ -91,9 +91,9 @@ def convert(
     manifest = convert_dataset(inputs, out, options=options, format=format, **shared)
     _print_ledgers(manifest)
     if profile:
-        _print_profile(out)
+        _print_profile(Path(out))
     if not any(split["rows"] for split in manifest.splits.values()):
-        discard(out)  # so that the mended command can have the folder
+        discard(Path(out))  # so that the mended command can have the folder
         fix = "see the reasons above"
         if "pairs" in manifest.sources:
             fix += "; `prefkit sources` lists options that name columns, such as --options.prompt"
@@ -287,6 +287,48 @@ def stats(data: Path, /) -> None:
     if found.flags:
         STDOUT.print(f"flags      {_counts(found.flags)}")
     STDOUT.print(f"rejects    {_counts(found.rejects) if found.rejects else 'none'}")
+
+
+def diff(a: Path, b: Path, /) -> int:
+    """Say what differs between two data sets: exit 1 if pairs came, went or moved to another split.
+
+    Parameters
+    ----------
+    a
+        Folder that convert wrote.
+    b
+        Another one.
+    """
+    from prefkit.diff import diff as compare
+
+    found = compare(a, b)
+    for title, changes in (("setting", found.settings), ("input", found.inputs), ("count", found.counts)):
+        for name, (before, now) in changes.items():
+            STDOUT.print(f"{title:<8} {name}: {before} → {now}")
+    STDOUT.print(f"pairs    {found.both:,} in both, {found.only_a:,} only in {a}, {found.only_b:,} only in {b}")
+    for (before, now), count in found.moved.items():
+        STDOUT.print(f"moved    {count:,} from {before} to {now}")
+    for what, names in found.examples.items():
+        if names:
+            STDOUT.print(f"{what:<10} {', '.join(names)}{' …' if len(names) == 10 else ''}")
+    return 0 if found.is_empty() else 1
+
+
+def push(data: Path, repo: str, /, *, public: bool = False) -> None:
+    """Upload a data set to the Hugging Face Hub.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote; it must be whole.
+    repo
+        OWNER/NAME on the Hub; made if it does not exist.
+    public
+        Let everybody see a repository that is made now.
+    """
+    from prefkit.push import push as upload
+
+    STDOUT.print(upload(data, repo, private=not public))
 
 
 def sample(folder: Path, /, *, questions: int = 600, seed: int = 0) -> None:

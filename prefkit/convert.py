@@ -24,13 +24,17 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit import engine, tables
+from prefkit.card import NAME as CARD
+from prefkit.card import card
 from prefkit.errors import UserError
 from prefkit.finish import rejects_table
 from prefkit.near import THRESHOLD, near_duplicates
 from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, publish
+from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
-from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance
+from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance, write_text
+from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, KEYS, Resolved, resolve
 from prefkit.tasks import Job, Task, bucket_keys, reads_together, run, write_table
@@ -73,11 +77,18 @@ def convert_dataset(
     (records, for sources of lines). A conversion that was stopped goes on when called again with the same arguments.
     Errors: `UserError` for what the caller can mend; then no manifest is written.
     """
-    out = Path(out)
+    settings = Settings(source, splits, where, seed, limit, options, format, checks, near, against, splits_from)
+    if is_url(out):
+        return published(str(out), (inputs, settings), lambda local: _convert(inputs, local, settings, workers))
+    return _convert(inputs, Path(out), settings, workers)
+
+
+def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Settings, workers: int | None) -> Manifest:
+    """plan → `work` → publish, into a local folder that nobody else writes to."""
+    inputs = local_copies(inputs)
     _refuse_finished(out)
     if workers != 1:
         engine.warm_up()
-    settings = Settings(source, splits, where, seed, limit, options, format, checks, near, against, splits_from)
     plan = make_plan(inputs, out / ".work", settings, workers)
     _make_folder(out)
     with _only_writer(out), _log(out, plan) as lap:
@@ -93,9 +104,11 @@ def convert_dataset(
         except OSError as e:
             raise _cannot_write(e, out) from e
         try:
-            files = publish(out, outcome.publication, plan.job, plan.workers, format)
+            files = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
             lap("publish")
             manifest = describe(plan, outcome, files)
+            write_text(out / CARD, card(manifest))
+            manifest.files[CARD] = describe_file(out / CARD)
             manifest.write(out)
         except OSError as e:
             raise _cannot_write(e, out) from e
@@ -107,7 +120,7 @@ def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> tuple[Man
     """The manifest that `convert_dataset` would write, without files, and the first pairs; leaves nothing on disk."""
     with tempfile.TemporaryDirectory(prefix="prefkit-") as folder:
         workers = arguments.pop("workers", None)
-        plan = make_plan(inputs, Path(folder), Settings(**arguments), workers)
+        plan = make_plan(local_copies(inputs), Path(folder), Settings(**arguments), workers)
         outcome = work(plan, lambda phase, **more: None)
         return describe(plan, outcome, {}), outcome.publication.head(plan.job, 3)
 
