@@ -1,11 +1,16 @@
-"""What a valid pair is: name → columnar rule. A rule marks rows; its severity says what happens to them."""
+"""What a valid pair is: name → columnar rule. A rule marks rows; its severity says what happens to them.
+
+Rules look at cells, where each text stands once, and not at rows. Of the rules that look for a pattern, one pass of
+RE2 over all patterns together finds the few cells that need a closer look.
+"""
 
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -14,130 +19,361 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefkit.tables import offsets
+from prefkit.errors import UserError, unknown_name
+from prefkit.near import jaccard_of, shingles
+from prefkit.tables import SIDES, Candidates, edges, offsets
 
 ROLES = ("system", "user", "assistant", "tool")
-BLANK = re.compile(r"[\s\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e]*\Z")
+INVISIBLE = "".join(c for c in map(chr, range(0x10000)) if c.isspace()) + "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e"
+RESPONSES = SIDES[1:]
+Severity = Literal["reject", "flag", "off"]
+SEVERITIES = ("reject", "flag", "off")
+Rule = Callable[[Candidates], np.ndarray]
 
 
 class Check(NamedTuple):
-    """`rule(table)` marks rows, bool[n]; reject removes them, flag adds the name to `flags`."""
+    """`rule(candidates)` marks rows, bool[n]; reject removes them, flag adds the name to `flags`."""
 
-    severity: Literal["reject", "flag"]
-    rule: Callable[[pa.Table], np.ndarray]
+    severity: Severity
+    rule: Rule
+    meaning: str
 
 
-def run(table: pa.Table, tally: Counter[str]) -> tuple[pa.Table, np.ndarray]:
-    """The table with its flags, and the reason of each row refused ("" for the rest), object[n].
+class Checked(NamedTuple):
+    """Candidates with their flags, and the names of the checks that refuse each row, joined by spaces ("" = sound)."""
 
-    A row is refused for the first check in the order of `CHECKS` that finds it, so that reasons add up.
-    """
-    reasons = np.full(table.num_rows, "", dtype=object)
+    candidates: Candidates
+    reasons: np.ndarray
+
+
+def severities(given: Mapping[str, str] | None) -> dict[str, str]:
+    """The severity of every check, the defaults changed by what is given; `UserError` for an unknown name or value."""
+    chosen: dict[str, str] = {name: check.severity for name, check in CHECKS.items()}
+    for name, severity in (given or {}).items():
+        if name not in CHECKS:
+            raise unknown_name("check", name, CHECKS)
+        if severity not in SEVERITIES:
+            raise UserError(f"check {name}={severity}: no such severity", fix="one of reject, flag, off")
+        chosen[name] = severity
+    return chosen
+
+
+def run(made: Candidates, chosen: Mapping[str, str], tally: Counter[str], seconds: dict[str, float]) -> Checked:
+    """What the checks say; counts `flags.NAME` in `tally` and the time of each check in `seconds`."""
+    reasons = np.full(made.rows, "", dtype=object)
+    flagged: dict[str, np.ndarray] = {}
+    started = time.perf_counter()
+    suspects = _Suspects(made, {n for n, s in chosen.items() if s != "off"})
+    seconds["all patterns"] += time.perf_counter() - started
     for name, check in CHECKS.items():
-        found = check.rule(table)
-        if not found.any():
+        if chosen[name] == "off":
             continue
-        if check.severity == "reject":
-            reasons[found & (reasons == "")] = name
-        else:
-            table = _flag(table, name, found)
-            tally[f"flags.{name}"] += int(found.sum())
-    return table, reasons
+        started = time.perf_counter()
+        found = suspects.rows(name) if name in PATTERNS else check.rule(made)
+        seconds[name] += time.perf_counter() - started
+        if found.any() and chosen[name] == "reject":
+            reasons[found] = [f"{r} {name}".lstrip() for r in reasons[found]]
+        elif found.any():
+            flagged[name] = found
+            tally[f"flags.{name}"] += int((found & (reasons == "")).sum())
+    table = made.table
+    for name, found in flagged.items():
+        table = with_flag(table, name, found)
+    return Checked(made._replace(table=table), reasons)
 
 
-def _flag(table: pa.Table, name: str, found: np.ndarray) -> pa.Table:
-    flags = [
-        [*(old or []), name] if hit and name not in (old or []) else old or []
-        for old, hit in zip(table["flags"].to_pylist(), found, strict=True)
-    ]
-    return table.set_column(table.schema.get_field_index("flags"), table.schema.field("flags"), pa.array(flags))
+def with_flag(table: pa.Table, name: str, found: np.ndarray) -> pa.Table:
+    """The table with a name added to the flags of the rows that a bool[n] marks."""
+    if not found.any():
+        return table
+    flags = table["flags"].to_pylist()
+    for i in np.flatnonzero(found):
+        flags[i] = sorted({*flags[i], name})
+    field = table.schema.field("flags")
+    return table.set_column(table.schema.get_field_index("flags"), field, pa.array(flags, field.type))
 
 
-def _parts(table: pa.Table, column: str) -> tuple[np.ndarray, pa.Array, pa.Array]:
-    """Offsets [n+1], roles and contents of a message column."""
-    lists = table[column].combine_chunks()
-    flat = lists.flatten()
-    return offsets(lists), flat.field(0), flat.field(1)
+# --- rules over roles and whole texts ------------------------------------------------------------------------------
 
 
-def _per_row(cuts: np.ndarray, marks: np.ndarray, how: Callable = np.logical_and.reduceat) -> np.ndarray:
-    """Marks of messages joined into marks of rows; a row without messages is True."""
+def _turns(cells: pa.ListArray) -> tuple[np.ndarray, pa.Array, pa.Array]:
+    """Offsets [m+1], roles and contents of all cells."""
+    flat = cells.flatten()
+    return offsets(cells), flat.field(0), flat.field(1)
+
+
+def _all(cuts: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """Marks of messages joined into marks of cells; a cell without messages is True."""
     lengths = np.diff(cuts)
     if (lengths == 1).all():
         return marks
-    out = np.ones(len(lengths), dtype=bool)
-    full = lengths > 0
-    if full.any():
-        out[full] = how(marks, cuts[:-1][full])
-    return out
+    missed = np.concatenate([[0], np.cumsum(~marks)])
+    return missed[cuts[1:]] == missed[cuts[:-1]]
 
 
-def _empty(column: str, table: pa.Table) -> np.ndarray:
+def _any(cuts: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    return ~_all(cuts, ~marks) & (np.diff(cuts) > 0)
+
+
+def _empty(side: str, made: Candidates) -> np.ndarray:
     """Blank once white space and zero-width characters are gone; for a prompt the turns that are not system ones."""
-    cuts, roles, contents = _parts(table, column)
-    codes = contents.dictionary_encode()
-    blank = np.array([BLANK.match(t or "") is not None for t in codes.dictionary.to_pylist()], dtype=bool)
-    marks = blank[codes.indices.to_numpy()] if len(blank) else np.zeros(0, dtype=bool)
-    return _per_row(cuts, marks | pc.equal(roles, "system").to_numpy(zero_copy_only=False))
+    cuts, roles, contents = _turns(made.cells)
+    left = pc.binary_length(pc.utf8_trim(contents, characters=INVISIBLE))
+    blank = pc.or_(pc.equal(left, 0), pc.equal(roles, "system")).to_numpy(zero_copy_only=False)
+    return _all(cuts, blank)[made.side(side)]
 
 
-def _identical(table: pa.Table) -> np.ndarray:
+def _same_texts(made: Candidates) -> np.ndarray:
     """Chosen and rejected say the same after NFC and with white space collapsed."""
-    sides = []
-    seen: dict[str, int] = {}
-    for column in ("chosen", "rejected"):
-        cuts, _, contents = _parts(table, column)
-        codes = contents.dictionary_encode()
-        numbers = [seen.setdefault(_normal(t), len(seen)) for t in codes.dictionary.to_pylist()]
-        texts = np.array(numbers, dtype=np.int64)[codes.indices.to_numpy()] if numbers else np.zeros(0, np.int64)
-        sides.append((cuts, texts))
-    (c_cuts, c), (r_cuts, r) = sides
-    if len(c) == len(r) == table.num_rows:
-        return c == r
-    rows = range(table.num_rows)
-    return np.array(
-        [c[c_cuts[i] : c_cuts[i + 1]].tolist() == r[r_cuts[i] : r_cuts[i + 1]].tolist() for i in rows], bool
-    )
+    chosen, rejected = (made.side(name) for name in RESPONSES)
+    cuts, _, contents = _turns(made.cells)
+    heads = _heads(contents, cuts)
+    turns = np.diff(cuts)
+    found = np.zeros(made.rows, dtype=bool)
+    alike = (heads[chosen] == heads[rejected]) | (heads[chosen] == UNSURE) | (heads[rejected] == UNSURE)
+    for i in np.flatnonzero(alike & (turns[chosen] == turns[rejected])):
+        a, b = cuts[chosen[i]], cuts[rejected[i]]
+        found[i] = all(
+            _normal(contents[a + k].as_py()) == _normal(contents[b + k].as_py()) for k in range(turns[chosen[i]])
+        )
+    return found
+
+
+def _heads(contents: pa.Array, cuts: np.ndarray) -> np.ndarray:
+    """Seven bytes with which each cell begins, as a number, where neither NFC nor white space could change them."""
+    sizes = pc.binary_length(contents).to_numpy(zero_copy_only=False)
+    known = np.flatnonzero(np.diff(cuts) > 0)
+    known = known[sizes[cuts[known]] >= 8]
+    first = edges(contents, cuts[known], 8)
+    steady = (first < 128).all(axis=1) & (first[:, 0] > 32) & ((first > 32) | (first == 32)).all(axis=1)
+    steady &= ~((first[:, 1:] == 32) & (first[:, :-1] == 32)).any(axis=1)
+    heads = np.full(len(cuts) - 1, UNSURE)
+    heads[known[steady]] = first[steady, :7].astype(np.uint64) @ (np.uint64(256) ** np.arange(7, dtype=np.uint64))
+    return heads
+
+
+UNSURE = np.uint64(2**64 - 1)
 
 
 def _normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _bad_role(table: pa.Table) -> np.ndarray:
-    found = np.zeros(table.num_rows, dtype=bool)
-    for column in ("prompt", "chosen", "rejected"):
-        cuts, roles, _ = _parts(table, column)
-        known = pc.is_in(roles, value_set=pa.array(ROLES)).to_numpy(zero_copy_only=False)
-        found |= ~_per_row(cuts, known)
-    return found
+def _near_identical(made: Candidates) -> np.ndarray:
+    """Chosen and rejected begin or end alike and their word 3-grams overlap by more than 0.9 (Jaccard)."""
+    found = np.zeros(made.rows, dtype=bool)
+    sizes = pc.binary_length(_turns(made.cells)[2]).to_numpy(zero_copy_only=False)
+    if len(sizes) != len(made.cells):
+        return found
+    chosen, rejected = (made.side(name) for name in RESPONSES)
+    a, b = sizes[chosen], sizes[rejected]
+    alike = np.flatnonzero((np.minimum(a, b) > 0.9 * np.maximum(a, b)) & (np.minimum(a, b) > 40))
+    contents, one, other = _turns(made.cells)[2], chosen[alike], rejected[alike]
+    begin, end = (
+        (edges(contents, one, 8, end=e) == edges(contents, other, 8, end=e)).all(axis=1) for e in (False, True)
+    )
+    alike = alike[begin | end]
+    if len(alike):
+        found[alike] = jaccard_of(made.cells, chosen[alike], rejected[alike]) > 0.9
+    return found & ~_same_texts(made)
 
 
-def _misplaced(table: pa.Table) -> np.ndarray:
+def _bad_role(made: Candidates) -> np.ndarray:
+    cuts, roles, _ = _turns(made.cells)
+    good = _all(cuts, pc.is_in(roles, value_set=pa.array(ROLES)).to_numpy(zero_copy_only=False))
+    return ~np.logical_and.reduce([good[made.side(name)] for name in SIDES])
+
+
+def _misplaced(made: Candidates) -> np.ndarray:
     """Not system? user (assistant user)* and then assistant … assistant; tool turns follow an assistant's."""
-    found = np.zeros(table.num_rows, dtype=bool)
-    for column, pattern in (("prompt", PROMPT_ROLES), ("chosen", RESPONSE_ROLES), ("rejected", RESPONSE_ROLES)):
-        cuts, roles, _ = _parts(table, column)
-        codes = roles.dictionary_encode()
-        letters = [(r or "?")[0] for r in codes.dictionary.to_pylist()]
-        text = "".join(letters[i] for i in codes.indices.to_pylist())
-        seen: dict[str, bool] = {}
-        for i, (a, b) in enumerate(pairwise(cuts)):
-            turns = text[a:b]
-            if turns not in seen:
-                seen[turns] = pattern.fullmatch(turns) is None
-            found[i] |= seen[turns]
+    cuts, roles, _ = _turns(made.cells)
+    codes = roles.dictionary_encode()
+    letters = np.array([(r or "?")[0] for r in codes.dictionary.to_pylist()] or ["?"])[codes.indices.to_numpy()]
+    single = (np.diff(cuts) == 1).all()
+    orders = letters if single else ["".join(letters[a:b]) for a, b in pairwise(cuts)]
+    known, of_cell = np.unique(np.asarray(orders, dtype=str), return_inverse=True)
+    found = np.zeros(made.rows, dtype=bool)
+    for side, pattern in zip(SIDES, (PROMPT_ROLES, RESPONSE_ROLES, RESPONSE_ROLES), strict=True):
+        wrong = np.array([pattern.fullmatch(o) is None for o in known.tolist()], dtype=bool)
+        found |= wrong[of_cell][made.side(side)] if made.rows else False
     return found
 
 
 PROMPT_ROLES = re.compile(r"s?u(a(t+a)*u)*(a(t+a)*t+)?")  # ends with the user's or a tool's turn
 RESPONSE_ROLES = re.compile(r"a((t+|u)a)*")
 
+
+def _score_sign(made: Candidates) -> np.ndarray:
+    return pc.less(made.table["score_chosen"], made.table["score_rejected"]).fill_null(False).to_numpy()
+
+
+def _later(made: Candidates) -> np.ndarray:
+    """Known only once all pairs are: `split.resolve` finds these."""
+    return np.zeros(made.rows, dtype=bool)
+
+
+def _no_licence(made: Candidates) -> np.ndarray:
+    return pc.equal(pc.list_value_length(made.table["licenses"]), 0).to_numpy()
+
+
+def _long(made: Candidates) -> np.ndarray:
+    """More than 100,000 characters on one side."""
+    cuts, _, contents = _turns(made.cells)
+    long = _any(cuts, pc.greater(pc.binary_length(contents), LONG_BYTES).to_numpy(zero_copy_only=False))
+    return np.logical_or.reduce([long[made.side(name)] for name in SIDES])
+
+
+LONG_BYTES = 100_000
+
+
+def _short(made: Candidates) -> np.ndarray:
+    """A response of fewer than 30 characters."""
+    cuts, _, contents = _turns(made.cells)
+    short = _all(cuts, pc.less(pc.utf8_length(contents), 30).to_numpy(zero_copy_only=False))
+    return short[made.side("chosen")] | short[made.side("rejected")]
+
+
+def _repetition(made: Candidates) -> np.ndarray:
+    """A response of 60 words or more, fewer than three in ten of whose word 3-grams are different ones."""
+    grams = shingles(_joined(made.cells))
+    counts = np.diff(grams.cuts)
+    distinct = np.array([len(np.unique(grams.hashes[a:b])) for a, b in pairwise(grams.cuts)])
+    looping = (counts >= 60) & (distinct < 0.3 * counts)
+    return looping[made.side("chosen")] | looping[made.side("rejected")]
+
+
+def _mixed_scripts(made: Candidates) -> np.ndarray:
+    """The prompt is mostly Latin letters and a response mostly not, or the other way round."""
+    contents = _joined(made.cells)
+    all_chars = pc.utf8_length(contents).to_numpy(zero_copy_only=False)
+    foreign = pc.binary_length(contents).to_numpy(zero_copy_only=False) - all_chars  # bytes beyond one a character
+    script = np.where(
+        all_chars < 40, 0, np.where(foreign > 0.5 * all_chars, 2, np.where(foreign < 0.1 * all_chars, 1, 0))
+    )
+    prompt, chosen, rejected = (script[made.side(name)] for name in SIDES)
+    return ((prompt * chosen) == 2) | ((prompt * rejected) == 2)
+
+
+def _joined(cells: pa.ListArray) -> pa.Array:
+    """All contents of each cell as one text."""
+    cuts, _, contents = _turns(cells)
+    if len(contents) == len(cells) and (np.diff(cuts) == 1).all():
+        return contents
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(cuts.astype(np.int32)), contents), "\n")
+
+
+# --- rules that look for a pattern ---------------------------------------------------------------------------------
+
+
+class Pattern(NamedTuple):
+    """A rule for texts: an RE2 pattern, and on which sides it counts; `sure(text)` decides where it alone cannot."""
+
+    regex: str
+    sides: tuple[str, ...] = SIDES
+    sure: Callable[[str], bool] | None = None
+
+
+def _outside_code(pattern: str) -> Callable[[str], bool]:
+    found, code = re.compile(pattern), re.compile(r"^(```+|~~~+)[^\n]*\n.*?^\1|`[^`\n]+`", re.S | re.M)
+    return lambda text: found.search(code.sub("", text)) is not None
+
+
+def _only(link: str) -> Callable[[str], bool]:
+    found = re.compile(link)
+    return lambda text: len(found.sub("", text).strip()) < 20
+
+
+def _cut_off(text: str) -> bool:
+    return "```" not in text or len(re.findall(r"^\s*(?:>\s*)*(?:[-*+]\s+|\d+\.\s+)?```", text, re.M)) % 2 == 1
+
+
+HTML_TAG = r"</?(?:p|div|pre|code|br|span|ul|ol|li|td|tr|table|blockquote|strong|em)(?:\s[^<>]*)?/?>"
+HTML = HTML_TAG + r"|&(?:lt|gt|amp|quot|nbsp);"
+LINK = r"\[[^\]\n]*\]\([^)\n]*\)|https?://\S+"
+ROLE_MARKER = (
+    r"\n\n(?:Human|Assistant):|<\|(?:im_start|im_end|eot_id|end|user|assistant|system)\|>"
+    r"|\[/?INST\]|<extra_id_1>|</?think>"
+)
+REFUSAL = (
+    r"(?i)^\W*(?:I'm|I am) (?:sorry|unable|not able)[^.]{0,60}(?:cannot|can't|unable|assist|help with)"
+    r"|^\W*I (?:cannot|can't) (?:assist|help|provide|answer)"
+)
+IDENTITY = r"(?i)\b(?:as|I am) an AI(?: language)? model\b|trained by (?:OpenAI|Anthropic|Google)"
+API_ERROR = r"API REQUEST ERROR|NETWORK ERROR DUE TO HIGH TRAFFIC|CONTENT VIOLATES OUR GUIDELINES"
+PATTERNS: dict[str, Pattern] = {
+    "api_error_text": Pattern(API_ERROR, RESPONSES),
+    "deleted_placeholder": Pattern(r"^\s*\[(?:deleted|removed)\]\s*$"),
+    "role_marker_in_text": Pattern(ROLE_MARKER),
+    "model_identity": Pattern(IDENTITY, RESPONSES),
+    "refusal": Pattern(REFUSAL, ("chosen",)),
+    "truncated": Pattern(r"▌\s*$|<span class=\"cursor\">|```", RESPONSES, _cut_off),
+    "replacement_character": Pattern("\ufffd"),
+    "bidi_control": Pattern(r"[\x{202a}-\x{202e}\x{2066}-\x{2069}]"),
+    "mojibake": Pattern(r"â€[™œ\x{9d}“”¦]|Ã[©¨¼¶¤Ÿ±³¡]|ï»¿"),
+    "html_leftover": Pattern(HTML, SIDES, _outside_code(HTML)),
+    "link_only": Pattern(r"^[^\n]{0,40}(?:\[[^\]\n]*\]\(|https?://)", RESPONSES, _only(LINK)),
+    "image_only": Pattern(r"!\[[^\]\n]*\]\(", RESPONSES, _only(rf"!(?:{LINK})")),
+    "email_address": Pattern(r"\b[A-Za-z0-9._%+-]{2,}@[A-Za-z0-9-]{2,}\.[a-z]{2,6}\b"),
+}
+
+
+class _Suspects:
+    """The cells in which any of the wanted patterns occurs, found in one pass, and the rows that a pattern marks."""
+
+    def __init__(self, made: Candidates, names: set[str]):
+        self.made, self.contents = made, _joined(made.cells)
+        wanted = [p.regex for n, p in PATTERNS.items() if n in names]
+        anything = "|".join(f"(?:{p})" for p in wanted)
+        hits = pc.match_substring_regex(self.contents, anything) if wanted else pa.array([False] * len(made.cells))
+        self.cells = np.flatnonzero(hits.to_numpy(zero_copy_only=False))
+        self.texts = self.contents.take(pa.array(self.cells))
+
+    def rows(self, name: str) -> np.ndarray:
+        """Which rows the pattern marks: bool[n]."""
+        pattern = PATTERNS[name]
+        here = self.cells[pc.match_substring_regex(self.texts, pattern.regex).to_numpy(zero_copy_only=False)]
+        if pattern.sure is not None:
+            here = np.array([c for c in here.tolist() if pattern.sure(self.contents[c].as_py())], dtype=np.int64)
+        marked = np.zeros(len(self.made.cells), dtype=bool)
+        marked[here] = True
+        return np.logical_or.reduce([marked[self.made.side(side)] for side in pattern.sides])
+
+
+def _pattern(name: str, made: Candidates) -> np.ndarray:
+    """The rule of a pattern by itself; `run` finds all patterns together."""
+    return _Suspects(made, {name}).rows(name)
+
+
+def _text(severity: Severity, name: str, meaning: str) -> Check:
+    return Check(severity, partial(_pattern, name), meaning)
+
+
 CHECKS: dict[str, Check] = {
-    "bad_role": Check("reject", _bad_role),
-    "role_alternation": Check("reject", _misplaced),
-    "empty_prompt": Check("reject", partial(_empty, "prompt")),
-    "empty_chosen": Check("reject", partial(_empty, "chosen")),
-    "empty_rejected": Check("reject", partial(_empty, "rejected")),
-    "identical_pair": Check("reject", _identical),
+    "bad_role": Check("reject", _bad_role, "a role other than system, user, assistant, tool"),
+    "role_alternation": Check("reject", _misplaced, "turns out of order, or no assistant turn where one must be"),
+    "empty_prompt": Check("reject", partial(_empty, "prompt"), "nothing but white space and zero-width characters"),
+    "empty_chosen": Check("reject", partial(_empty, "chosen"), "the same"),
+    "empty_rejected": Check("reject", partial(_empty, "rejected"), "the same"),
+    "identical_pair": Check("reject", _same_texts, "equal after NFC with white space collapsed"),
+    "score_sign_conflict": Check("reject", _score_sign, "the chosen score is below the rejected one"),
+    "api_error_text": _text("reject", "api_error_text", "an error message of a server as response"),
+    "deleted_placeholder": _text("reject", "deleted_placeholder", "[deleted] or [removed] as a whole text"),
+    "conflicting_labels": Check("flag", _later, "the same prompt and responses with the other one chosen elsewhere"),
+    "near_identical_pair": Check("flag", _near_identical, "responses begin or end alike and overlap by more than 0.9"),
+    "role_marker_in_text": _text("flag", "role_marker_in_text", "Human:, <|im_start|>, [INST] … inside a text"),
+    "model_identity": _text("flag", "model_identity", "a response says which model wrote it"),
+    "refusal": _text("flag", "refusal", "the chosen response refuses"),
+    "truncated": _text("flag", "truncated", "a response ends in an open code fence or a cursor"),
+    "replacement_character": _text("flag", "replacement_character", "U+FFFD: bytes were lost before"),
+    "bidi_control": _text("flag", "bidi_control", "characters that reverse the direction of reading"),
+    "mojibake": _text("flag", "mojibake", "UTF-8 that was read as Latin-1"),
+    "html_leftover": _text("flag", "html_leftover", "tags or entities outside code"),
+    "link_only": _text("flag", "link_only", "a response that is hardly more than a link"),
+    "image_only": _text("flag", "image_only", "a response that is hardly more than an image"),
+    "email_address": _text("flag", "email_address", "an e-mail address"),
+    "too_short": Check("flag", _short, "a response of fewer than 30 characters"),
+    "too_long": Check("flag", _long, "a text of more than 100,000 bytes"),
+    "licence_missing": Check("off", _no_licence, "the source names no licence"),
+    "mixed_scripts": Check("off", _mixed_scripts, "Latin on one side, another script on the other"),
+    "repetition": Check("off", _repetition, "a response that goes round in circles"),
 }

@@ -12,7 +12,7 @@ from prefkit.errors import UserError, unknown_name
 EXTRAS = {  # module that is missing -> the extra that brings it
     **dict.fromkeys(["torch", "transformers", "peft", "accelerate", "bitsandbytes"], "train"),
     **dict.fromkeys(["pandas", "scipy"], "eval"),
-    **{"gradio": "ui", "ray": "ray", "psycopg": "postgres"},
+    **{"gradio": "ui", "ray": "ray", "psycopg": "postgres", "huggingface_hub": "hub"},
 }
 
 app = App(
@@ -24,7 +24,10 @@ app.command("prefkit.commands:convert", help="Turn a preference source into vali
 app.command("prefkit.commands:sources", help="List the sources convert understands.")
 app.command("prefkit.commands:show", help="Print pairs of a data set.")
 app.command("prefkit.commands:verify", help="Check a data set against its manifest (exit 1 if it fails).")
+app.command("prefkit.commands:rejects", help="Say what was refused and why; convert it again after a fix.")
 app.command("prefkit.commands:stats", help="Describe a data set: counts, lengths, margins, biases.")
+app.command("prefkit.commands:diff", help="Say what differs between two data sets (exit 1 if pairs do).")
+app.command("prefkit.commands:push", help="Upload a data set to the Hugging Face Hub.")
 app.command("prefkit.commands:sample", help="Write a small synthetic dump in the real Stack Exchange format.")
 app.command("prefkit.commands:trace", help="Follow one pair from its line in the dump to its row in the report.")
 app.command("prefkit.web.label:label", help="Label pairs in the browser, blind and by keyboard.")

@@ -17,8 +17,8 @@ STDERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True, emo
 
 
 def convert(
-    *inputs: Path,
-    out: Path | None = None,
+    *inputs: str,
+    out: str | None = None,
     source: str | None = None,
     splits: str = DEFAULT_SPLITS,
     where: str | None = None,
@@ -27,6 +27,11 @@ def convert(
     limit: int | None = None,
     dry_run: bool = False,
     format: Literal["arrow", "parquet"] = "arrow",
+    check: list[str] | None = None,
+    near: float = 0.8,
+    against: list[Path] | None = None,
+    splits_from: Path | None = None,
+    profile: bool = False,
     options: dict[str, str] | None = None,
 ) -> None:
     """Turn a preference source into validated Arrow shards.
@@ -34,9 +39,9 @@ def convert(
     Parameters
     ----------
     inputs
-        Dumps, files of pairs, or folders of them.
+        Dumps, files of pairs, or folders of them; paths or URLs (s3://…, gs://…, https://…).
     out
-        Folder for the data set; must be new or empty. A stopped run goes on when the same command is given again.
+        Folder (or URL) for the data set, new or empty. A stopped run goes on when the same command is given again.
     source
         One of `prefkit sources`; guessed where the input tells.
     splits
@@ -53,6 +58,16 @@ def convert(
         Count and show a few pairs, write nothing.
     format
         parquet for tools that do not read Arrow streams.
+    check
+        NAME=reject, flag or off: what becomes of rows that a check finds; may be given more than once.
+    near
+        Prompts whose word 3-grams overlap at least so much (Jaccard) never part; 0 does not look for them.
+    against
+        Evaluation sets, files or folders, whose texts no pair may repeat; may be given more than once.
+    splits_from
+        A data set whose prompts stay in their splits.
+    profile
+        Show where the time went, step by step and check by check.
     options
         Options of the source, such as --options.site beer.
     """
@@ -61,6 +76,7 @@ def convert(
 
     shared: dict[str, Any] = {
         "source": source, "splits": splits, "where": where, "seed": seed, "workers": workers, "limit": limit,
+        "checks": _severities(check), "near": near, "against": against or (), "splits_from": splits_from,
     }  # fmt: skip
     if dry_run:
         manifest, pairs = preview_dataset(inputs, options=options, format=format, **shared)
@@ -74,8 +90,10 @@ def convert(
     started = time.perf_counter()
     manifest = convert_dataset(inputs, out, options=options, format=format, **shared)
     _print_ledgers(manifest)
+    if profile:
+        _print_profile(Path(out))
     if not any(split["rows"] for split in manifest.splits.values()):
-        discard(out)  # so that the mended command can have the folder
+        discard(Path(out))  # so that the mended command can have the folder
         fix = "see the reasons above"
         if "pairs" in manifest.sources:
             fix += "; `prefkit sources` lists options that name columns, such as --options.prompt"
@@ -83,6 +101,29 @@ def convert(
     seconds = max(time.perf_counter() - started, 1e-9)
     megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
     STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
+
+
+def _severities(given: list[str] | None) -> dict[str, str]:
+    """`["too_long=reject"]` as a mapping."""
+    from prefkit.errors import UserError
+
+    pairs = [g.partition("=") for g in given or []]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise UserError(f"--check {bad[0]} says nothing", fix=f"such as --check {bad[0]}=off")
+    return {name: severity for name, _, severity in pairs}
+
+
+def _print_profile(data: Path) -> None:
+    """Times out of `_run.log`: phases in wall seconds, checks in seconds of all workers together."""
+    import json
+
+    notes = [json.loads(line) for line in (data / "_run.log").read_text("utf-8").splitlines()]
+    for note in notes:
+        if "phase" in note:
+            STDOUT.print(f"  {note['phase']:<28} {note['wall_seconds']:8.2f} s")
+        if "check_seconds" in note:
+            for name, seconds in sorted(note["check_seconds"].items(), key=lambda c: -c[1]):
+                STDOUT.print(f"    {name:<26} {seconds:8.3f} s of all workers")
 
 
 def _print_ledgers(manifest: Manifest) -> None:
@@ -100,6 +141,8 @@ def _print_ledgers(manifest: Manifest) -> None:
         STDOUT.print(f"  repairs     {_counts(manifest.repairs)}")
     if manifest.links:
         STDOUT.print(f"  links       {_counts(manifest.links)}")
+    for name, counts in manifest.tables.items():
+        STDOUT.print(f"  {name:<11} {_counts(counts)}")
     splits = (f"{name} {c['rows']:,} pairs in {c['groups']:,} groups" for name, c in manifest.splits.items())
     STDOUT.print(f"  splits      {', '.join(splits)}")
     for warning in manifest.warnings:
@@ -169,6 +212,51 @@ def verify(data: Path, /) -> int:
     return 1 if problems else 0
 
 
+def rejects(
+    data: Path,
+    /,
+    *,
+    n: Annotated[int, Parameter(name=["-n", "--number"])] = 0,
+    reason: str | None = None,
+    replay: bool = False,
+    out: Path | None = None,
+    check: list[str] | None = None,
+) -> None:
+    """Say what was refused and why; show it, or convert it again after a fix.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote.
+    n
+        Show so many of them, whole.
+    reason
+        Only those refused for this reason, whatever else was wrong with them.
+    replay
+        Convert them again, into a data set of their own at --out.
+    out
+        Folder for --replay.
+    check
+        With --replay: NAME=reject, flag or off.
+    """
+    from itertools import islice
+
+    from prefkit.convert import convert_dataset
+    from prefkit.errors import UserError
+    from prefkit.sources.rejects import rows, summarise
+
+    if replay:
+        if out is None:
+            raise UserError("no output folder", fix="add --out DIR")
+        _print_ledgers(convert_dataset(data, out, source="rejects", checks=_severities(check)))
+        return
+    for kind, reasons in summarise(data).items():
+        STDOUT.print(f"{kind + 's':<11} {_counts(reasons) if reasons else 'none'}")
+    for row in islice(rows(data, reason), n):
+        STDOUT.rule(f"{', '.join(row['reasons'])}  {row['position']}", align="left", style="")
+        STDOUT.print(row["raw"])
+
+
 def stats(data: Path, /) -> None:
     """Describe a data set: counts, strengths, lengths, and what length gives away.
 
@@ -199,6 +287,48 @@ def stats(data: Path, /) -> None:
     if found.flags:
         STDOUT.print(f"flags      {_counts(found.flags)}")
     STDOUT.print(f"rejects    {_counts(found.rejects) if found.rejects else 'none'}")
+
+
+def diff(a: Path, b: Path, /) -> int:
+    """Say what differs between two data sets: exit 1 if pairs came, went or moved to another split.
+
+    Parameters
+    ----------
+    a
+        Folder that convert wrote.
+    b
+        Another one.
+    """
+    from prefkit.diff import diff as compare
+
+    found = compare(a, b)
+    for title, changes in (("setting", found.settings), ("input", found.inputs), ("count", found.counts)):
+        for name, (before, now) in changes.items():
+            STDOUT.print(f"{title:<8} {name}: {before} → {now}")
+    STDOUT.print(f"pairs    {found.both:,} in both, {found.only_a:,} only in {a}, {found.only_b:,} only in {b}")
+    for (before, now), count in found.moved.items():
+        STDOUT.print(f"moved    {count:,} from {before} to {now}")
+    for what, names in found.examples.items():
+        if names:
+            STDOUT.print(f"{what:<10} {', '.join(names)}{' …' if len(names) == 10 else ''}")
+    return 0 if found.is_empty() else 1
+
+
+def push(data: Path, repo: str, /, *, public: bool = False) -> None:
+    """Upload a data set to the Hugging Face Hub.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote; it must be whole.
+    repo
+        OWNER/NAME on the Hub; made if it does not exist.
+    public
+        Let everybody see a repository that is made now.
+    """
+    from prefkit.push import push as upload
+
+    STDOUT.print(upload(data, repo, private=not public))
 
 
 def sample(folder: Path, /, *, questions: int = 600, seed: int = 0) -> None:

@@ -6,6 +6,7 @@ What is published depends on the inputs, the configuration and the tool versions
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,15 +24,22 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit import engine, tables
+from prefkit.card import NAME as CARD
+from prefkit.card import card
 from prefkit.errors import UserError
 from prefkit.finish import rejects_table
-from prefkit.plan import Plan, make_plan, tool_versions
+from prefkit.near import THRESHOLD, near_duplicates
+from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, publish
+from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
-from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance
+from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance, write_text
+from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
-from prefkit.split import DEFAULT_SPLITS, KEYS, resolve
+from prefkit.split import DEFAULT_SPLITS, KEYS, Resolved, resolve
 from prefkit.tasks import Job, Task, bucket_keys, reads_together, run, write_table
+
+TALLIED = {"records", "candidates", "repairs", "flags", "links"}  # parts of the manifest of their own
 
 
 @dataclass(frozen=True)
@@ -55,16 +63,33 @@ def convert_dataset(
     limit: int | None = None,
     options: Mapping[str, object] | None = None,
     format: Literal["arrow", "parquet"] = "arrow",
+    checks: Mapping[str, str] | None = None,
+    near: float = THRESHOLD,
+    against: Sequence[Path | str] = (),
+    splits_from: Path | str | None = None,
 ) -> Manifest:
     """Convert inputs into a data set at `out` and return its manifest.
 
-    `where` is an SQL condition over the columns of `schema.PAIRS` but group_id; `limit` takes at most so many questions
+    `checks` changes severities of `checks.CHECKS`; `near` is the least Jaccard index of word 3-grams at which prompts
+    are near duplicates, which never part (0: not looked for); `against` names evaluation sets whose texts no pair may
+    repeat; `splits_from` is a data set whose prompts stay in their splits. `where` is an SQL condition over the
+    columns of `schema.PAIRS` but group_id; `limit` takes at most so many questions
     (records, for sources of lines). A conversion that was stopped goes on when called again with the same arguments.
     Errors: `UserError` for what the caller can mend; then no manifest is written.
     """
-    out = Path(out)
+    settings = Settings(source, splits, where, seed, limit, options, format, checks, near, against, splits_from)
+    if is_url(out):
+        return published(str(out), (inputs, settings), lambda local: _convert(inputs, local, settings, workers))
+    return _convert(inputs, Path(out), settings, workers)
+
+
+def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Settings, workers: int | None) -> Manifest:
+    """plan → `work` → publish, into a local folder that nobody else writes to."""
+    inputs = local_copies(inputs)
     _refuse_finished(out)
-    plan = make_plan(inputs, out / ".work", source, splits, where, seed, workers, limit, options, format)
+    if workers != 1:
+        engine.warm_up()
+    plan = make_plan(inputs, out / ".work", settings, workers)
     _make_folder(out)
     with _only_writer(out), _log(out, plan) as lap:
         _refuse_finished(out)  # another convert may have finished since
@@ -76,10 +101,17 @@ def convert_dataset(
         except UserError:  # the same command would fail again: leave nothing to go on from
             shutil.rmtree(plan.job.work)
             raise
-        files = publish(out, outcome.publication, plan.job, plan.workers, format)
-        lap("publish")
-        manifest = describe(plan, outcome, files)
-        manifest.write(out)
+        except OSError as e:
+            raise _cannot_write(e, out) from e
+        try:
+            files = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
+            lap("publish")
+            manifest = describe(plan, outcome, files)
+            write_text(out / CARD, card(manifest))
+            manifest.files[CARD] = describe_file(out / CARD)
+            manifest.write(out)
+        except OSError as e:
+            raise _cannot_write(e, out) from e
         shutil.rmtree(plan.job.work)
     return manifest
 
@@ -87,13 +119,15 @@ def convert_dataset(
 def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> tuple[Manifest, pa.Table]:
     """The manifest that `convert_dataset` would write, without files, and the first pairs; leaves nothing on disk."""
     with tempfile.TemporaryDirectory(prefix="prefkit-") as folder:
-        plan = make_plan(inputs, Path(folder), **arguments)
-        outcome = work(plan, lambda phase: None)
+        workers = arguments.pop("workers", None)
+        plan = make_plan(local_copies(inputs), Path(folder), Settings(**arguments), workers)
+        outcome = work(plan, lambda phase, **more: None)
         return describe(plan, outcome, {}), outcome.publication.head(plan.job, 3)
 
 
 def work(plan: Plan, lap: Any) -> Outcome:
     """map → pair → resolve: from inputs to rows that know their split, group and shard."""
+    prepare(plan)
     job, tally, troubles = plan.job, Counter[str](), defaultdict[str, list[str]](list)
     if plan.source.join is None:
         tasks = [Task(job, "read", n) for n in range(1 if reads_together(job) else len(job.slices))]
@@ -109,24 +143,46 @@ def work(plan: Plan, lap: Any) -> Outcome:
         links = _links(markers)
         base = (_largest_key(job, markers), *_first_lines(job.slices, markers))
         _write_map_rejects(job, markers, base[1:])
+        if job.noted():
+            engine.run_tasks(run, [Task(job, "look", n) for n in range(job.buckets)], plan.workers, "look up")
         tasks = [Task(job, "pair", n, base) for n in range(job.buckets)]
         lap("map")
     engine.run_tasks(run, tasks, plan.workers, "pair")
-    lap("pair")
+    seconds = defaultdict[str, float](float)
     for task in tasks:
-        tally.update(task.read_marker()["tally"])
+        marker = task.read_marker()
+        tally.update(marker["tally"])
+        for name, spent in marker.get("seconds", {}).items():
+            seconds[name] += spent
+    lap("pair", check_seconds={name: round(spent, 3) for name, spent in sorted(seconds.items())})
     keys = [np.load(p) if (p := t.stem.with_suffix(".keys.npy")).exists() else np.zeros(0, KEYS) for t in tasks]
-    rows = np.concatenate(keys)
-    resolved = resolve(rows, links, job.seed, plan.splits)
-    tally["candidates.duplicate"] += int((resolved.split < 0).sum())
+    rows, stems = np.concatenate(keys), [t.stem for t in tasks]
+    if job.near:
+        alike = near_duplicates(stems, job.near, plan.workers)
+        links = np.concatenate([links, alike])
+        tally["links.near_duplicates"] += len(alike)
+        lap("near duplicates")
+    resolved = resolve(rows, links, job.seed, plan.splits, plan.anchors)
+    resolved = _settle_conflicts(resolved, job.checks["conflicting_labels"], tally)
+    tally["candidates.duplicate"] += int((resolved.split == -1).sum())
     tally["candidates.pairs"] += int((resolved.split >= 0).sum())
     lap("resolve")
-    publication = Publication.of(
-        [t.stem for t in tasks], [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits)
-    )
+    publication = Publication.of(stems, [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits))
     warnings = [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
     warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
+
+
+def _settle_conflicts(found: Resolved, severity: str, tally: Counter[str]) -> Resolved:
+    """Contradicted rows flagged, refused (split −2) or left alone; a duplicate of an earlier row is none."""
+    conflict = found.conflict & (found.split >= 0)
+    if severity == "flag":
+        tally["flags.conflicting_labels"] += int(conflict.sum())
+        return found._replace(conflict=conflict)
+    if severity == "reject":
+        tally["candidates.rejected.conflicting_labels"] += int(conflict.sum())
+        return found._replace(split=np.where(conflict, -2, found.split))
+    return found._replace(conflict=np.zeros_like(conflict))
 
 
 def discard(out: Path) -> None:
@@ -178,7 +234,8 @@ def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]
         for piece, marker, first in zip(job.slices, markers, first_lines, strict=True)
         for reason, line, raw in marker["rejects"]
     ]
-    write_table(job.work / "map.rejects.arrow", rejects_table(job.source, ["record"] * len(rejects), rejects))
+    if rejects:
+        write_table(job.work / "map.rejects.arrow", rejects_table(job.source, ["record"] * len(rejects), rejects))
 
 
 # --- the folder ---------------------------------------------------------------------------------------------------
@@ -199,6 +256,13 @@ def _make_folder(out: Path) -> None:
         (out / "_run.log").touch()
     except OSError as e:
         raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
+
+
+def _cannot_write(e: OSError, out: Path) -> Exception:
+    """A full disk and its like as one line; what is done stays, and the same command goes on."""
+    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return e
+    return UserError(f"cannot write: {os.strerror(e.errno)}", out, "make room and run the same command again")
 
 
 def _claim_work(plan: Plan) -> None:
@@ -229,10 +293,10 @@ def _log(out: Path, plan: Plan) -> Iterator[Any]:
         for path in dict.fromkeys(s.path for s in plan.job.slices):
             print(json.dumps({"input": str(path.resolve())}, ensure_ascii=False), file=log)
 
-        def lap(phase: str) -> None:
+        def lap(phase: str, **more: object) -> None:
             nonlocal last
             now = time.perf_counter()
-            print(json.dumps({"phase": phase, "wall_seconds": round(now - last, 3)}), file=log, flush=True)
+            print(json.dumps({"phase": phase, "wall_seconds": round(now - last, 3), **more}), file=log, flush=True)
             last = now
 
         yield lap
@@ -263,6 +327,7 @@ def describe(plan: Plan, outcome: Outcome, files: dict[str, dict[str, Any]]) -> 
         repairs=nested.get("repairs", {}),
         flags=nested.get("flags", {}),
         links=nested.get("links", {}),
+        tables={name: nested[name] for name in sorted(nested) if name not in TALLIED},
         warnings=outcome.warnings,
         tools=tool_versions(),
     )

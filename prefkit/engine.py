@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import TypeVar
 
 from prefkit.errors import UserError
@@ -17,12 +19,21 @@ from prefkit.progress import progress
 # Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
 PRELOAD = ["prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 class WorkerLost(UserError):
     """A worker process died under a task; what is done stays done."""
+
+
+def warm_up() -> None:
+    """Start the process that workers are forked from, so that it loads libraries while the work is planned."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    forkserver.ensure_running()
 
 
 def cores() -> int:
@@ -47,7 +58,7 @@ def _in_processes(
 ) -> list[Result]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupt_to_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)
     try:
         futures = [pool.submit(fn, task) for task in tasks]
         for done in as_completed(futures):
@@ -67,5 +78,11 @@ def _in_processes(
         pool.shutdown(wait=sys.exc_info()[0] is not KeyboardInterrupt, cancel_futures=True)
 
 
-def _leave_interrupt_to_parent() -> None:
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and keep freed memory for the next task: asking the system for it anew is slow."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # glibc
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(M_TRIM_THRESHOLD, 256 << 20)

@@ -4,54 +4,74 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from prefkit import checks, tables
+from prefkit import checks, near, tables
+from prefkit.contamination import Evaluation
 from prefkit.errors import UserError
 from prefkit.schema import Reject
 from prefkit.split import KEYS
+from prefkit.tables import Candidates
 
 REJECTS = pa.schema(
     [
         pa.field("source", pa.string()),
         pa.field("kind", pa.string()),  # record: a post, a line; candidate: a pair
-        pa.field("reason", pa.string()),
+        pa.field("reason", pa.string()),  # the first of the reasons, under which it is counted
+        pa.field("reasons", pa.list_(pa.string())),
         pa.field("position", pa.string()),
         pa.field("raw", pa.string()),
     ]
 )
 
 
+class Rules(NamedTuple):
+    """What decides about candidates: severities of the checks, an SQL condition, texts that must not be trained on."""
+
+    checks: Mapping[str, str]
+    where: str | None
+    evaluation: Evaluation | None
+
+
 class Finished(NamedTuple):
     """Rows that go on to be published, and what was refused on the way, as the columns of `REJECTS`."""
 
-    kept: pa.Table
+    kept: Candidates
     rejects: pa.Table
 
 
 def finish(
-    source: str, where: str | None, table: pa.Table, fates: list[str], rejects: list[Reject], tally: Counter[str]
+    source: str,
+    rules: Rules,
+    made: Candidates,
+    fates: list[str],
+    rejects: list[Reject],
+    tally: Counter[str],
+    seconds: dict[str, float],
 ) -> Finished:
     """Check and filter candidates and settle what became of each record; counts both ledgers in `tally`."""
-    table, reasons = checks.run(table, tally)
-    good = reasons == ""
-    bad = table.filter(pa.array(~good))
-    for reason, row in zip(reasons[~good], bad.to_pylist(), strict=True):
-        tally[f"candidates.rejected.{reason}"] += 1
-        rejects.append(_reject_of(reason, row))
-    checked = table.filter(pa.array(good))
-    kept = filtered(checked, where)
-    tally["candidates.filtered"] += checked.num_rows - kept.num_rows
-    for fate in _settle(fates, [("used", kept), ("filtered", checked), ("rejected_pairs", table)]):
+    found, reasons = checks.run(made, rules.checks, tally, seconds)
+    matches: dict[int, dict] = {}
+    if rules.evaluation is not None:
+        matches = rules.evaluation.matches(found)
+        for i in matches:
+            reasons[i] = f"{reasons[i]} contaminated_eval".lstrip()
+    bad = np.flatnonzero(reasons != "")
+    for i, row in zip(bad.tolist(), found.spelled(bad).to_pylist(), strict=True):
+        tally[f"candidates.rejected.{reasons[i].partition(' ')[0]}"] += 1
+        rejects.append(_reject_of(reasons[i], row, matches.get(i)))
+    checked = found.filter(reasons == "")
+    kept = checked.filter(matching(checked, rules.where))
+    tally["candidates.filtered"] += checked.rows - kept.rows
+    for fate in _settle(fates, [("used", kept.table), ("filtered", checked.table), ("rejected_pairs", found.table)]):
         if fate != "rejected":  # counted where it was refused
             tally["records.used" if fate == "used" else f"records.unused.{fate}"] += 1
-    n_records = len(rejects) - bad.num_rows
-    kinds = ["record"] * n_records + ["candidate"] * bad.num_rows
+    kinds = ["record"] * (len(rejects) - len(bad)) + ["candidate"] * len(bad)
     return Finished(kept, rejects_table(source, kinds, rejects))
 
 
@@ -59,33 +79,40 @@ def _settle(fates: list[str], by_pairs: list[tuple[str, pa.Table]]) -> list[str]
     """Fates of all records; one without its own takes the best of what its pairs came to."""
     settled = list(fates)
     for fate, table in by_pairs:
-        for i in np.unique(table["_records"].combine_chunks().flatten().to_numpy()):
+        for i in np.unique(table["_records"].combine_chunks().flatten().to_numpy()).tolist():
             settled[i] = settled[i] or fate
     assert all(settled)
     return settled
 
 
-def _reject_of(reason: str, row: dict) -> Reject:
+def _reject_of(reasons: str, row: dict, match: dict | None) -> Reject:
     positions = json.loads(row["meta"]).get("positions", [])
-    kept = {k: row[k] for k in ("prompt", "chosen", "rejected", "group_key", "source_id", "meta")}
-    return Reject(reason, " ".join(positions), json.dumps(kept, ensure_ascii=False))
+    kept = {k: v for k, v in row.items() if not k.startswith("_") and k not in ("id", "created")}
+    kept |= {"matches": match} if match else {}
+    return Reject(reasons, " ".join(positions), json.dumps(kept, ensure_ascii=False))
 
 
 def rejects_table(source: str, kinds: list[str], rejects: list[Reject]) -> pa.Table:
-    """Refused records and candidates as the columns of `REJECTS`."""
+    """Refused records and candidates as the columns of `REJECTS`; of several reasons the first counts."""
     rows = [
-        [source, kind, r.reason, r.position, r.raw.encode(errors="replace").decode()]
+        [source, kind, *_reasons(r.reason), r.position, r.raw.encode(errors="replace").decode()]
         for kind, r in zip(kinds, rejects, strict=True)
     ]
     return pa.table([pa.array([r[i] for r in rows], f.type) for i, f in enumerate(REJECTS)], schema=REJECTS)
 
 
-def filtered(table: pa.Table, where: str | None) -> pa.Table:
-    """The rows, in their order, for which the SQL expression over the columns is true."""
+def _reasons(text: str) -> tuple[str, list[str]]:
+    return text.partition(" ")[0], text.split(" ")
+
+
+def matching(made: Candidates, where: str | None) -> np.ndarray:
+    """Whether the SQL expression over the columns is true of each row: bool[n]."""
+    keep = np.ones(made.rows, dtype=bool)
     if where is None:
-        return table
-    plain_time = table["created"].cast(pa.timestamp("s"))  # zoned times would need an extension of duckdb
-    visible = table.drop_columns("_records").append_column("_row", pa.array(np.arange(table.num_rows)))
+        return keep
+    hidden = [c for c in made.table.column_names if c.startswith("_")]
+    plain_time = made.table["created"].cast(pa.timestamp("s"))  # zoned times would need an extension of duckdb
+    visible = made.spelled().drop_columns(hidden).append_column("_row", pa.array(np.arange(made.rows)))
     visible = visible.set_column(visible.schema.get_field_index("created"), "created", plain_time)
     with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
         try:
@@ -94,7 +121,9 @@ def filtered(table: pa.Table, where: str | None) -> pa.Table:
         except duckdb.Error as e:
             columns = ", ".join(c for c in visible.column_names if not c.startswith("_"))
             raise UserError(f"bad --where {where!r}: {e}", fix=f"an SQL condition over {columns}") from None
-    return table.take(pa.array(np.sort(np.asarray(rows, dtype=np.int64))))
+    keep[:] = False
+    keep[np.asarray(rows, dtype=np.int64)] = True
+    return keep
 
 
 def check_condition(where: str | None) -> None:
@@ -120,17 +149,29 @@ def _nodes(tree: Any) -> Iterator[dict]:
         yield from _nodes(child)
 
 
-def row_keys(table: pa.Table) -> np.ndarray:
-    """Of each row: its id, group key and prompt as integers, and about how many bytes it takes."""
-    keys = np.zeros(table.num_rows, dtype=KEYS)
-    ids = np.frombuffer(bytes.fromhex("".join(table["id"].to_pylist())), dtype=">u8").reshape(-1, 2)
+def row_keys(made: Candidates) -> np.ndarray:
+    """Of each row: its id, group key and prompt as integers, about how many bytes it takes, and its responses without
+    their order (with the side that won), so that a label that another row contradicts is found."""
+    keys = np.zeros(made.rows, dtype=KEYS)
+    ids = np.frombuffer(bytes.fromhex("".join(made.table["id"].to_pylist())), dtype=">u8").reshape(-1, 2)
     keys["id_high"], keys["id_low"] = ids[:, 0], ids[:, 1]
-    keys["group"] = tables.hash64_column(table["group_key"])
-    prompts = tables.turn_json(table["prompt"].combine_chunks())
-    known = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
-    keys["prompt"] = tables.hash64(known)[[known[p] for p in prompts]] if prompts else 0
-    sizes = np.full(table.num_rows, 400)
-    for column in ("prompt", "chosen", "rejected"):
-        sizes += tables.content_bytes(table[column].combine_chunks())
-    keys["bytes"] = sizes
+    keys["group"] = tables.hash64_column(made.table["group_key"])
+    chosen, rejected = (made.table[c].to_numpy() for c in ("_chosen", "_rejected"))
+    keys["prompt"], keys["answers"], keys["first"] = (
+        made.table["_prompt"].to_numpy(),
+        chosen + rejected,
+        chosen < rejected,
+    )
+    sizes = tables.content_bytes(made.cells)
+    keys["bytes"] = np.minimum(400 + sum(sizes[made.side(name)] for name in tables.SIDES), 2**32 - 1)
     return keys
+
+
+def prompt_signatures(made: Candidates) -> np.ndarray:
+    """`near.SIGNATURE` of each prompt that a row has, by its first row."""
+    _, first = np.unique(made.table["_prompt"].to_numpy(), return_index=True)
+    first.sort()
+    prompts = made.cells.take(pa.array(made.side("prompt")[first]))
+    keys = made.table["_prompt"].to_numpy()[first]
+    groups = tables.hash64_column(made.table["group_key"].take(pa.array(first)))
+    return near.signatures(near.texts_of(prompts), keys, groups, first)

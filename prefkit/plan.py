@@ -13,18 +13,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prefkit import engine, tables
+from prefkit.checks import CHECKS, severities
+from prefkit.contamination import FILE as EVALUATION
+from prefkit.contamination import evaluation_files, write_evaluation
 from prefkit.errors import UserError
-from prefkit.finish import check_condition, filtered
+from prefkit.finish import check_condition, matching
+from prefkit.near import THRESHOLD
 from prefkit.readers import is_readable
 from prefkit.schema import SCHEMA_VERSION
+from prefkit.shards import Manifest, open_pairs
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
-from prefkit.split import DEFAULT_SPLITS, parse_splits
+from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
 from prefkit.tasks import Job
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
 SMALL_BYTES = 16 << 20  # below it, starting processes costs more than they save
-TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow")
+TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow", "rensa")
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Plan:
     config: dict[str, Any]
     splits: dict[str, float]
     workers: int
+    against: list[Path]
+    anchors: Anchors | None
 
     @property
     def digest(self) -> str:
@@ -47,19 +56,81 @@ class Plan:
         return hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a user can choose about a conversion, apart from inputs, output and workers."""
+
+    source: str | None = None
+    splits: str | Mapping[str, float] = DEFAULT_SPLITS
+    where: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    options: Mapping[str, object] | None = None
+    format: str = "arrow"
+    checks: Mapping[str, str] | None = None
+    near: float = THRESHOLD
+    against: Sequence[Path | str] = ()
+    splits_from: Path | str | None = None
+
+
 def make_plan(
-    inputs: Sequence[Path | str] | Path | str,
-    folder: Path,
-    source: str | None = None,
-    splits: str | Mapping[str, float] = DEFAULT_SPLITS,
-    where: str | None = None,
-    seed: int = 0,
-    workers: int | None = None,
-    limit: int | None = None,
-    options: Mapping[str, object] | None = None,
-    format: str = "arrow",
+    inputs: Sequence[Path | str] | Path | str, folder: Path, given: Settings, workers: int | None = None
 ) -> Plan:
     """Everything that can be refused is refused here, before any work."""
+    paths = _checked_paths(inputs)
+    if given.format not in ("arrow", "parquet"):
+        raise UserError(f"unknown format {given.format!r}", fix="arrow or parquet")
+    if given.limit is not None and given.limit < 1:
+        raise UserError(f"limit {given.limit} leaves nothing", fix="give at least 1")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers {workers} can do nothing", fix="give at least 1")
+    if not 0 <= given.near <= 1:
+        raise UserError(f"near {given.near} is no Jaccard index", fix="give 0 (off) to 1")
+    shares, severity = parse_splits(given.splits), severities(given.checks)
+    check_condition(given.where)
+    matching(tables.NO_CANDIDATES, given.where)
+    chosen = get_source(given.source) if given.source is not None else _guess(paths)
+    parsed = source_options(chosen, given.options)
+    total = sum(f.stat().st_size for f in {s.path for s in _slices(chosen, paths, parsed, sys.maxsize)})
+    step = min(max(SLICE_BYTES, total // 1000), 128 << 20)
+    slices = _slices(chosen, paths, parsed, step)
+    buckets = max(1, -(-total // step))
+    against = evaluation_files([Path(p) for p in given.against])
+    job = Job(
+        folder,
+        chosen.name,
+        parsed,
+        slices,
+        buckets,
+        given.seed,
+        given.where,
+        given.limit,
+        severity,
+        given.near,
+        bool(against),
+    )
+    config = {
+        "source": chosen.name,
+        "options": asdict(parsed),
+        "splits": shares,
+        "where": given.where,
+        "seed": given.seed,
+        "limit": given.limit,
+        "format": given.format,
+        "checks": {n: s for n, s in severity.items() if s != CHECKS[n].severity},
+        "near": given.near,
+        "against": [{"name": p.name, "sha256": _sha256(p)} for p in against],
+        "splits_from": None,
+    }
+    anchors = None
+    if given.splits_from is not None:
+        anchors = read_anchors(Path(given.splits_from), list(shares))
+        config["splits_from"] = Manifest.read(given.splits_from).digest
+    workers = workers if workers is not None else engine.cores() if total > SMALL_BYTES else 1
+    return Plan(chosen, job, _describe_inputs(slices, workers), config, shares, workers, against, anchors)
+
+
+def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
     given = [inputs] if isinstance(inputs, str | Path) else inputs
     paths = [Path(os.path.abspath(p)) for p in given]  # "." has a name too; links keep theirs
     if not paths:
@@ -69,32 +140,35 @@ def make_plan(
             raise UserError("no such file or folder", shown, "check the path")
         if any(path.samefile(other) for other in paths[:i]):
             raise UserError("the same input is given twice", shown, "give it once")
-    if format not in ("arrow", "parquet"):
-        raise UserError(f"unknown format {format!r}", fix="arrow or parquet")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit {limit} leaves nothing", fix="give at least 1")
-    if workers is not None and workers < 1:
-        raise UserError(f"workers {workers} can do nothing", fix="give at least 1")
-    shares = parse_splits(splits)
-    check_condition(where)
-    filtered(tables.CANDIDATES.empty_table(), where)
-    chosen = get_source(source) if source is not None else _guess(paths)
-    parsed = source_options(chosen, options)
-    total = sum(f.stat().st_size for f in {s.path for s in _slices(chosen, paths, parsed, sys.maxsize)})
-    step = min(max(SLICE_BYTES, total // 1000), 128 << 20)
-    slices = _slices(chosen, paths, parsed, step)
-    job = Job(folder, chosen.name, parsed, slices, max(1, -(-total // step)), seed, where, limit)
-    config = {
-        "source": chosen.name,
-        "options": asdict(parsed),
-        "splits": shares,
-        "where": where,
-        "seed": seed,
-        "limit": limit,
-        "format": format,
-    }
-    workers = workers if workers is not None else engine.cores() if total > SMALL_BYTES else 1
-    return Plan(chosen, job, _describe_inputs(slices, workers), config, shares, workers)
+    return paths
+
+
+def prepare(plan: Plan) -> None:
+    """What tasks need beside their slices, in the work folder."""
+    if plan.against and not (plan.job.work / EVALUATION).exists():
+        write_evaluation(plan.job.work, plan.against)
+
+
+def read_anchors(old: Path, names: list[str]) -> Anchors:
+    """Where the groups and prompts of a data set lie; `UserError` where it has a split that is not among `names`."""
+    manifest = Manifest.read(old)
+    if missing := [n for n in manifest.splits if n not in names and manifest.splits[n]["rows"]]:
+        raise UserError(f"{old} has a split {missing[0]!r} that --splits does not name", old, "name the same splits")
+    groups, prompts = [], []
+    for name in manifest.splits:
+        table = open_pairs(old, name)
+        number = names.index(name) if name in names else 0
+        keys = {int(g, 16) for g in table["group_id"].unique().to_pylist()}
+        sets = tables.hash64(s for s in table["set_id"].unique().to_pylist() if s is not None)
+        groups += [(k, number) for k in sorted(keys | set(sets.tolist()))]
+        cells = table["prompt"].combine_chunks() if table.num_rows else tables.NO_CANDIDATES.cells
+        prompts += [(k, number) for k in np.unique(tables.cell_hashes(cells)).tolist()]
+    return Anchors(*_columns(groups), *_columns(prompts))
+
+
+def _columns(found: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    found.sort()
+    return np.array([k for k, _ in found], np.uint64), np.array([n for _, n in found], np.int32)
 
 
 def _guess(paths: list[Path]) -> Source:

@@ -11,18 +11,22 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit import engine
+from prefkit.checks import with_flag
 from prefkit.finish import REJECTS
 from prefkit.schema import PAIRS
-from prefkit.shards import SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
+from prefkit.shards import BATCH_ROWS, SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
 from prefkit.split import Resolved
-from prefkit.tasks import Job
+from prefkit.tables import Candidates
+from prefkit.tasks import Job, read_cells
+
+TAKE_ROWS = 4 * BATCH_ROWS  # at once: an array holds no more than 2 GB of text
 
 
 class _Shard(NamedTuple):
-    """One shard: its file, and of each candidate file the rows to take with their groups."""
+    """One shard: its file, and of each candidate file the rows to take, their groups, and which are contradicted."""
 
     path: Path
-    takes: list[tuple[Path, np.ndarray, np.ndarray]]
+    takes: list[tuple[Path, np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Publication:
     split: np.ndarray
     shard: np.ndarray
     group: np.ndarray
+    flagged: np.ndarray  # conflicting_labels
     names: list[str]
 
     @classmethod
@@ -46,7 +51,7 @@ class Publication:
             here = found.split == number
             shard[here] = np.cumsum(sizes[here], dtype=np.int64) // SHARD_BYTES
         starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        return cls(stems, starts, found.split, shard, found.group, names)
+        return cls(stems, starts, found.split, shard, found.group, found.conflict, names)
 
     def split_counts(self) -> dict[str, dict[str, int]]:
         """Rows and groups of each split."""
@@ -72,7 +77,10 @@ class Publication:
             cuts = np.searchsorted(rows, self.starts)
             for stem, start, a, b in zip(self.stems, self.starts, cuts[:-1], cuts[1:], strict=False):
                 if a < b:
-                    shard.takes.append((stem.with_suffix(".arrow"), rows[a:b] - start, self.group[rows[a:b]]))
+                    here_ = rows[a:b]
+                    shard.takes.append(
+                        (stem.with_suffix(".arrow"), here_ - start, self.group[here_], self.flagged[here_])
+                    )
         return shards
 
     def head(self, job: Job, n: int) -> pa.Table:
@@ -102,10 +110,16 @@ def _write(shard: _Shard) -> dict[str, Any]:
 
 
 def _rows(shard: _Shard) -> Any:
-    for path, rows, groups in shard.takes:
-        table = _stream(path).take(pa.array(rows))
+    """The rows of a shard, table by table: here texts take the place of the numbers of their cells."""
+    for path, rows, groups, flagged in shard.takes:
+        made = Candidates(read_cells(path), _stream(path))
         names = pa.array([f"{g:016x}" for g in groups.tolist()], pa.string())
-        yield table.add_column(1, PAIRS.field("group_id"), names).select(PAIRS.names).cast(PAIRS)
+        for a in range(0, len(rows), TAKE_ROWS):
+            table = made.spelled(rows[a : a + TAKE_ROWS]).add_column(
+                1, PAIRS.field("group_id"), names[a : a + TAKE_ROWS]
+            )
+            marked = flagged[a : a + TAKE_ROWS]
+            yield with_flag(table, "conflicting_labels", marked).select(PAIRS.names).cast(PAIRS)
 
 
 def _stream(path: Path) -> pa.Table:

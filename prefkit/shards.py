@@ -27,7 +27,8 @@ class Manifest:
     """What a data set is made of. It is written last, so a folder that has one is whole.
 
     `files` lists every published file with its sha256, size and, for tables, rows; `sources` holds the two ledgers
-    of each source; `splits` rows and groups of each split; `links` what became of duplicate links.
+    of each source; `splits` rows and groups of each split; `links` what became of duplicate links; `tables` what was
+    found in tables beside the records.
     """
 
     config: dict[str, Any]
@@ -38,6 +39,7 @@ class Manifest:
     repairs: dict[str, int] = field(default_factory=dict)
     flags: dict[str, int] = field(default_factory=dict)
     links: dict[str, int] = field(default_factory=dict)
+    tables: dict[str, dict[str, int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     tools: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -66,9 +68,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write it atomically, with the same bytes for the same content."""
-        temporary = path / f".{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
-        os.replace(temporary, path / MANIFEST)
+        write_text(path / MANIFEST, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_manifest(path: Path | str) -> Manifest:
@@ -84,18 +84,28 @@ def shard_name(number: int, count: int, suffix: str = "arrow") -> str:
 def write_shard(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> dict[str, Any]:
     """Write tables as one shard, Arrow stream or Parquet by its suffix; returns its manifest entry."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
     rows = 0
     if path.suffix == ".parquet":
-        with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as parquet:
+        with pq.ParquetWriter(temporary, schema, compression="zstd", store_schema=False) as parquet:
             for table in tables:
                 rows += table.num_rows
                 parquet.write_table(table, row_group_size=10 * BATCH_ROWS)
     else:
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
             for table in tables:
                 rows += table.num_rows
                 stream.write_table(table, max_chunksize=BATCH_ROWS)
-    return {**describe(path), "rows": rows}
+    entry = {**describe(temporary), "rows": rows}
+    os.replace(temporary, path)
+    return entry
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole file or none: under another name first."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def write_datasets_files(out: Path, splits: dict[str, list[str]], fingerprints: 
             "_split": name,
         }
     for name, content in files.items():
-        (out / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        write_text(out / name, json.dumps(content, indent=1) + "\n")
     return list(files)
 
 

@@ -12,14 +12,35 @@ import numpy as np
 from prefkit.errors import UserError
 
 DEFAULT_SPLITS = "train=.9,test=.1"
-KEYS = np.dtype([("id_high", "u8"), ("id_low", "u8"), ("group", "u8"), ("prompt", "u8"), ("bytes", "u4")])
+KEYS = np.dtype(
+    [
+        ("id_high", "u8"),
+        ("id_low", "u8"),
+        ("group", "u8"),
+        ("prompt", "u8"),
+        ("answers", "u8"),  # of both responses, whichever was chosen
+        ("first", "?"),  # which of the two was chosen
+        ("bytes", "u4"),
+    ]
+)
 
 
 class Resolved(NamedTuple):
-    """Per candidate row: the split it goes to (−1 = the pair is a duplicate of an earlier row) and its group."""
+    """Per candidate row: the split it goes to (−1 = the pair is a duplicate of an earlier row), its group, and whether
+    another row has the same prompt and responses with the other one chosen."""
 
     split: np.ndarray  # int32[n]
     group: np.ndarray  # uint64[n]
+    conflict: np.ndarray  # bool[n]
+
+
+class Anchors(NamedTuple):
+    """Where the groups and prompts of an older data set lie, so that they stay there: sorted keys and split numbers."""
+
+    groups: np.ndarray  # uint64[a]
+    group_split: np.ndarray  # int32[a]
+    prompts: np.ndarray  # uint64[p]
+    prompt_split: np.ndarray  # int32[p]
 
 
 def parse_splits(splits: str | Mapping[str, float]) -> dict[str, float]:
@@ -43,12 +64,15 @@ def parse_splits(splits: str | Mapping[str, float]) -> dict[str, float]:
     return shares
 
 
-def resolve(rows: np.ndarray, links: np.ndarray, seed: int, splits: Mapping[str, float]) -> Resolved:
-    """Groups, splits and duplicates of all candidate rows.
+def resolve(
+    rows: np.ndarray, links: np.ndarray, seed: int, splits: Mapping[str, float], anchors: Anchors | None = None
+) -> Resolved:
+    """Groups, splits, duplicates and contradictions of all candidate rows.
 
     `rows` is `KEYS`[n] in published order, `links` uint64[m, 2] pairs of group keys that are duplicates of each
     other. Rows with one group key, one prompt or a chain of links between them share a group, named after its
-    smallest member, so that new data moves no old group it does not touch.
+    smallest member, so that new data moves no old group it does not touch. Errors: `UserError` where a group joins
+    what `anchors` hold in different splits.
     """
     nodes, of_row = np.unique(np.concatenate([rows["group"], links.ravel()]), return_inverse=True)
     of_row, of_link = of_row[: len(rows)], of_row[len(rows) :].reshape(-1, 2)
@@ -56,11 +80,56 @@ def resolve(rows: np.ndarray, links: np.ndarray, seed: int, splits: Mapping[str,
     same = rows["prompt"][order][1:] == rows["prompt"][order][:-1]
     one = np.concatenate([of_row[order][:-1][same], of_link[:, 0]])
     other = np.concatenate([of_row[order][1:][same], of_link[:, 1]])
-    group = nodes[components(len(nodes), one, other)[of_row]]
+    of_node = nodes[components(len(nodes), one, other)]
+    group = of_node[of_row]
     names, inverse = np.unique(group, return_inverse=True)
-    split = assign(names, seed, splits)[inverse]
+    of_name = assign(names, seed, splits)
+    if anchors is not None:
+        held = _held(rows["prompt"], group, nodes, of_node, anchors)
+        where = np.searchsorted(names, held[:, 0])
+        here = where < len(names)
+        here[here] = names[where[here]] == held[here, 0]
+        of_name[where[here]] = held[here, 1].astype(np.int32)
+    split = of_name[inverse]
     split[_repeated(rows)] = -1
-    return Resolved(split, group)
+    return Resolved(split, group, _contradicted(rows))
+
+
+def _held(
+    prompts: np.ndarray, group: np.ndarray, nodes: np.ndarray, of_node: np.ndarray, anchors: Anchors
+) -> np.ndarray:
+    """(group, split) of each group that holds something of the older data set: uint64[k, 2]."""
+    found = []
+    for keys, labels, known, split in (
+        (nodes, of_node, anchors.groups, anchors.group_split),
+        (prompts, group, anchors.prompts, anchors.prompt_split),
+    ):
+        at = np.searchsorted(known, keys)
+        hit = at < len(known)
+        hit[hit] = known[at[hit]] == keys[hit]
+        found.append(np.stack([labels[hit], split[at[hit]].astype(np.uint64)], 1))
+    held = np.unique(np.concatenate(found), axis=0)
+    torn = np.unique(held[1:][held[1:, 0] == held[:-1, 0], 0])
+    if len(torn):
+        shown = ", ".join(f"{g:016x}" for g in torn[:3].tolist())
+        what = f"{len(torn)} groups join what --splits-from holds in different splits: {shown}"
+        raise UserError(
+            what, fix="leave out --splits-from (then prefkit diff shows what moved), or the data that joins them"
+        )
+    return held
+
+
+def _contradicted(rows: np.ndarray) -> np.ndarray:
+    """Rows whose prompt and responses another row has with the other response chosen."""
+    order = np.lexsort((rows["first"], rows["answers"], rows["prompt"]))
+    told = rows[["prompt", "answers"]][order]
+    begins = np.flatnonzero(np.concatenate([[True], told[1:] != told[:-1]]))[: len(rows)]
+    found = np.zeros(len(rows), dtype=bool)
+    if len(rows):
+        first = rows["first"][order]
+        both = np.logical_or.reduceat(first, begins) & ~np.logical_and.reduceat(first, begins)
+        found[order] = np.repeat(both, np.diff([*begins.tolist(), len(rows)]))
+    return found
 
 
 def components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -8,21 +8,54 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from json.encoder import encode_basestring
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefkit.schema import MESSAGES, PAIRS, Message, Pair
+from prefkit.schema import MESSAGES, PAIRS, Pair
 
+SIDES = ("prompt", "chosen", "rejected")
 # What convert carries before groups are known: PAIRS without `group_id`, with the source's own key and the records
-# used.
+# used; the texts stand apart, once each, and a row names them by number. `_prompt`, `_chosen` and `_rejected` are
+# hashes of the texts.
 CANDIDATES = pa.schema(
-    [f for f in PAIRS if f.name != "group_id"]
-    + [pa.field("group_key", pa.string()), pa.field("_records", pa.list_(pa.int32()))]
+    [pa.field(f.name, pa.int32()) if f.name in SIDES else f for f in PAIRS if f.name != "group_id"]
+    + [pa.field("group_key", pa.string()), *(pa.field(f"_{s}", pa.uint64()) for s in SIDES)]
+    + [pa.field("_records", pa.list_(pa.int32()))]
 )
 _json = encode_basestring  # json.dumps(text, ensure_ascii=False), without building an encoder for each text
 CONTROLS = bytes(set(range(32)) - {9, 10, 13}) + b"\x7f"
+
+
+class Candidates(NamedTuple):
+    """Pairs before they are published: `table` is `CANDIDATES`, whose `prompt`, `chosen` and `rejected` are rows of
+    `cells`, a `schema.MESSAGES` array in which each post or message list stands once."""
+
+    cells: pa.ListArray
+    table: pa.Table
+
+    @property
+    def rows(self) -> int:
+        """How many pairs."""
+        return self.table.num_rows
+
+    def side(self, name: str) -> np.ndarray:
+        """The cell of each pair's prompt, chosen or rejected: int32[n]."""
+        return self.table[name].to_numpy()
+
+    def filter(self, keep: np.ndarray) -> Candidates:
+        """The pairs that a bool[n] marks; cells stay as they are."""
+        return self if keep.all() else Candidates(self.cells, self.table.filter(pa.array(keep)))
+
+    def spelled(self, rows: np.ndarray | None = None) -> pa.Table:
+        """The rows (all by default) with their messages in place of cell numbers."""
+        table = self.table if rows is None else self.table.take(pa.array(rows))
+        for name in SIDES:
+            column = self.cells.take(table[name].combine_chunks())
+            table = table.set_column(table.schema.get_field_index(name), pa.field(name, MESSAGES), column)
+        return table
 
 
 def clean(text: str, tally: Counter[str]) -> str:
@@ -42,28 +75,71 @@ def clean(text: str, tally: Counter[str]) -> str:
     return kept.decode()
 
 
-def single_turns(role: str, contents: pa.Array) -> pa.Array:
+def clean_column(texts: Sequence[str], tally: Counter[str]) -> pa.Array:
+    """Texts as a string column, each as `clean` leaves it."""
+    try:
+        column = pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([clean(t, tally) for t in texts], pa.string())
+    data = string_bytes(column)
+    low = np.flatnonzero((data < 32) | (data == 127))
+    dirty = low[(data[low] != 9) & (data[low] != 10)]
+    if not len(dirty):
+        return column
+    cuts = string_offsets(column)
+    rows = np.unique(np.searchsorted(cuts, cuts[0] + dirty, side="right") - 1).tolist()
+    pieces, done = [], 0
+    for i in rows:
+        pieces += [column.slice(done, i - done), pa.array([clean(texts[i], tally)], pa.string())]
+        done = i + 1
+    return pa.concat_arrays([*pieces, column.slice(done)])
+
+
+def string_bytes(column: pa.Array) -> np.ndarray:
+    """The UTF-8 bytes of all texts of a string column, end to end: uint8[n], without a copy."""
+    if not len(column):
+        return np.zeros(0, np.uint8)
+    cuts = string_offsets(column)
+    data = column.buffers()[2]
+    return np.zeros(0, np.uint8) if data is None else np.frombuffer(data, np.uint8)[cuts[0] : cuts[-1]]
+
+
+def string_offsets(column: pa.Array) -> np.ndarray:
+    """Where each text begins and the last ends in the column's buffer: int32[n + 1]."""
+    return np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+
+
+def edges(column: pa.Array, rows: np.ndarray, n: int, *, end: bool = False) -> np.ndarray:
+    """The first (or last) n bytes of the texts at `rows`, which have as many: uint8[m, n]."""
+    cuts = string_offsets(column) - string_offsets(column)[0]
+    at = cuts[rows + 1] - n if end else cuts[rows]
+    return string_bytes(column)[at[:, None] + np.arange(n)]
+
+
+NO_CANDIDATES = Candidates(pa.nulls(0, MESSAGES), CANDIDATES.empty_table())
+
+
+def single_turns(roles: pa.Array, contents: pa.Array) -> pa.ListArray:
     """A column of one-message lists."""
-    n = len(contents)
-    messages = pa.StructArray.from_arrays(
-        [pa.array([role], pa.string()).take(pa.array(np.zeros(n, np.int8))), contents], fields=list(MESSAGES.value_type)
-    )
-    return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32)), messages)
+    messages = pa.StructArray.from_arrays([roles, contents], fields=list(MESSAGES.value_type))
+    return pa.ListArray.from_arrays(pa.array(np.arange(len(contents) + 1, dtype=np.int32)), messages)
 
 
-def candidates(pairs: Sequence[Pair], records: Sequence[int], tally: Counter[str]) -> pa.Table:
-    """Pairs as a `CANDIDATES` table; `records[i]` is the record that pair i came from."""
-
-    def turns(messages: list[Message]) -> list[Message]:
-        return [{"role": clean(m["role"], tally), "content": clean(m["content"], tally)} for m in messages]
+def candidates(pairs: Sequence[Pair], records: Sequence[int], tally: Counter[str]) -> Candidates:
+    """Pairs as `Candidates`; `records[i]` is the record that pair i came from."""
 
     def text(value: str | None) -> str | None:
         return None if value is None else clean(value, Counter())
 
-    columns = {
-        "prompt": [turns(p.prompt) for p in pairs],
-        "chosen": [turns(p.chosen) for p in pairs],
-        "rejected": [turns(p.rejected) for p in pairs],
+    turns = [m for p in pairs for side in (p.prompt, p.chosen, p.rejected) for m in side]
+    lengths = [len(side) for p in pairs for side in (p.prompt, p.chosen, p.rejected)]
+    messages = pa.StructArray.from_arrays(
+        [clean_column([m[k] for m in turns], tally) for k in ("role", "content")], fields=list(MESSAGES.value_type)
+    )
+    cuts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+    columns: dict[str, Any] = {
+        side: np.arange(k, 3 * len(pairs), 3, dtype=np.int32) for k, side in enumerate(SIDES)
+    } | {
         "meta": [text(json.dumps(p.meta, ensure_ascii=False, sort_keys=True)) for p in pairs],
         "group_key": [text(p.group_key) for p in pairs],
         "_records": [[r] for r in records],
@@ -74,35 +150,38 @@ def candidates(pairs: Sequence[Pair], records: Sequence[int], tally: Counter[str
         columns[name] = [[text(v) for v in getattr(p, name)] for p in pairs]
     for name in ("score_chosen", "score_rejected", "margin", "p_chosen", "created"):
         columns[name] = [getattr(p, name) for p in pairs]
-    columns["id"] = [""] * len(pairs)
-    table = pa.table({f.name: pa.array(columns[f.name], f.type) for f in CANDIDATES}, schema=CANDIDATES)
-    return with_ids(table)
+    return with_ids(pa.ListArray.from_arrays(pa.array(cuts), messages), columns)
 
 
-def with_ids(table: pa.Table) -> pa.Table:
-    """The table with its `id` column filled: `schema.pair_id` of each row."""
-    prompt, chosen, rejected = (turn_json(table[c].combine_chunks()) for c in ("prompt", "chosen", "rejected"))
-    ids = [
-        hashlib.blake2b(f"[{p},{c},{r}]".encode(), digest_size=16).hexdigest()
-        for p, c, r in zip(prompt, chosen, rejected, strict=True)
+def with_ids(cells: pa.ListArray, columns: dict[str, Any]) -> Candidates:
+    """Candidates of cells and the columns but for what follows from the texts: `id`, `schema.pair_id` of each row, and
+    blake2b-64 of its prompt, chosen and rejected."""
+    texts = cell_json(cells)
+    sides = [columns[name].tolist() for name in SIDES]
+    columns["id"] = [
+        hashlib.blake2b(b"[%b,%b,%b]" % (texts[p], texts[c], texts[r]), digest_size=16).hexdigest()
+        for p, c, r in zip(*sides, strict=True)
     ]
-    return table.set_column(table.schema.get_field_index("id"), "id", pa.array(ids, pa.string()))
+    hashes = _hashes(texts)
+    columns |= {f"_{name}": hashes[columns[name]] for name in SIDES}
+    arrays = [a if isinstance(a := columns[f.name], pa.Array) else pa.array(a, f.type) for f in CANDIDATES]
+    return Candidates(cells, pa.table(arrays, schema=CANDIDATES))
 
 
-def turn_json(messages: pa.ListArray) -> list[str]:
-    """Each cell as the JSON that `schema.pair_id` hashes; a text that stands in many cells is written once."""
-    flat = messages.flatten()
-    role, content = (flat.field(i).dictionary_encode() for i in (0, 1))
-    roles = [_json(v) for v in role.dictionary.to_pylist()]
-    contents = [_json(v) for v in content.dictionary.to_pylist()]
-    turns = [
-        f"[{roles[r]},{contents[c]}]"
-        for r, c in zip(role.indices.to_pylist(), content.indices.to_pylist(), strict=True)
-    ]
-    if len(turns) == len(messages) and (np.diff(offsets(messages)) == 1).all():
-        return [f"[{t}]" for t in turns]
-    cuts = offsets(messages)
-    return ["[" + ",".join(turns[a:b]) + "]" for a, b in pairwise(cuts)]
+def cell_json(cells: pa.ListArray) -> list[bytes]:
+    """Each cell as the JSON that `schema.pair_id` hashes."""
+    flat, cuts = cells.flatten(), offsets(cells)
+    roles = flat.field(0).to_pylist()
+    encoded = {r: _json(r) for r in dict.fromkeys(roles)}
+    turns = [f"[{encoded[r]},{_json(c)}]" for r, c in zip(roles, flat.field(1).to_pylist(), strict=True)]
+    if len(turns) == len(cells) and (np.diff(cuts) == 1).all():
+        return [f"[{t}]".encode() for t in turns]
+    return [("[" + ",".join(turns[a:b]) + "]").encode() for a, b in pairwise(cuts)]
+
+
+def cell_hashes(cells: pa.ListArray) -> np.ndarray:
+    """blake2b-64 of each cell's JSON, as in `_prompt`: uint64[m]."""
+    return _hashes(cell_json(cells))
 
 
 def offsets(lists: pa.ListArray) -> np.ndarray:
@@ -113,14 +192,18 @@ def offsets(lists: pa.ListArray) -> np.ndarray:
 
 def hash64(texts: Iterable[str]) -> np.ndarray:
     """blake2b-64 of each text: uint64[n]."""
-    return np.array(
-        [int.from_bytes(hashlib.blake2b(t.encode(), digest_size=8).digest(), "big") for t in texts], dtype=np.uint64
-    )
+    return _hashes(t.encode() for t in texts)
 
 
-def hash64_column(column: pa.ChunkedArray) -> np.ndarray:
+def _hashes(texts: Iterable[bytes]) -> np.ndarray:
+    digests = b"".join([hashlib.blake2b(t, digest_size=8).digest() for t in texts])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def hash64_column(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """`hash64` of a string column, each distinct text hashed once."""
-    codes = column.combine_chunks().dictionary_encode()
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    codes = whole.dictionary_encode()
     return hash64(codes.dictionary.to_pylist())[codes.indices.to_numpy()] if len(codes) else np.zeros(0, np.uint64)
 
 

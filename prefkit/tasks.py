@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -17,12 +18,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from prefkit import tables
-from prefkit.finish import finish, row_keys
+from prefkit import lookups, tables
+from prefkit.contamination import Evaluation
+from prefkit.finish import Rules, finish, prompt_signatures, row_keys
 from prefkit.readers import read_records
 from prefkit.schema import Pair, Reject
 from prefkit.sources import PairInput, Refused, Slice, Source, Unused, get_source
+from prefkit.tables import Candidates
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,13 @@ class Job:
     seed: int
     where: str | None
     limit: int | None
+    checks: dict[str, str] = field(default_factory=dict)
+    near: float = 0.0
+    against: bool = False
+
+    def noted(self) -> list[str]:
+        """Kinds of notes that the slices made: after map."""
+        return sorted({p.name.split(".")[1] for p in self.work.glob("map-*.*.000000.arrow")})
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Task:
 def run(task: Task) -> None:
     """Run a task of any phase unless its marker stands."""
     if not task.done():
-        {"map": map_slice, "pair": pair_bucket, "read": read_slice}[task.phase](task)
+        {"map": map_slice, "look": merge_notes, "pair": pair_bucket, "read": read_slice}[task.phase](task)
 
 
 def _mark(task: Task, **marker: object) -> None:
@@ -83,6 +94,7 @@ class _Sorted:
     tally: Counter[str] = field(default_factory=Counter)
     lines: int = 0
     parts: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
     links: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     rejects: list[tuple[str, int, str]] = field(default_factory=list)
@@ -98,6 +110,11 @@ class _Sorted:
                 rows = table.slice(a, b - a).to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
                 out.write_batch(rows[0])
         self.parts += 1
+
+    def note(self, kind: str, table: pa.Table) -> None:
+        if table.num_rows:
+            lookups.write_notes(self.task.stem, kind, self.notes[kind], table, self.task.job.buckets)
+            self.notes[kind] += 1
 
     def link(self, one: str, other: str) -> None:
         self.links.append((one, other))
@@ -124,11 +141,25 @@ def map_slice(task: Task) -> None:
         task,
         lines=out.lines,
         parts=out.parts,
+        notes=out.notes,
         tally=out.tally,
         links=out.links,
         warnings=out.warnings,
         rejects=out.rejects,
     )
+
+
+# --- look: what was noted of a bucket's keys, sorted -------------------------------------------------------------
+
+
+def merge_notes(task: Task) -> None:
+    """What all slices noted of the keys of a bucket, as one sorted table a kind."""
+    join = get_source(task.job.source).join
+    assert join is not None
+    stems = [Task(task.job, "map", n).stem for n in range(len(task.job.slices))]
+    for kind in task.job.noted():
+        lookups.merge(task.job.work, stems, kind, task.number, join.lookups[kind])
+    _mark(task)
 
 
 # --- pair: a bucket into candidates ------------------------------------------------------------------------------
@@ -142,8 +173,9 @@ def pair_bucket(task: Task) -> None:
     table = _bucket(task, tally)
     if table is None:
         return _mark(task, tally={}, rows=0)
-    made = join.pair(PairInput(table, task.job.options, task.job.seed, tally))
-    return _finish(task, made.table, made.fates, made.rejects, tally)
+    known = {kind: lookups.Lookup(task.job.work, kind, task.job.buckets) for kind in task.job.noted()}
+    made = join.pair(PairInput(table, task.job.options, task.job.seed, tally, known))
+    return _finish(task, made.candidates, made.fates, made.rejects, tally)
 
 
 def bucket_keys(job: Job, parts: list[int]) -> np.ndarray:
@@ -165,8 +197,8 @@ def _bucket(task: Task, tally: Counter[str]) -> pa.Table | None:
         while os.path.exists(path := _part(Task(job, "map", number).stem, part)):
             with pa.OSFile(path) as source:
                 rows = pa.Table.from_batches([pa.ipc.open_file(source).get_batch(task.number)])
-            lines = rows["line"].to_numpy() + (first_lines[number] + 1)
-            position = pa.array([f"{piece.name}:{line}" for line in lines.tolist()], pa.string())
+            lines = pa.array(rows["line"].to_numpy() + (first_lines[number] + 1)).cast(pa.string())
+            position = pc.binary_join_element_wise(piece.name, lines, ":")
             batches.append(rows.drop_columns("line").append_column("position", position))
             part += 1
     if not batches:
@@ -237,16 +269,37 @@ def _records(source: Source, pieces: list[Slice], options: Any, tally: Counter[s
 # --- what both end with -------------------------------------------------------------------------------------------
 
 
-def _finish(task: Task, table: pa.Table, fates: list[str], rejects: list[Reject], tally: Counter[str]) -> None:
-    """Rows, keys and rejects of a task as files, then its marker."""
-    done = finish(task.job.source, task.job.where, table, fates, rejects, tally)
+def _finish(task: Task, made: Candidates, fates: list[str], rejects: list[Reject], tally: Counter[str]) -> None:
+    """Rows, cells, keys, signatures and rejects of a task as files, then its marker."""
+    job, seconds = task.job, defaultdict[str, float](float)
+    rules = Rules(job.checks, job.where, Evaluation.load(job.work) if job.against else None)
+    done = finish(job.source, rules, made, fates, rejects, tally, seconds)
     write_table(task.stem.with_suffix(".rejects.arrow"), done.rejects)
     np.save(task.stem.with_suffix(".keys.npy"), row_keys(done.kept))
-    write_table(task.stem.with_suffix(".arrow"), done.kept.drop_columns(["group_key", "_records"]))
-    _mark(task, tally=tally, rows=done.kept.num_rows)
+    if job.near:
+        started = time.perf_counter()
+        np.save(task.stem.with_suffix(".near.npy"), prompt_signatures(done.kept))
+        seconds["near duplicates"] += time.perf_counter() - started
+    write_table(task.stem.with_suffix(".cells.arrow"), pa.table({"cell": done.kept.cells}))
+    write_table(
+        task.stem.with_suffix(".arrow"),
+        done.kept.table.drop_columns(["group_key", *(c for c in made.table.column_names if c.startswith("_"))]),
+    )
+    _mark(task, tally=tally, rows=done.kept.rows, seconds=seconds)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """An Arrow stream."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
-        out.write_table(table, max_chunksize=1000)
+        out.write_table(table)
+
+
+def read_cells(path: Path) -> pa.ListArray:
+    """The cells beside a file of candidates, memory-mapped."""
+    column = read_table(path.with_suffix(".cells.arrow"))["cell"]
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def read_table(path: Path) -> pa.Table:
+    """A file that `write_table` wrote, memory-mapped."""
+    return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()

@@ -15,17 +15,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from lxml import etree
 
 BLOCK_BYTES = 1 << 20
 START = re.compile(rb"<row(?=[\s/>])")
-OTHER = re.compile(rb"<(?!row[\s/>]|(?:posts|postlinks)\b|[/?!])[^<]*=[^<]*")  # in a row's place: `<rwo Id="1" />`
+OTHER = re.compile(
+    rb"<(?!row[\s/>]|(?:posts|postlinks|users|votes)\b|[/?!])[^<]*=[^<]*"
+)  # in a row's place: `<rwo Id="1" />`
 WHOLE = re.compile(rb"""<row(?:[^<>"']|"[^<"]*"|'[^<']*')*/>""")
 COMMENT = re.compile(rb"<!--.*?-->", re.S)
 REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
 CONTROLS = bytes(set(range(32)) - {9, 10, 13})
 Attributes = dict[str, str]
+Row = Any  # an lxml element: `row.get(name)` reads an attribute, `row.items()` all
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,11 @@ def utf16(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attributes | Damaged]]:
+    """The rows of a block as `elements` finds them, with their attributes as a dict."""
+    return [(n, row if isinstance(row, Damaged) else dict(row.items())) for n, row in elements(block, line, tally)]
+
+
+def elements(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Row | Damaged]]:
     """The rows of a block, each with its line counted as `line` is.
 
     Counts in `tally`: `repairs.illegal_character` (control characters and references that XML forbids, dropped) and
@@ -96,21 +106,18 @@ def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attri
     if b"<!--" in block:
         block = COMMENT.sub(lambda m: b"\n" * m[0].count(b"\n"), block)
     starts = [m.start() for m in START.finditer(block)]
-    rows = _attributes(block[starts[0] : block.rfind(b"/>") + 2]) if starts else []
-    found: list[tuple[int, Attributes | Damaged]] = list(zip(starts, rows or [], strict=False))
+    rows = _rows(block[starts[0] : block.rfind(b"/>") + 2]) if starts else []
+    found: list[tuple[int, Row | Damaged]] = list(zip(starts, rows or [], strict=False))
     if rows is None or len(rows) != len(starts):
         found = [row for a, b in pairwise([*starts, len(block)]) for row in _stretch(block, a, b, tally)]
     if block.count(b"<") > len(starts):
         found = sorted([*found, *_others(block, found)], key=lambda row: row[0])
-    numbered, seen = [], 0
-    for start, row in found:
-        line += block.count(b"\n", seen, start)
-        seen = start
-        numbered.append((line, row))
-    return numbered
+    ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
+    lines = np.searchsorted(ends, [start for start, _ in found]) + line
+    return list(zip(lines.tolist(), [row for _, row in found], strict=True))
 
 
-def _stretch(block: bytes, a: int, b: int, tally: Counter[str]) -> Iterator[tuple[int, Attributes | Damaged]]:
+def _stretch(block: bytes, a: int, b: int, tally: Counter[str]) -> Iterator[tuple[int, Row | Damaged]]:
     """The row that begins at `a`, and what lies between it and the next: a row that lost its `<`."""
     whole = WHOLE.match(block, a, b)
     yield a, _one(block[a : whole.end() if whole else b], tally)
@@ -118,7 +125,7 @@ def _stretch(block: bytes, a: int, b: int, tally: Counter[str]) -> Iterator[tupl
         yield whole.end() + len(lost) - len(lost.lstrip()), Damaged(lost.strip().decode("utf-8", "replace"))
 
 
-def _others(block: bytes, rows: list[tuple[int, Attributes | Damaged]]) -> Iterator[tuple[int, Damaged]]:
+def _others(block: bytes, rows: list[tuple[int, Row | Damaged]]) -> Iterator[tuple[int, Damaged]]:
     """Elements other than rows, but for what a damaged row before them already holds."""
     starts = [start for start, _ in rows]
     for m in OTHER.finditer(block):
@@ -127,7 +134,7 @@ def _others(block: bytes, rows: list[tuple[int, Attributes | Damaged]]) -> Itera
             yield m.start(), Damaged(m[0].rstrip().decode("utf-8", "replace"))
 
 
-def _attributes(rows: bytes) -> list[Attributes | Damaged] | None:
+def _rows(rows: bytes) -> list[Row] | None:
     """All rows at once; None where something is not well-formed, or looks like a row but is none."""
     parser = etree.XMLParser(huge_tree=True, resolve_entities=False, no_network=True)
     try:
@@ -136,17 +143,18 @@ def _attributes(rows: bytes) -> list[Attributes | Damaged] | None:
         return None
     if any("=" in row.tail for row in root if row.tail):
         return None
-    return [dict(row.items()) for row in root if row.tag == "row"]
+    found = list(root)
+    return found if all(row.tag == "row" for row in found) else [row for row in found if row.tag == "row"]
 
 
-def _one(raw: bytes, tally: Counter[str]) -> Attributes | Damaged:
+def _one(raw: bytes, tally: Counter[str]) -> Row | Damaged:
     """The row that a stretch begins with, repaired where that is enough; Damaged keeps the whole stretch."""
     whole, raw = raw.rstrip(), raw[: end if (end := raw.find(b"<", 1)) > 0 else len(raw)].rstrip()
-    if parsed := _attributes(raw):
+    if parsed := _rows(raw):
         return parsed[0]
     legal = REFERENCE.sub(_keep_legal, raw).translate(None, CONTROLS)
     valid = legal.decode("utf-8", "replace").encode()
-    parsed = _attributes(valid)
+    parsed = _rows(valid)
     if not parsed:
         return Damaged(whole.decode("utf-8", "replace"))
     tally["repairs.illegal_character"] += legal != raw

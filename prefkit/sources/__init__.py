@@ -8,18 +8,21 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from prefkit.errors import UserError, unknown_name
 from prefkit.schema import Pair, Reject
+from prefkit.tables import Candidates
 
 SOURCES = {  # name -> module that holds its SOURCE, imported when asked for
     "judgements": "prefkit.sources.judgements",
     "pairs": "prefkit.sources.pairs",
+    "rejects": "prefkit.sources.rejects",
     "stack-exchange-dump": "prefkit.sources.stack_exchange_dump",
     "stack-exchange-paired": "prefkit.sources.stack_exchange_paired",
 }
@@ -75,6 +78,9 @@ class MapOutput(Protocol):
     def rows(self, table: pa.Table) -> None:
         """Records with a uint64 column `key`, the hash of their group, and an int64 `line` (from 0 in the slice)."""
 
+    def note(self, kind: str, table: pa.Table) -> None:
+        """Rows of a look-up that `PairInput.lookups[kind]` answers from: a uint64 column `key`, and values."""
+
     def link(self, one: str, other: str) -> None:
         """Two group keys that must share a split."""
 
@@ -86,32 +92,39 @@ class MapOutput(Protocol):
 
 
 class PairInput(NamedTuple):
-    """All records of some groups: the columns that `map` wrote, and `position`."""
+    """All records of some groups: the columns that `map` wrote, and `position`. `lookups[kind](keys)` gives a row for
+    each key, of nulls where `map` noted none; a kind of which nothing was noted is absent."""
 
     table: pa.Table
     options: Any
     seed: int
     tally: Counter[str]
+    lookups: Mapping[str, Callable[[np.ndarray], pa.Table]]
 
 
 class PairOutput(NamedTuple):
-    """What a bucket makes: a `prefkit.tables.CANDIDATES` table, what becomes of each record, and the records refused.
+    """What a bucket makes: candidates, what becomes of each record, and the records refused.
 
     `fates[i]` says why record i is in no candidate (`single_answer`); "" leaves it to the pairs that name it.
     """
 
-    table: pa.Table
+    candidates: Candidates
     fates: list[str]
     rejects: list[Reject]
 
 
 @dataclass(frozen=True)
 class Join:
-    """How a source whose pairs need several records works: slices of the input, records by group, pairs of a group."""
+    """How a source whose pairs need several records works: slices of the input, records by group, pairs of a group.
+
+    `lookups` names what `map` may note, and what is to be done where a key is noted again: `last` keeps the later
+    value, `sum` adds them up.
+    """
 
     slices: Callable[[Path, Any, int], list[Slice]]
     map: Callable[[Slice, Any, MapOutput], None]
     pair: Callable[[PairInput], PairOutput]
+    lookups: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

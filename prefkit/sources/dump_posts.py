@@ -1,36 +1,42 @@
-"""Posts and duplicate links of a Stack Exchange dump: where they lie in the input, and as columns by question."""
+"""Rows of a Stack Exchange dump as columns: posts by question, links of duplicates, users' names, votes of posts."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from prefkit import archives, tables
 from prefkit.errors import UserError
 from prefkit.sources import MapOutput, Slice
-from prefkit.xmlrows import Attributes, Damaged, Framer, byte_range, parse, utf16
+from prefkit.sources.dump_files import DumpOptions, address, is_utf16, members_of, tables_in, token
+from prefkit.xmlrows import Damaged, Framer, Row, byte_range, elements, utf16
 
 QUESTION, ANSWER = 1, 2
 UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site"
 NO_LINKS = "no PostLinks.xml, so no duplicate questions are known"
+NOTED_ROWS = 200_000  # names or counts are written out each time there are so many
 PART_BYTES = 32 << 20  # a stream is written out each time it has grown by so much
-NETWORK = re.compile(
-    r"(?:[a-z0-9-]+\.)*(?:stackexchange|stackoverflow|serverfault|superuser|askubuntu|stackapps)\.com|(?:meta\.)?mathoverflow\.net"
-    r"|[a-z0-9-]+\.example"  # reserved for what is made up (RFC 2606): `prefkit sample`
-)
 FABRICATED = {
     "1000000001",
     "1000000010",
 }  # canaries in every dump since 2025-06 (https://meta.stackexchange.com/q/412018)
-CARRIED = ("Tags", "OwnerUserId", "OwnerDisplayName", "CreationDate", "ContentLicense")
+CARRIED = {
+    "title": "Title",
+    "tags": "Tags",
+    "owner": "OwnerUserId",
+    "owner_name": "OwnerDisplayName",
+    "created": "CreationDate",
+    "license": "ContentLicense",
+    "wiki": "CommunityOwnedDate",
+    "closed": "ClosedDate",
+}
+COLUMNS = ("line", "question", "kind", "id", "votes", "accepted", "body", *CARRIED)
 POSTS = pa.schema(
     [
         ("key", pa.uint64()),
@@ -48,197 +54,122 @@ POSTS = pa.schema(
         ("owner_name", pa.string()),
         ("created", pa.string()),
         ("license", pa.string()),
+        ("wiki", pa.string()),
+        ("closed", pa.string()),
     ]
 )
 
 
-@dataclass(frozen=True)
-class DumpOptions:
-    """`site`: `beer` or `beer.stackexchange.com`, where the input's name does not tell. `keep_answer_bot`: user −2."""
-
-    site: str | None = None
-    keep_answer_bot: bool = False
-
-
-def slices(path: Path, options: DumpOptions, step: int) -> list[Slice]:
-    """The stretches of an input: a folder with Posts.xml (and PostLinks.xml), a Posts.xml, or a site's 7z."""
-    if path.is_dir():
-        tables_here = {p.name.lower(): p for p in sorted(path.iterdir())}
-        if "posts.xml" not in tables_here:
-            raise UserError("no Posts.xml in the folder", path, _instead(path))
-        site, files = _site(path.name, options), [tables_here["posts.xml"]]
-        files += [tables_here["postlinks.xml"]] if "postlinks.xml" in tables_here else []
-        return [s for f in files for s in _file_slices(f, f"{path.name}/{f.name}", site, step)]
-    if path.suffix.lower() == ".7z":
-        _tables_in(path)
-        return [Slice(path, path.name, kind="archive", subset=_site(path.name, options))]
-    if path.name.lower() == "postlinks.xml":
-        raise UserError("duplicate links alone make no pairs", path, "give Posts.xml, or the folder that holds both")
-    parent, whole = path.parent.name, path.name.lower() == "posts.xml"
-    site = _site(parent if whole or NETWORK.fullmatch(parent.lower()) else path.stem, options)
-    links = _beside(path) if whole else []
-    return [s for f in (path, *links) for s in _file_slices(f, f.name, site, step)]
-
-
-def _beside(posts: Path) -> list[Path]:
-    """The PostLinks.xml in the folder of a Posts.xml."""
-    return [p for p in sorted(posts.parent.iterdir()) if p.name.lower() == "postlinks.xml"][:1]
-
-
-def _tables_in(archive: Path) -> dict[str, str]:
-    """Member names of the posts and links of an archive; a `UserError` where posts are missing or either is twice."""
-    names = archives.members(archive)
-    found = {t: [m for m in names if m.lower().rpartition("/")[2] == t] for t in ("posts.xml", "postlinks.xml")}
-    if not found["posts.xml"]:
-        raise UserError("no Posts.xml in the archive", archive, f"it holds {', '.join(names) or 'nothing'}")
-    for members in found.values():
-        if len(members) > 1:
-            raise UserError(f"the archive holds {', '.join(members)}", archive, "unpack it and give one site at a time")
-    return {table: members[0] for table, members in found.items() if members}
-
-
-def _instead(folder: Path) -> str:
-    packed = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() == ".7z"]
-    packed = [n for n in packed if n.lower().endswith("-posts.7z")] or packed
-    return f"give the archive itself: {', '.join(packed[:3])}" if packed else "give a site's folder, Posts.xml or .7z"
-
-
-def _site(name: str, options: DumpOptions) -> str:
-    """The site's host name (`beer.stackexchange.com`); where nothing tells it, the input's own name."""
-    name = options.site or re.sub(r"(-posts)?\.7z$", "", name, flags=re.I)
-    known = (name.lower(), f"{name.lower()}.com", f"{name.lower()}.net")
-    host = next((h for h in known if NETWORK.fullmatch(h)), None)
-    return host or (f"{name.lower()}.stackexchange.com" if options.site else name)
-
-
-def token(site: str) -> str:
-    """The short name in keys and subsets: `beer` for beer.stackexchange.com, `stackoverflow` for stackoverflow.com."""
-    return re.sub(r"\.(stackexchange\.com|com|net)$", "", site) if NETWORK.fullmatch(site) else site
-
-
-def address(site: str) -> str | None:
-    """`https://beer.stackexchange.com`, or None for a name that is no host."""
-    return f"https://{site}" if NETWORK.fullmatch(site) else None
-
-
-def _file_slices(path: Path, name: str, site: str, step: int) -> list[Slice]:
-    size = path.stat().st_size
-    links = path.name.lower() == "postlinks.xml"
-    with path.open("rb") as f:
-        head = f.read(2)
-    if not links:
-        _refuse_other_xml(path)
-    if head in (b"\xff\xfe", b"\xfe\xff"):
-        return [Slice(path, name, 0, size, "links-utf16" if links else "posts-utf16", site)]
-    cuts = [*range(0, max(size, 1), step), size]
-    return [Slice(path, name, a, b, "links" if links else "posts", site) for a, b in pairwise(cuts)]
-
-
-def _refuse_other_xml(path: Path) -> None:
-    with path.open("rb") as f:
-        head = f.read(2)
-    chunks = byte_range(path, 0, path.stat().st_size)
-    rows = _parsed(utf16(chunks) if head in (b"\xff\xfe", b"\xfe\xff") else chunks, Counter())
-    _refuse_unless_post(next((row for _, row in rows if not isinstance(row, Damaged)), None), path)
-
-
-def _refuse_unless_post(row: Attributes | None, path: Path) -> None:
-    """A `UserError` unless the first sound row of a file is a post."""
-    fix = "give Posts.xml of a Stack Exchange dump"
-    if row is None:
-        raise UserError("this is no Posts.xml: there is no whole <row … /> in it", path, fix)
-    if "PostTypeId" not in row:
-        raise UserError(
-            f"this is no Posts.xml: its first row has {', '.join(list(row)[:5])} and no PostTypeId", path, fix
-        )
-
-
-def _parsed(chunks: Iterator[bytes], tally: Counter[str]) -> Iterator[tuple[int, Any]]:
-    framer = Framer()
-    for data in chunks:
-        for line, block in framer.feed(data):
-            yield from parse(block, line, tally)
-    for line, block in framer.close():
-        yield from parse(block, line, tally)
+Rows = list[tuple[int, Row | Damaged]]
 
 
 def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
-    """Posts of a stretch by question, duplicate links aside."""
+    """The rows of a stretch: posts by question, everything else aside."""
     if piece.kind == "archive":
         return _map_archive(piece, options, out)
-    chunks = _counted(byte_range(piece.path, piece.start, piece.stop), piece.stop - piece.start, out)
-    rows = _parsed(utf16(chunks) if piece.kind.endswith("utf16") else chunks, out.tally)
-    if piece.kind.startswith("links"):
-        for _, row in rows:
-            _take_link(row, piece.subset, out)
-        if piece.start == 0:
-            _warn_if_no_links(piece.name, out)
-        return _warn_at_end(piece, out)
-    if piece.start == 0 and address(piece.subset) is None:
-        out.warn(UNKNOWN_SITE, piece.name)
-    if piece.start == 0 and not _beside(piece.path):
-        out.warn(NO_LINKS, piece.name)
-    posts = _Posts(piece.subset, options, out)
-    for line, row in rows:
-        posts.take(line, row)
-    posts.flush()
-    return _warn_at_end(piece, out)
-
-
-def _warn_at_end(piece: Slice, out: MapOutput) -> None:
-    """Warn about a file whose last slice this is and whose end is missing."""
+    table, _, encoding = piece.kind.partition("-")
+    if piece.start == 0:
+        if table == "posts":
+            _refuse_other_xml(piece.path)
+        _warn_at_start(table, piece, options, out)
+    chunks = _counted(byte_range(piece.path, piece.start, piece.stop), piece.stop - piece.start, out, table == "posts")
+    framer, taker = Framer(), TAKERS[table](piece.subset, options, out)
+    for data in utf16(chunks) if encoding else chunks:
+        _parse_into(taker, framer.feed(data), out)
+    _parse_into(taker, framer.close(), out)
+    taker.close()
+    if table == "postlinks" and piece.start == 0:
+        _warn_if_no_links(piece.name, out)
     if piece.stop == piece.path.stat().st_size:
         with piece.path.open("rb") as f:
             f.seek(max(0, piece.stop - 256))
             _warn_if_cut(f.read().replace(b"\0", b""), piece.name, out)
+    return None
 
 
-def _counted(chunks: Iterator[bytes], left: int, out: MapOutput) -> Iterator[bytes]:
+def _parse_into(taker: Any, blocks: Iterable[tuple[int, bytes]], out: MapOutput) -> None:
+    for line, block in blocks:
+        repairs: Counter[str] = out.tally if isinstance(taker, _Posts) else Counter()
+        taker.take(elements(block, line, repairs))
+
+
+def _refuse_other_xml(path: Path) -> None:
+    chunks, framer = byte_range(path, 0, path.stat().st_size), Framer()
+    for data in utf16(chunks) if is_utf16(path) else chunks:
+        for line, block in framer.feed(data):
+            rows = [row for _, row in elements(block, line, Counter()) if not isinstance(row, Damaged)]
+            if rows:
+                return _refuse_unless_post(rows[0], path)
+    rows = [r for n, b in framer.close() for _, r in elements(b, n, Counter()) if not isinstance(r, Damaged)]
+    return _refuse_unless_post(rows[0] if rows else None, path)
+
+
+def _refuse_unless_post(row: Row | None, path: Path) -> None:
+    """A `UserError` unless the first sound row of a file is a post."""
+    fix = "give Posts.xml of a Stack Exchange dump"
+    if row is None:
+        raise UserError("this is no Posts.xml: there is no whole <row … /> in it", path, fix)
+    if row.get("PostTypeId") is None:
+        raise UserError(
+            f"this is no Posts.xml: its first row has {', '.join(row.keys()[:5])} and no PostTypeId", path, fix
+        )
+
+
+def _counted(chunks: Iterator[bytes], left: int, out: MapOutput, lines: bool) -> Iterator[bytes]:
     """The chunks, with the line ends of their first `left` bytes counted: the rest belongs to the next slice."""
     for data in chunks:
-        if left > 0:
+        if left > 0 and lines:
             out.lines += data.count(b"\n", 0, left)
         left -= len(data)
         yield data
 
 
 def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
-    wanted = _tables_in(piece.path)
-    posts, framer, tail, links_tail = _Posts(piece.subset, options, out), Framer(), [b""], [b""]
-    links = Framer()
+    """All wanted tables of an archive as it streams by."""
+    members = members_of(piece.path, options)
+    readers = {m: _Member(TAKERS[table](piece.subset, options, out), out) for table, m in members.items()}
+    archives.stream(piece.path, {m: reader.feed for m, reader in readers.items()})
+    for table, member in members.items():
+        reader = readers[member]
+        _parse_into(reader.taker, reader.framer.close(), out)
+        if table == "posts":
+            _refuse_unless_post(reader.taker.first, piece.path)
+        reader.taker.close()
+        name = f"{piece.name}/{member.rpartition('/')[2]}"
+        _warn_if_cut(reader.tail, name, out)
+        if table == "postlinks":
+            _warn_if_no_links(name, out)
+    if "posts" in members:
+        if address(piece.subset) is None:
+            out.warn(UNKNOWN_SITE, piece.name)
+        alone = piece.path.name.lower().endswith("-posts.7z")
+        links = piece.path.with_name(piece.path.name[: -len("posts.7z")] + "PostLinks.7z") if alone else None
+        if "postlinks" not in members and not (links is not None and _exists_in_any_case(links)):
+            out.warn(NO_LINKS, piece.name)
+
+
+def _exists_in_any_case(path: Path) -> bool:
+    return any(p.name.lower() == path.name.lower() for p in path.parent.iterdir())
+
+
+class _Member:
+    """A table of an archive, parsed block by block as it is pushed."""
+
+    def __init__(self, taker: Any, out: MapOutput):
+        self.taker, self.out, self.framer, self.tail = taker, out, Framer(), b""
+
+    def feed(self, data: bytes) -> None:
+        self.tail = (self.tail + data[-256:])[-256:]
+        _parse_into(self.taker, self.framer.feed(data), self.out)
+
+
+def _warn_at_start(table: str, piece: Slice, options: DumpOptions, out: MapOutput) -> None:
+    if table != "posts":
+        return
     if address(piece.subset) is None:
         out.warn(UNKNOWN_SITE, piece.name)
-
-    def take_posts(data: bytes) -> None:
-        tail[0] = (tail[0] + data[-256:])[-256:]
-        for line, block in framer.feed(data):
-            for place, row in parse(block, line, out.tally):
-                posts.take(place, row)
-
-    def take_links(data: bytes) -> None:
-        links_tail[0] = (links_tail[0] + data[-256:])[-256:]
-        for line, block in links.feed(data):
-            for _, row in parse(block, line, out.tally):
-                _take_link(row, piece.subset, out)
-
-    sinks = {wanted["posts.xml"]: take_posts}
-    if "postlinks.xml" in wanted:
-        sinks[wanted["postlinks.xml"]] = take_links
-    archives.stream(piece.path, sinks)
-    for line, block in framer.close():
-        for place, row in parse(block, line, out.tally):
-            posts.take(place, row)
-    for line, block in links.close():
-        for _, row in parse(block, line, out.tally):
-            _take_link(row, piece.subset, out)
-    _refuse_unless_post(posts.first, piece.path)
-    posts.flush()
-    _warn_if_cut(tail[0], f"{piece.name}/Posts.xml", out)
-    if "postlinks.xml" not in wanted:
+    if piece.path.name.lower() != "posts.xml" or "postlinks" not in tables_in(piece.path.parent, options):
         out.warn(NO_LINKS, piece.name)
-    else:
-        _warn_if_no_links(f"{piece.name}/PostLinks.xml", out)
-        _warn_if_cut(links_tail[0], f"{piece.name}/PostLinks.xml", out)
 
 
 def _warn_if_cut(tail: bytes, name: str, out: MapOutput) -> None:
@@ -251,16 +182,79 @@ def _warn_if_no_links(name: str, out: MapOutput) -> None:
         out.warn("no row in it, so no duplicate questions are known", name)
 
 
-def _take_link(row: Attributes | Damaged, site: str, out: MapOutput) -> None:
-    if isinstance(row, Damaged):
-        out.tally["links.damaged"] += 1
-    elif row.get("LinkTypeId") != "3":
-        out.tally["links.other_type"] += 1
-    elif "PostId" not in row or "RelatedPostId" not in row:
-        out.tally["links.damaged"] += 1
-    else:
-        out.link(f"{token(site)}/{row['PostId']}", f"{token(site)}/{row['RelatedPostId']}")
-        out.tally["links.duplicates"] += 1
+class _Links:
+    """PostLinks.xml: links of type 3 say that one question is a duplicate of the other."""
+
+    def __init__(self, site: str, options: DumpOptions, out: MapOutput):
+        self.site, self.out = token(site), out
+
+    def take(self, rows: Rows) -> None:
+        for _, row in rows:
+            if isinstance(row, Damaged):
+                self.out.tally["links.damaged"] += 1
+            elif row.get("LinkTypeId") != "3":
+                self.out.tally["links.other_type"] += 1
+            elif row.get("PostId") is None or row.get("RelatedPostId") is None:
+                self.out.tally["links.damaged"] += 1
+            else:
+                self.out.link(f"{self.site}/{row.get('PostId')}", f"{self.site}/{row.get('RelatedPostId')}")
+                self.out.tally["links.duplicates"] += 1
+
+    def close(self) -> None:
+        """Nothing is left over."""
+
+
+class _Users:
+    """Users.xml: names by user number."""
+
+    def __init__(self, site: str, options: DumpOptions, out: MapOutput):
+        self.site, self.out = token(site), out
+        self.names: dict[str, str] = {}
+
+    def take(self, rows: Rows) -> None:
+        for _, row in rows:
+            if isinstance(row, Damaged) or row.get("Id") is None or not row.get("DisplayName"):
+                self.out.tally["users.damaged" if isinstance(row, Damaged) else "users.nameless"] += 1
+            else:
+                self.names[row.get("Id")] = row.get("DisplayName")
+                self.out.tally["users.names"] += 1
+        if len(self.names) >= NOTED_ROWS:
+            self.close()
+
+    def close(self) -> None:
+        keys = tables.hash64(f"{self.site}/{number}" for number in self.names)
+        names = tables.clean_column(list(self.names.values()), Counter())
+        self.out.note("names", pa.table({"key": keys, "name": names}))
+        self.names = {}
+
+
+class _Votes:
+    """Votes.xml: how many votes up (type 2) and down (type 3) each post has."""
+
+    def __init__(self, site: str, options: DumpOptions, out: MapOutput):
+        self.site, self.out = token(site), out
+        self.up: Counter[str] = Counter()
+        self.down: Counter[str] = Counter()
+
+    def take(self, rows: Rows) -> None:
+        count = {"2": self.up, "3": self.down}
+        for _, row in rows:
+            if isinstance(row, Damaged) or row.get("PostId") is None:
+                self.out.tally["votes.damaged"] += 1
+            elif (kind := row.get("VoteTypeId", "")) in count:
+                count[kind][row.get("PostId")] += 1
+                self.out.tally["votes.up" if kind == "2" else "votes.down"] += 1
+            else:
+                self.out.tally["votes.other_type"] += 1
+        if len(self.up) + len(self.down) >= NOTED_ROWS:
+            self.close()
+
+    def close(self) -> None:
+        posts = [*dict.fromkeys([*self.up, *self.down])]
+        columns = {name: [of[p] for p in posts] for name, of in (("up", self.up), ("down", self.down))}
+        counts = {name: pa.array(values, pa.int64()) for name, values in columns.items()}
+        self.out.note("votes", pa.table({"key": tables.hash64(f"{self.site}/{p}" for p in posts), **counts}))
+        self.up, self.down = Counter(), Counter()
 
 
 class _Posts:
@@ -268,52 +262,96 @@ class _Posts:
 
     def __init__(self, site: str, options: DumpOptions, out: MapOutput):
         self.site, self.options, self.out = site, options, out
-        self.columns: list[tuple] = []
+        self.columns: dict[str, list] = {name: [] for name in COLUMNS}
         self.size = 0
-        self.first: Attributes | None = None  # the first sound row
+        self.first: Row | None = None  # the first sound row
 
-    def take(self, line: int, row: Attributes | Damaged) -> None:
-        self.out.tally["records.read"] += 1
-        if isinstance(row, Damaged):
-            return self.out.reject("malformed_row", line, row.raw)
-        self.first = self.first or row
-        if reason := self._unused(row):
-            self.out.tally[f"records.unused.{reason}"] += 1
-            return None
-        get = row.get
-        kind = int(row["PostTypeId"])
+    def take(self, rows: Rows) -> None:
+        """The rows of a block, each with its line."""
+        self.out.tally["records.read"] += len(rows)
+        taken: list[tuple[int, Row]] = [(line, row) for line, row in rows if self._is_wanted(line, row)]
         try:
-            number, votes = int(row["Id"]), int(row["Score"])
-            question = number if kind == QUESTION else int(row["ParentId"])
-            accepted = int(get("AcceptedAnswerId") or 0)
-            if max(map(abs, (number, votes, question, accepted))) >= 2**63:
-                raise ValueError("a number that no column holds")
-        except (KeyError, ValueError):  # no Id, no Score, an answer without its question, or a number that is none
-            return self.out.reject("missing_number", line, json.dumps(row, ensure_ascii=False))
-        body = get("Body") or ""
-        self.size += len(body) + 200
-        self.columns.append((line, question, kind, number, votes, accepted, get("Title"), body, *map(get, CARRIED)))
+            numbers = _numbers(taken)
+        except (TypeError, ValueError, OverflowError):
+            taken = [(line, row) for line, row in taken if self._has_numbers(line, row)]
+            numbers = _numbers(taken)
+        for name, values in numbers.items():
+            self.columns[name] += values
+        for name, attribute in CARRIED.items():
+            self.columns[name] += [row.get(attribute) for _, row in taken]
+        bodies = [row.get("Body", "") for _, row in taken]
+        self.columns["body"] += bodies
+        self.size += sum(map(len, bodies)) + 200 * len(bodies)
         if self.size >= PART_BYTES:
-            self.flush()
-        return None
+            self.close()
 
-    def _unused(self, row: Attributes) -> str:
-        if row.get("PostTypeId") not in ("1", "2"):
+    def _is_wanted(self, line: int, row: Row | Damaged) -> bool:
+        if isinstance(row, Damaged):
+            self.out.reject("malformed_row", line, row.raw)
+            return False
+        if self.first is None:
+            self.first = row
+        if reason := self._unused(row.get):
+            self.out.tally[f"records.unused.{reason}"] += 1
+        return not reason
+
+    def _unused(self, get: Callable[[str], str | None]) -> str:
+        if get("PostTypeId") not in ("1", "2"):
             return "other_type"
-        if "DeletionDate" in row:
+        if get("DeletionDate") is not None:
             return "deleted"
-        if row.get("OwnerUserId") == "-1" and row.get("Id") in FABRICATED:
+        owner = get("OwnerUserId")
+        if owner == "-1" and get("Id") in FABRICATED:
             return "fabricated"
-        if row.get("OwnerUserId") == "-2" and not self.options.keep_answer_bot:
+        if owner == "-2" and not self.options.keep_answer_bot:
             return "answer_bot"
         return ""
 
-    def flush(self) -> None:
-        if not self.columns:
+    def _has_numbers(self, line: int, row: Row) -> bool:
+        try:
+            _numbers([(line, row)])
+        except (TypeError, ValueError, OverflowError):
+            self.out.reject("missing_number", line, json.dumps(dict(row.items()), ensure_ascii=False))
+            return False
+        return True
+
+    def close(self) -> None:
+        """Write out what was taken."""
+        if not self.columns["line"]:
             return
-        line, question, *rest = zip(*self.columns, strict=True)
-        site = token(self.site)
-        keys = tables.hash64(f"{site}/{q}" for q in question)
-        columns = [keys, line, [self.site] * len(line), question, *rest]
-        self.out.rows(pa.table([pa.array(c, f.type) for c, f in zip(columns, POSTS, strict=True)], schema=POSTS))
-        self.columns, self.size = [], 0
+        site, n = token(self.site), len(self.columns["line"])
+        keys = tables.hash64(f"{site}/{q}" for q in self.columns["question"])
+        columns: dict[str, Any] = {"key": keys, "site": pa.array([self.site] * n, pa.string()), **self.columns}
+        self.out.rows(pa.table([pa.array(columns[f.name], f.type) for f in POSTS], schema=POSTS))
+        self.columns, self.size = {name: [] for name in COLUMNS}, 0
+
+
+def _numbers(rows: list[tuple[int, Row]]) -> dict[str, list[int]]:
+    """Columns of numbers; TypeError, ValueError or OverflowError where one is absent, none, or does not fit.
+
+    An answer's question is its ParentId, a question's itself.
+    """
+    columns = {
+        "line": [line for line, _ in rows],
+        "kind": [int(row.get("PostTypeId")) for _, row in rows],
+        "id": [int(row.get("Id")) for _, row in rows],
+        "votes": [int(row.get("Score")) for _, row in rows],
+        "accepted": [int(row.get("AcceptedAnswerId") or 0) for _, row in rows],
+        "parent": [0 if row.get("PostTypeId") == "1" else int(row.get("ParentId")) for _, row in rows],
+    }
+    parents = columns.pop("parent")
+    columns["question"] = [
+        number if kind == QUESTION else parent
+        for number, kind, parent in zip(columns["id"], columns["kind"], parents, strict=True)
+    ]
+    for values in columns.values():
+        np.array(values, dtype=np.int64)
+    return columns
+
+
+TAKERS: dict[str, Callable[[str, DumpOptions, MapOutput], Any]] = {
+    "posts": _Posts,
+    "postlinks": _Links,
+    "users": _Users,
+    "votes": _Votes,
+}

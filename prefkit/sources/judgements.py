@@ -10,10 +10,13 @@ from heapq import merge
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prefkit.judgements.store import Store
 from prefkit.schema import Pair
 from prefkit.sources import Record, Slice, Source, Tie, Unused
+
+if TYPE_CHECKING:
+    from prefkit.judgements.store import Store  # imported when used: SQLAlchemy takes a third of a second
 
 VOTE = ("id", "judge_name", "outcome", "winner", "flags", "time")
 PRODUCER = ("response", "name", "origin")
@@ -28,6 +31,8 @@ class Options:
 
 def files(path: Path, options: Options) -> list[Path]:
     """The database, whole in one file, so that its digest says what is in it."""
+    from prefkit.judgements.store import Store
+
     store = Store(str(path), create=False)
     store.settle()
     store.close()
@@ -40,6 +45,8 @@ def records(slices: list[Slice], options: Options) -> Iterator[tuple[str, Record
     A vote that any of them saw withdrawn or replaced does not stand (one may be an older copy of another), and a group
     that any of them puts items in holds for all.
     """
+    from prefkit.judgements.store import Store
+
     kinds = ("person", "model") if options.machines else ("person",)
     with ExitStack() as stack:
         stores = [(s.name, stack.enter_context(closing(Store(str(s.path), create=False)))) for s in slices]

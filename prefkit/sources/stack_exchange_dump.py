@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 
 from prefkit import tables
 from prefkit.errors import UserError
-from prefkit.markup import to_markdown
-from prefkit.pairing import better_pairs, vote_margin, vote_score
-from prefkit.schema import Reject
+from prefkit.markup import is_plain, to_markdown
+from prefkit.pairing import PAIRING, SCORES, better_pairs, vote_margin
+from prefkit.schema import STRINGS, Reject
 from prefkit.sources import Join, PairInput, PairOutput, Source
-from prefkit.sources.dump_posts import QUESTION, DumpOptions, address, map_slice, slices, token
+from prefkit.sources.dump_files import DumpOptions, address, slices, token
+from prefkit.sources.dump_posts import QUESTION, map_slice
+from prefkit.tables import Candidates
 
 NAME = "stack-exchange-dump"
 
@@ -35,29 +37,44 @@ class _Pairs(NamedTuple):
     question: list[int]
     chosen: list[int]
     rejected: list[int]
-    score_chosen: list[int]
-    score_rejected: list[int]
+    score_chosen: list[float]
+    score_rejected: list[float]
+
+
+SMALL = ("site", "question", "kind", "id", "votes", "accepted", "created")  # what pairing looks at
 
 
 def pair(given: PairInput) -> PairOutput:
     """Pairs of every question in a bucket."""
-    posts = given.table.take(
-        pc.sort_indices(given.table, [(c, "ascending") for c in ("site", "question", "kind", "id", "order")])
-    )
-    rows = {c: posts[c].to_pylist() for c in ("site", "question", "kind", "id", "votes", "accepted", "created")}
-    fates = [""] * posts.num_rows
+    keys = [(c, "ascending") for c in ("site", "question", "kind", "id", "order")]
+    order = pc.sort_indices(given.table, keys)
+    rows = {c: given.table[c].take(order).to_pylist() for c in SMALL}
+    fates = [""] * given.table.num_rows
     pairs, orphans = _Pairs([], [], [], [], []), []
-    for (site, number), group in groupby(range(posts.num_rows), lambda i: (rows["site"][i], rows["question"][i])):
+    for (site, number), group in groupby(range(len(fates)), lambda i: (rows["site"][i], rows["question"][i])):
         members = _last_of_each(list(group), rows, fates)
         if rows["kind"][members[0]] != QUESTION:
             orphans += members
             continue
-        _pair_question(members, rows, f"{given.seed}/{token(site)}/{number}", fates, pairs, given.tally)
+        _pair_question(members, rows, f"{given.seed}/{token(site)}/{number}", given.options, fates, pairs, given.tally)
+    posts = _Posts(given.table, order.to_numpy(), rows)
     rejects = [_orphan(posts, i) for i in orphans]
     for i in orphans:
         fates[i] = "rejected"
     given.tally["records.rejected.orphan_answer"] += len(orphans)
-    return PairOutput(_table(posts, rows, pairs, given.tally), fates, [r for r in rejects if r])
+    return PairOutput(_candidates(posts, pairs, given), fates, rejects)
+
+
+class _Posts(NamedTuple):
+    """The posts of a bucket: small columns as lists in sorted order, the table as it came and where each row lies."""
+
+    table: pa.Table
+    order: np.ndarray
+    rows: dict[str, list]
+
+    def take(self, numbers: np.ndarray) -> pa.Table:
+        """Whole rows by their sorted numbers."""
+        return self.table.take(pa.array(self.order[numbers]))
 
 
 def _last_of_each(members: list[int], rows: dict[str, list], fates: list[str]) -> list[int]:
@@ -78,25 +95,34 @@ def _last_of_each(members: list[int], rows: dict[str, list], fates: list[str]) -
 
 
 def _pair_question(
-    members: list[int], rows: dict[str, list], salt: str, fates: list[str], out: _Pairs, tally: Counter[str]
+    members: list[int],
+    rows: dict[str, list],
+    salt: str,
+    options: DumpOptions,
+    fates: list[str],
+    out: _Pairs,
+    tally: Counter[str],
 ) -> None:
     question, *answers = members
     if len(answers) < 2:
         for i in members:
             fates[i] = "single_answer" if answers else "no_answers"
         return
-    accepted = rows["accepted"][question]
-    scores = [vote_score(rows["votes"][i], rows["id"][i] == accepted) for i in answers]
-    found = better_pairs(scores, [rows["id"][i] for i in answers], salt)
-    tally["candidates.made"] += len(found.pairs) + found.ties + found.capped
+    accepted, score = rows["accepted"][question], SCORES[options.score]
+    tally["links.accepted_missing"] += bool(accepted) and accepted not in [rows["id"][i] for i in answers]
+    scores = [score(rows["votes"][i], rows["id"][i] == accepted) for i in answers]
+    written = [rows["created"][i] for i in answers] if options.later_wins else None
+    found = better_pairs(scores, [rows["id"][i] for i in answers], salt, PAIRING[options.pairing], written)
+    tally["candidates.made"] += len(found.pairs) + found.ties + found.capped + found.filtered
     tally["candidates.ties"] += found.ties
     tally["candidates.capped"] += found.capped
+    tally["candidates.filtered"] += found.filtered
     paired = {a for p in found.pairs for a in p}
     for a, i in enumerate(answers):
         if a not in paired:
-            fates[i] = "only_ties" if all(s == scores[a] for s in scores) else "capped"
+            fates[i] = "only_ties" if all(s == scores[a] for s in scores) else found.fate
     if not found.pairs:
-        fates[question] = "only_ties"
+        fates[question] = "only_ties" if found.ties == len(answers) * (len(answers) - 1) // 2 else found.fate
     for better, worse in found.pairs:
         out.question.append(question)
         out.chosen.append(answers[better])
@@ -105,51 +131,49 @@ def _pair_question(
         out.score_rejected.append(scores[worse])
 
 
-def _orphan(posts: pa.Table, i: int) -> Reject:
-    row = {k: v for k, v in posts.slice(i, 1).to_pylist()[0].items() if v is not None and k not in ("key", "order")}
-    position = row.pop("position")
-    return Reject("orphan_answer", position, json.dumps(row, ensure_ascii=False))
+def _orphan(posts: _Posts, i: int) -> Reject:
+    (row,) = posts.take(np.array([i])).to_pylist()
+    kept = {k: v for k, v in row.items() if v is not None and k not in ("key", "order", "position")}
+    return Reject("orphan_answer", row["position"], json.dumps(kept, ensure_ascii=False))
 
 
-def _table(posts: pa.Table, rows: dict[str, list], pairs: _Pairs, tally: Counter[str]) -> pa.Table:
+def _candidates(posts: _Posts, pairs: _Pairs, given: PairInput) -> Candidates:
     """The pairs as candidates. Every post is converted once, however many pairs it is in."""
     used = np.unique(np.array([*pairs.question, *pairs.chosen, *pairs.rejected], dtype=np.int64))
-    place = np.full(posts.num_rows, -1)
+    place = np.full(len(posts.order), -1)
     place[used] = np.arange(len(used))
-    texts = pa.array(list(_texts(posts.take(pa.array(used)), tally)), pa.string())
+    whole = posts.take(used)
+    texts = tables.clean_column(_texts(whole, given.tally), given.tally)
+    questions = pc.equal(whole["kind"].combine_chunks(), QUESTION)
+    roles = pc.if_else(questions, pa.scalar("user"), pa.scalar("assistant"))
     who = [place[np.array(p, dtype=np.int64)] for p in (pairs.question, pairs.chosen, pairs.rejected)]
-    licences, urls, authors, created = _attribution(posts.take(pa.array(used)))
-    sites, keys = _keys(rows, pairs)
+    licences, urls, authors, created = _attribution(whole, given)
+    sites, keys = _keys(posts.rows, pairs)
+    n, ids = len(keys), posts.rows["id"]
     columns: dict[str, Any] = {
-        "id": [""] * len(pairs.question),
-        "prompt": tables.single_turns("user", texts.take(pa.array(who[0]))),
-        "chosen": tables.single_turns("assistant", texts.take(pa.array(who[1]))),
-        "rejected": tables.single_turns("assistant", texts.take(pa.array(who[2]))),
+        "prompt": who[0].astype(np.int32),
+        "chosen": who[1].astype(np.int32),
+        "rejected": who[2].astype(np.int32),
         "set_id": keys,
         "score_chosen": pa.array(pairs.score_chosen, pa.float32()),
         "score_rejected": pa.array(pairs.score_rejected, pa.float32()),
         "margin": [vote_margin(a, b) for a, b in zip(pairs.score_chosen, pairs.score_rejected, strict=True)],
-        "p_chosen": pa.nulls(len(keys), pa.float32()),
-        "source": [NAME] * len(keys),
+        "p_chosen": pa.nulls(n, pa.float32()),
+        "source": pa.array([NAME] * n, pa.string()),
         "subset": sites,
-        "source_id": [
-            f"{key}/{rows['id'][c]}-{rows['id'][r]}"
-            for key, c, r in zip(keys, pairs.chosen, pairs.rejected, strict=True)
-        ],
+        "source_id": [f"{key}/{ids[c]}-{ids[r]}" for key, c, r in zip(keys, pairs.chosen, pairs.rejected, strict=True)],
         "licenses": _aligned(licences, who),
         "urls": _aligned(urls, who),
         "authors": _aligned(authors, who),
-        "created": pc.max_element_wise(created.take(pa.array(who[1])), created.take(pa.array(who[2]))),
-        "flags": pa.array([[]] * len(keys), pa.list_(pa.string())),
-        "meta": _meta(posts, rows, pairs),
+        "created": pc.max_element_wise(created.take(pa.array(who[1])), created.take(pa.array(who[2]))).cast(
+            pa.timestamp("s", "UTC")
+        ),
+        "flags": _flags(whole, who),
+        "meta": _meta(whole, who, given),
         "group_key": keys,
         "_records": tables.triples(pa.array(used.astype(np.int32)), who),
     }
-    arrays = [
-        pa.array(columns[f.name], f.type) if isinstance(columns[f.name], list) else columns[f.name].cast(f.type)
-        for f in tables.CANDIDATES
-    ]
-    return tables.with_ids(pa.table(arrays, schema=tables.CANDIDATES))
+    return tables.with_ids(tables.single_turns(roles, texts), columns)
 
 
 def _keys(rows: dict[str, list], pairs: _Pairs) -> tuple[list[str], list[str]]:
@@ -159,30 +183,45 @@ def _keys(rows: dict[str, list], pairs: _Pairs) -> tuple[list[str], list[str]]:
     return names, [f"{n}/{rows['id'][q]}" for n, q in zip(names, pairs.question, strict=True)]
 
 
-def _texts(posts: pa.Table, tally: Counter[str]) -> Iterator[str]:
-    for site, title, body in zip(*(posts[c].to_pylist() for c in ("site", "title", "body")), strict=True):
-        text = tables.clean(to_markdown(body, address(site), tally), tally)
-        if title is None:
-            yield text
-        else:
-            yield f"{tables.clean(html.unescape(title).strip(), tally)}\n\n{text}".rstrip()
+def _texts(posts: pa.Table, tally: Counter[str]) -> list[str]:
+    texts = []
+    homes = {site: address(site) for site in posts["site"].unique().to_pylist()}
+    plain = is_plain(posts["body"].combine_chunks())
+    columns = (posts[c].to_pylist() for c in ("site", "title", "body"))
+    for site, title, body, simple in zip(*columns, plain, strict=True):
+        text = to_markdown(body, homes[site], tally, plain=simple)
+        texts.append(text if title is None else f"{html.unescape(title).strip()}\n\n{text}".rstrip())
+    return texts
 
 
-def _attribution(posts: pa.Table) -> tuple[list[str], list[str | None], list[str], pa.Array]:
+def _attribution(posts: pa.Table, given: PairInput) -> tuple[list[str], list[str | None], list[str], pa.Array]:
     """Licence, link, author and time of writing (seconds) of each post."""
-    columns = ("site", "question", "kind", "id", "owner", "owner_name", "created", "license")
+    columns = ("site", "kind", "id", "owner", "owner_name", "created", "license")
+    names = _names(posts, given)
     licences, urls, authors = [], [], []
-    for site, _, kind, number, owner, name, created, licence in zip(
-        *(posts[c].to_pylist() for c in columns), strict=True
+    homes = {site: address(site) for site in posts["site"].unique().to_pylist()}
+    for site, kind, number, owner, old_name, created, licence, name in zip(
+        *(posts[c].to_pylist() for c in columns), names, strict=True
     ):
-        home = address(site)
+        home = homes[site]
         licences.append(licence or _licence(created))
         urls.append(home and f"{home}/{'questions' if kind == QUESTION else 'a'}/{number}")
-        authors.append(name or (f"{home}/users/{owner}" if home else f"user {owner}") if name or owner else "")
+        profile = (f"{home}/users/{owner}" if home else f"user {owner}") if owner else ""
+        shown = old_name or name
+        authors.append(f"{shown} ({profile})" if shown and profile else shown or profile)
     seconds = pc.strptime(
         pc.utf8_slice_codeunits(posts["created"], 0, 19), "%Y-%m-%dT%H:%M:%S", "s", error_is_null=True
     )
     return licences, urls, authors, seconds.cast(pa.int64()).combine_chunks()
+
+
+def _names(posts: pa.Table, given: PairInput) -> list[str | None]:
+    """Display names out of Users.xml; None where it is absent or silent."""
+    if "names" not in given.lookups:
+        return [None] * posts.num_rows
+    owners = zip(posts["site"].to_pylist(), posts["owner"].to_pylist(), strict=True)
+    found = given.lookups["names"](tables.hash64(f"{token(s)}/{o}" for s, o in owners))
+    return found["name"].to_pylist()
 
 
 def _licence(created: str | None) -> str:
@@ -200,27 +239,68 @@ def _aligned(values: list, who: list[np.ndarray]) -> pa.Array:
     return pa.array([t if None not in t else [] for t in trios], pa.list_(pa.string()))
 
 
-def _meta(posts: pa.Table, rows: dict[str, list], pairs: _Pairs) -> list[str]:
-    encode = json.JSONEncoder(ensure_ascii=False).encode
-    tags, positions = posts["tags"].to_pylist(), posts["position"].to_pylist()
-    return [
-        encode(
-            {
-                "accepted": rows["accepted"][q] or None,
-                "positions": [positions[q], positions[c], positions[r]],
-                "tags": [t for t in (tags[q] or "").replace("<", "|").replace(">", "|").split("|") if t],
-                "votes_chosen": rows["votes"][c],
-                "votes_rejected": rows["votes"][r],
-            }
-        )
-        for q, c, r in zip(pairs.question, pairs.chosen, pairs.rejected, strict=True)
-    ]
+def _flags(posts: pa.Table, who: list[np.ndarray]) -> pa.Array:
+    """`self_answer`: a response is by the asker. `community_wiki`: a response's votes are many authors'."""
+    owner = posts["owner"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    wiki = posts["wiki"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
+    question, chosen, rejected = who
+    known = owner[question] >= 0
+    itself = known & ((owner[chosen] == owner[question]) | (owner[rejected] == owner[question]))
+    shared = wiki[chosen] | wiki[rejected]
+    combinations = pa.array([[], ["self_answer"], ["community_wiki"], ["community_wiki", "self_answer"]], STRINGS)
+    return combinations.take(pa.array(itself + 2 * shared))
+
+
+def _meta(posts: pa.Table, who: list[np.ndarray], given: PairInput) -> pa.Array:
+    """JSON of what only this source knows, put together column by column: JSON texts joined are JSON."""
+    question, chosen, rejected = (pa.array(w) for w in who)
+
+    def text(column: str, rows: pa.Array) -> pa.Array:
+        return posts[column].take(rows).combine_chunks().cast(pa.string())
+
+    place = _json_strings(posts["position"])
+    accepted = text("accepted", question)
+    pieces: list[Any] = ['{"accepted": ', pc.if_else(pc.equal(accepted, "0"), "null", accepted)]
+    pieces += [', "positions": [', place.take(question), ", ", place.take(chosen), ", ", place.take(rejected)]
+    pieces += ['], "tags": ', _tags(posts["tags"]).take(question)]
+    pieces += [', "votes_chosen": ', text("votes", chosen), ', "votes_rejected": ', text("votes", rejected)]
+    if posts["closed"].null_count < posts.num_rows:
+        closed = _json_strings(posts["closed"]).take(question)
+        pieces += [pc.if_else(pc.equal(closed, "null"), "", pc.binary_join_element_wise(', "closed": ', closed, ""))]
+    if "votes" in given.lookups:
+        for side, rows in (("chosen", chosen), ("rejected", rejected)):
+            up, down = _votes(posts.select(["site", "id"]).take(rows), given)
+            pieces += [f', "up_{side}": ', up, f', "down_{side}": ', down]
+    return pc.binary_join_element_wise(*pieces, "}", "")
+
+
+def _json_strings(column: pa.ChunkedArray) -> pa.Array:
+    """Each text as a JSON string, null as `null`; each distinct one is encoded once."""
+    codes = column.combine_chunks().dictionary_encode()
+    encoded = pa.array([json.dumps(t, ensure_ascii=False) for t in codes.dictionary.to_pylist()], pa.string())
+    return encoded.take(codes.indices).fill_null("null")
+
+
+def _tags(column: pa.ChunkedArray) -> pa.Array:
+    """`<a><b>` or `|a|b|` as a JSON list."""
+    codes = column.combine_chunks().dictionary_encode()
+    split = ([t for t in re.split(r"[<>|]+", tags) if t] for tags in codes.dictionary.to_pylist())
+    encoded = pa.array([json.dumps(tags, ensure_ascii=False) for tags in split], pa.string())
+    return encoded.take(codes.indices).fill_null("[]")
+
+
+def _votes(posts: pa.Table, given: PairInput) -> tuple[pa.Array, pa.Array]:
+    """Up and down votes of posts out of Votes.xml, as JSON numbers."""
+    ids = zip(posts["site"].to_pylist(), posts["id"].to_pylist(), strict=True)
+    found = given.lookups["votes"](tables.hash64(f"{token(s)}/{i}" for s, i in ids))
+    up, down = (found[c].fill_null(0).combine_chunks().cast(pa.string()) for c in ("up", "down"))
+    return up, down
 
 
 def recognises(path: Path) -> bool:
     """A .7z, an .xml, or a folder that holds Posts.xml."""
     if path.is_dir():
-        return any(p.name.lower() == "posts.xml" for p in path.iterdir())
+        return any(p.name.lower() == "posts.xml" or p.name.lower().endswith("-posts.7z") for p in path.iterdir())
     return path.suffix.lower() in (".7z", ".xml")
 
 
@@ -230,5 +310,5 @@ SOURCE = Source(
     licence="CC BY-SA 2.5/3.0/4.0 by date",
     options=DumpOptions,
     recognises=recognises,
-    join=Join(slices, map_slice, pair),
+    join=Join(slices, map_slice, pair, {"names": "last", "votes": "sum"}),
 )

@@ -317,7 +317,7 @@ def test_a_lone_posts_file_uses_the_links_beside_it(tmp_path):
 def test_files_that_are_not_read_change_nothing(tmp_path, sliced):
     folder = write_dump(tmp_path / "in", many(60))
     convert_dataset(folder, tmp_path / "alone")
-    (folder / "Votes.xml").write_bytes(b"v" * 500_000)
+    (folder / "Comments.xml").write_bytes(b"v" * 500_000)
     convert_dataset(folder, tmp_path / "beside")
     assert tree_digest(tmp_path / "alone") == tree_digest(tmp_path / "beside")
 
@@ -326,7 +326,7 @@ def test_a_digest_names_slices_and_buckets(tmp_path, monkeypatch):
     folder, digests = write_dump(tmp_path / "in", many(60)), set()
     for size in (20_000, 30_000):
         monkeypatch.setattr(plan, "SLICE_BYTES", size)
-        digests.add(plan.make_plan(folder, tmp_path / "work").digest)
+        digests.add(plan.make_plan(folder, tmp_path / "work", plan.Settings()).digest)
     assert len(digests) == 2
 
 

@@ -2,9 +2,12 @@
 
 from collections import Counter
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from prefkit.markup import to_markdown
+from prefkit.markup import is_plain, to_markdown
 
 CASES = {
     "superscripts stay": ("<p>10<sup>5</sup> H<sub>2</sub>O</p>", "10^5^ H~2~O"),
@@ -43,3 +46,33 @@ def test_deep_nesting_keeps_its_text_and_is_counted():
 
 def test_text_that_holds_our_own_marks():
     assert "\ue0f00\ue0f1" in to_markdown("<p>\ue0f00\ue0f1 \\(x\\)</p>")
+
+
+TEXT = st.lists(
+    st.sampled_from(["word", "a_b", "*x*", "#", "-", "1.", "&lt;tag&gt;", "&amp;", "$x_1$", "http://x.y/a_b", "é", "漢字", "🍺", "\\", "|", "+", "~~~", "__i__", "="]),
+    max_size=5,
+).map(" ".join)  # fmt: skip
+INLINE = st.one_of(
+    TEXT,
+    *(TEXT.map(lambda t, tag=tag: f"<{tag}>{t}</{tag}>") for tag in ("em", "strong", "code")),
+    TEXT.map(lambda t: f'so <a href="https://x.y/a_b?q=1&amp;r=(2)" rel="nofollow">{t}</a>'),
+)
+BLOCK = st.one_of(
+    *(INLINE.map(lambda t, tag=tag: f"<p>{t}</p>") for tag in "pp"),
+    TEXT.map(lambda t: f"<pre><code>{t}\n</code></pre>"),
+    st.tuples(st.sampled_from(["ul", "ol"]), st.lists(INLINE, min_size=1, max_size=3)).map(
+        lambda s: f"<{s[0]}>\n" + "".join(f"<li>{i}</li>\n" for i in s[1]) + f"</{s[0]}>"
+    ),
+    st.just("<hr>"),
+)
+
+
+@given(st.lists(BLOCK, min_size=1, max_size=4).map("\n\n".join))
+def test_plain_markup_is_the_same_in_one_pass(html):
+    (plain,) = is_plain(pa.array([html]))
+    assert to_markdown(html, plain=plain) == to_markdown(html)
+
+
+def test_what_is_plain():
+    bodies = ["<p>A <em>b</em> &amp; c</p>", "<p>10<sup>5</sup></p>", "<p>a&nbsp;b</p>", "<ul>\n<li><p>a</p></li></ul>"]
+    assert is_plain(pa.array(bodies)) == [True, False, False, False]

@@ -7,11 +7,12 @@ from collections import Counter, defaultdict
 from itertools import combinations
 
 import lxml.html
+import pyarrow as pa
 import pytest
 from lxml import etree
 
-from prefkit import convert_dataset, open_pairs
-from prefkit.markup import to_markdown
+from prefkit import archives, convert_dataset, open_pairs
+from prefkit.markup import is_plain, to_markdown
 from prefkit.shards import ledgers_out_of_balance, verify
 
 DUMPS = {
@@ -87,11 +88,27 @@ def test_ledgers_balance_and_counts_agree(name, real_data, tmp_path):
 
 def test_an_archive_and_its_folder_make_the_same_pairs(real_data, tmp_path):
     folder = real_data / "stack-exchange" / "beer-2020-06"
-    convert_dataset(folder / "beer.stackexchange.com.7z", tmp_path / "a")
+    convert_dataset(folder / "beer.stackexchange.com.7z", tmp_path / "a", options={"users": "false"})
     convert_dataset(folder, tmp_path / "b", options={"site": "beer"})
     for split in ("train", "test"):
         a, b = (open_pairs(tmp_path / n, split).drop_columns("meta") for n in ("a", "b"))
         assert a.sort_by("id").equals(b.sort_by("id"))
+
+
+def test_names_come_out_of_the_archive_that_has_users(real_data, tmp_path):
+    folder = real_data / "stack-exchange" / "beer-2020-06"
+    convert_dataset(folder / "beer.stackexchange.com.7z", tmp_path / "a")
+    users = {}
+    archives.stream(folder / "beer.stackexchange.com.7z", {"Users.xml": users.setdefault("xml", bytearray()).extend})
+    names = {r.get("Id"): r.get("DisplayName") for r in etree.fromstring(bytes(users["xml"]))}
+    shown = 0
+    for row in open_pairs(tmp_path / "a").to_pylist():
+        for author in row["authors"]:
+            name, _, profile = author.removesuffix(")").rpartition(" (https://")
+            if name:
+                assert name == names[profile.rpartition("/")[2]]
+                shown += 1
+    assert shown > 1000
 
 
 def test_line_ends_change_nothing(real_data, tmp_path):
@@ -126,3 +143,15 @@ def test_markdown_of_real_posts_loses_no_words(name, real_data):
         assert not lost, post.get("Id")
         outside_code = re.sub(r"(?ms)^\W*(`{3,}).*?^\W*\1|(`+)[^`].*?\2", "", markdown)
         assert not re.search(r"</?p>|<strong>|\ue0f0", outside_code), post.get("Id")
+
+
+@pytest.mark.parametrize("base", [None, "https://beer.stackexchange.com"])
+def test_real_posts_that_are_plain_are_the_same_in_one_pass(real_data, base):
+    bodies = []
+    for file in sorted((real_data / "stack-exchange").glob("*/Posts.xml")):
+        rows = etree.parse(file, etree.XMLParser(huge_tree=True, recover=True)).getroot()
+        bodies += [r.get("Body") for r in rows if r.get("Body")]
+    plain = is_plain(pa.array(bodies))
+    assert sum(plain) > 0.6 * len(bodies)
+    for body in [b for b, simple in zip(bodies, plain, strict=True) if simple]:
+        assert to_markdown(body, base, plain=True) == to_markdown(body, base)

@@ -13,7 +13,7 @@ HALVES = {"train": 0.5, "test": 0.5}
 
 def rows(*tuples):
     """(id, group, prompt) of each row."""
-    return np.array([(i, i, g, p, 1) for i, g, p in tuples], dtype=KEYS)
+    return np.array([(i, i, g, p, i, True, 1) for i, g, p in tuples], dtype=KEYS)
 
 
 @given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=60))

@@ -77,7 +77,15 @@ def split_row(row: Row, budget: int) -> list[Row]:
     if row.tokens <= budget:
         return [row]
     if not row.pairs:  # nothing ties the responses together
-        return [row] if len(row.response_ids) == 1 else single_responses([row])
+        together: list[list[int]] = []
+        size = budget + 1
+        for i, response in enumerate(row.response_ids):
+            if size + len(response) > budget:
+                together.append([])
+                size = len(row.prompt_ids)
+            together[-1].append(i)
+            size += len(response)
+        return [row.only(part) if len(part) < len(row.response_ids) else row for part in together]
     left, parts = list(range(len(row.pairs))), []
     while left:
         used: set[int] = set()

@@ -1,0 +1,131 @@
+"""Pairs that repeat evaluation sets: word 13-grams that a pair and an evaluation text have in common.
+
+The rule is that of GPT-3 (arXiv 2005.14165, appendix C) with its 13 words; a text of an evaluation set with fewer
+words counts if all of it, at least `FEWEST`, occurs. Case and punctuation do not matter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from prefkit.errors import UserError
+from prefkit.near import shingles, texts_of
+from prefkit.readers import is_readable, read_records
+from prefkit.tables import SIDES, Candidates, clean_column, string_offsets
+
+N_WORDS, FEWEST = 13, 8
+FILE = "evaluation.arrow"
+
+
+class Evaluation:
+    """The n-grams of evaluation sets, sorted by hash, with where each comes from."""
+
+    def __init__(self, table: pa.Table):
+        self.hashes = table["hash"].to_numpy()
+        self.words = table["words"].to_numpy()
+        self.origin = table["origin"]
+
+    @classmethod
+    def load(cls, work: Path) -> Evaluation:
+        """What `write_evaluation` left in the work folder."""
+        return cls(pa.ipc.open_file(pa.memory_map(str(work / FILE))).read_all())
+
+    def matches(self, made: Candidates) -> dict[int, dict[str, Any]]:
+        """Of each row with a text in common: the side, the matching text and the evaluation record's position."""
+        found: dict[int, dict[str, Any]] = {}
+        contents = texts_of(made.cells)
+        for n_words in np.unique(self.words).tolist():
+            of_length = self.words == n_words
+            hashes, origins = self.hashes[of_length], np.flatnonzero(of_length)
+            grams = shingles(contents, n_words)
+            at = np.searchsorted(hashes, grams.hashes).clip(max=len(hashes) - 1)
+            hit = np.flatnonzero(hashes[at] == grams.hashes)
+            cells = np.searchsorted(grams.cuts, hit, side="right") - 1
+            hit, cells = hit[np.concatenate([[True], np.diff(cells) != 0])[: len(cells)]], np.unique(cells)
+            if not len(hit):
+                continue
+            of_cell = dict(zip(cells.tolist(), hit.tolist(), strict=True))
+            for side in SIDES:
+                numbers = made.side(side)
+                for row in np.flatnonzero(np.isin(numbers, cells)).tolist():
+                    cell = int(numbers[row])
+                    k = of_cell[cell]
+                    text = contents[cell].as_py().encode()
+                    begin = int(grams.starts[k]) - _begin(contents, cell)
+                    end = int(grams.stops[k]) - _begin(contents, cell)
+                    match = {
+                        "side": side,
+                        "text": text[begin:end].decode(),
+                        "evaluation": self.origin[int(origins[at[k]])].as_py(),
+                    }
+                    found.setdefault(row, match)
+        return found
+
+
+def _begin(contents: pa.Array, cell: int) -> int:
+    cuts = string_offsets(contents)
+    return int(cuts[cell] - cuts[0])
+
+
+def write_evaluation(work: Path, sets: list[Path]) -> None:
+    """All n-grams of the evaluation sets' files as one sorted file in the work folder."""
+    texts, origins = [], []
+    for file in sets:
+        for position, record in read_records(file):
+            for text in _strings(record):
+                texts.append(text)
+                origins.append(position)
+    contents = clean_column(texts, Counter())
+    hashes, words, origin = [], [], []
+    counts = np.diff(shingles(contents, 1).cuts)
+    for n_words in sorted({min(int(c), N_WORDS) for c in counts if c >= FEWEST}):
+        these = np.flatnonzero(counts == n_words if n_words < N_WORDS else counts >= N_WORDS)
+        grams = shingles(contents.take(pa.array(these)), n_words)
+        hashes.append(grams.hashes)
+        words.append(np.full(len(grams.hashes), n_words))
+        origin.append(np.repeat(these, np.diff(grams.cuts)))
+    if not hashes:
+        raise UserError(
+            f"no text of {FEWEST} words or more in the evaluation sets",
+            ", ".join(map(str, sets)),
+            "name files with their prompts",
+        )
+    all_hashes, all_words, all_origins = map(np.concatenate, (hashes, words, origin))
+    _, first = np.unique(np.stack([all_words.astype(np.uint64), all_hashes], 1), axis=0, return_index=True)
+    table = pa.table(
+        {
+            "hash": all_hashes[first],
+            "words": all_words[first],
+            "origin": [origins[i] for i in all_origins[first].tolist()],
+        }
+    )
+    with pa.ipc.new_file(str(work / FILE), table.schema) as out:
+        out.write_table(table)
+
+
+def evaluation_files(sets: list[Path]) -> list[Path]:
+    """The files of evaluation sets: records of any kind that `readers` knows, or folders of them."""
+    files = []
+    for path in sets:
+        if not path.exists():
+            raise UserError("no such evaluation set", path, "check the path")
+        files += sorted(p for p in path.rglob("*") if is_readable(p)) if path.is_dir() else [path]
+    return files
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a record, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)

@@ -1,0 +1,80 @@
+"""Tables too large for memory that a bucket looks things up in: written in pieces by key, merged bucket by bucket."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+
+def write_notes(stem: Path, kind: str, number: int, table: pa.Table, buckets: int) -> None:
+    """Rows with a uint64 `key` as an Arrow file whose batch b holds the keys of bucket b."""
+    table = table.take(pa.array(np.argsort(table["key"].to_numpy() % np.uint64(buckets), kind="stable")))
+    table = table.combine_chunks()
+    bucket = table["key"].to_numpy() % np.uint64(buckets)
+    cuts = np.searchsorted(bucket, np.arange(buckets + 1).astype(np.uint64))
+    with pa.ipc.new_file(f"{stem}.{kind}.{number:06d}.arrow", table.schema) as out:
+        for a, b in pairwise(cuts.tolist()):
+            out.write_batch(
+                table.slice(a, b - a).to_batches()[0] if b > a else pa.RecordBatch.from_pylist([], table.schema)
+            )
+
+
+def merge(work: Path, stems: list[Path], kind: str, bucket: int, how: str) -> None:
+    """What was noted of a bucket's keys, sorted by key; one noted again keeps its last value, or all are summed up."""
+    batches = []
+    for stem in stems:
+        for path in sorted(stem.parent.glob(f"{stem.name}.{kind}.*.arrow")):
+            with pa.OSFile(str(path)) as source:
+                batches.append(pa.ipc.open_file(source).get_batch(bucket))
+    whole = pa.Table.from_batches(batches)
+    keys, values = whole["key"].to_numpy(), [c for c in whole.column_names if c != "key"]
+    order = np.argsort(keys, kind="stable")
+    begins = np.flatnonzero(np.concatenate([[True], np.diff(keys[order]) != 0]))[: len(keys)]
+    columns: dict[str, object] = {"key": keys[order][begins]}
+    for name in values:
+        if how == "sum":
+            columns[name] = np.add.reduceat(whole[name].to_numpy()[order], begins) if len(keys) else whole[name]
+        else:
+            columns[name] = whole[name].take(pa.array(order[np.append(begins[1:], len(keys))[: len(begins)] - 1]))
+    with pa.ipc.new_file(str(_path(work, kind, bucket)), pa.table(columns).schema) as out:
+        out.write_table(pa.table(columns).combine_chunks())
+
+
+class Lookup:
+    """Finds rows by key in the merged tables, which stay on disk."""
+
+    def __init__(self, work: Path, kind: str, buckets: int):
+        self.work, self.kind, self.buckets = work, kind, buckets
+
+    def __call__(self, keys: np.ndarray) -> pa.Table:
+        """The values of each key, in the order of the keys; nulls where it was never noted."""
+        bucket = keys % np.uint64(self.buckets)
+        pieces, places = [], []
+        for b in np.unique(bucket).tolist():
+            here = np.flatnonzero(bucket == b)
+            table = self._table(b)
+            known = table["key"].to_numpy() if table.num_rows else np.zeros(0, np.uint64)
+            at = np.searchsorted(known, keys[here])
+            hit = at < len(known)
+            hit[hit] = known[at[hit]] == keys[here][hit]
+            pieces.append(table.drop_columns("key").take(pa.array(at, mask=~hit)))
+            places.append(here)
+        if not pieces:
+            return (
+                pa.ipc.open_file(pa.memory_map(str(_path(self.work, self.kind, 0))))
+                .read_all()
+                .drop_columns("key")
+                .slice(0, 0)
+            )
+        back = np.argsort(np.concatenate(places))
+        return pa.concat_tables(pieces).take(pa.array(back))
+
+    def _table(self, bucket: int) -> pa.Table:
+        return pa.ipc.open_file(pa.memory_map(str(_path(self.work, self.kind, bucket)))).read_all()
+
+
+def _path(work: Path, kind: str, bucket: int) -> Path:
+    return work / f"look-{bucket:06d}.{kind}.merged.arrow"

@@ -1,0 +1,218 @@
+"""Near-duplicate prompts: MinHash of word 3-grams proposes them, the exact Jaccard index of the 3-grams decides.
+
+Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3. With 96 permutations in 16 bands of 6, prompts that
+overlap by 0.9 are proposed with probability 1 − (1 − 0.9⁶)¹⁶ = 0.999995, by 0.8 with 0.992, by 0.3 with 0.012.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rensa import RMinHash
+
+from prefkit import engine
+from prefkit.tables import offsets, string_bytes, string_offsets
+
+N_WORDS = 3
+BANDS, ROWS = 16, 6
+SIGNATURE = np.dtype([("prompt", "u8"), ("group", "u8"), ("row", "u4"), ("bands", "u8", (BANDS,))])
+THRESHOLD = 0.8
+AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
+
+# Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK
+# character is one.
+_LOWER = np.arange(256, dtype=np.uint64)
+_LOWER[65:91] += 32
+_WORD = np.zeros(256, dtype=bool)
+_WORD[[*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 256)]] = True
+_ALONE = np.zeros(256, dtype=bool)
+_ALONE[0xE3:0xEE] = True  # first bytes of U+3000 to U+D7FF: kana, ideographs, Hangul syllables
+# UTF-8 of U+00A0–00BF, U+2000–207F and U+3000–303F: first byte, second byte from and to, length.
+_PUNCTUATION = ((0xC2, 0xA0, 0xBF, 2), (0xE2, 0x80, 0x81, 3), (0xE3, 0x80, 0x80, 3))
+_SEED, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED558CCD)
+
+
+class Grams(NamedTuple):
+    """Hashes of the word n-grams of some texts: those of text i are `hashes[cuts[i] : cuts[i + 1]]`, and the n-gram
+    `hashes[k]` lies in the texts' bytes from `starts[k]` to `stops[k]`."""
+
+    hashes: np.ndarray  # uint64[k]
+    cuts: np.ndarray  # int64[n + 1]
+    starts: np.ndarray  # int64[k]
+    stops: np.ndarray  # int64[k]
+
+
+def shingles(texts: pa.Array, n_words: int = N_WORDS) -> Grams:
+    """The word n-grams of each text, in order and with repeats; a text of fewer words is one gram of all its words."""
+    data, cuts = string_bytes(texts), string_offsets(texts).astype(np.int64)
+    begins, ends, hashes = _words(data, cuts - cuts[0] if len(cuts) else cuts)
+    first = np.searchsorted(begins, cuts - cuts[0])  # the first word of each text
+    counts = np.diff(first)
+    grams = np.where(counts >= n_words, counts - n_words + 1, np.minimum(counts, 1))
+    out = np.concatenate([[0], np.cumsum(grams)])
+    head = np.repeat(first[:-1] - out[:-1], grams) + np.arange(out[-1])  # the first word of each gram
+    length = np.minimum(np.repeat(counts, grams), n_words)
+    mixed = np.zeros(len(head), dtype=np.uint64)
+    for k in range(n_words):
+        inside = k < length
+        step = np.where(inside, hashes[np.minimum(head + k, max(len(hashes) - 1, 0))], 0) if len(hashes) else mixed
+        mixed = np.where(inside, _mix(mixed ^ step) + np.uint64(k + 1), mixed)
+    last = head + length - 1
+    return Grams(mixed, out, begins[head] if len(head) else head, ends[last] if len(head) else head)
+
+
+def _mix(h: np.ndarray) -> np.ndarray:
+    h = (h ^ (h >> np.uint64(33))) * _MIX
+    return h ^ (h >> np.uint64(29))
+
+
+def _words(data: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Begin, end and hash of every word; no word goes from one text into the next.
+
+    The hash is Σ byte·pⁱ over the places i of a word: the difference of two running sums, moved to begin at i = 0.
+    """
+    fresh = np.zeros(len(data) + 1, dtype=bool)  # where a word cannot go on from the byte before
+    fresh[cuts] = True
+    alone = np.flatnonzero(_ALONE[data])
+    fresh[alone] = True
+    fresh[np.minimum(alone + 3, len(data))] = True
+    inside = np.append(_WORD[data], False)
+    for lead, low, high, size in _PUNCTUATION:
+        at = np.flatnonzero(data[:-1] == lead)
+        at = at[(data[at + 1] >= low) & (data[at + 1] <= high)]
+        for k in range(size):
+            inside[at + k] = False
+    goes_on = inside[1:] & inside[:-1] & ~fresh[1:]
+    begins = np.flatnonzero(inside & ~np.append(False, goes_on))
+    ends = np.flatnonzero(inside[:-1] & ~goes_on) + 1
+    up, down = _powers(len(data) + 1)
+    sums = np.zeros(len(data) + 1, dtype=np.uint64)
+    np.cumsum(_LOWER[data] * up[: len(data)], out=sums[1:])
+    return begins, ends, _mix((sums[ends] - sums[begins]) * down[begins])
+
+
+@lru_cache(maxsize=1)
+def _all_powers(n: int) -> tuple[np.ndarray, np.ndarray]:
+    base = int(_SEED) | 1
+    return tuple(np.cumprod(np.full(n, b, dtype=np.uint64)) for b in (base, pow(base, -1, 2**64)))  # type: ignore[return-value]
+
+
+def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """pⁱ⁺¹ and p⁻ⁱ⁻¹ for i < n, modulo 2⁶⁴; lengths are rounded up so that few are ever made."""
+    return _all_powers(max(1 << 21, 1 << n.bit_length()))
+
+
+def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`SIGNATURE` of each text: its hash, its group, its row in the file it is in, and the hash of each band."""
+    found = np.zeros(len(texts), dtype=SIGNATURE)
+    if not len(texts):
+        return found
+    grams = shingles(texts)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams.hashes, grams.cuts.astype(np.uint64), BANDS * ROWS, 0)
+    digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(texts), BANDS, ROWS)
+    bands = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), (len(texts), BANDS))
+    for k in range(ROWS):
+        bands = _mix(bands * _SEED ^ digests[:, :, k])
+    found["prompt"], found["group"], found["row"], found["bands"] = prompts, groups, rows, bands
+    return found[np.diff(grams.cuts) > 0]  # a text without one word is like no other
+
+
+def proposals(keys: np.ndarray) -> np.ndarray:
+    """Texts that share the key of a band (uint64[n], 0 = none): each with the one before and the first of its run,
+    int64[m, 2]."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(keys) else np.zeros(0, int)
+    first = np.repeat(begins, np.diff([*begins.tolist(), len(keys)]))
+    at = np.arange(len(keys))
+    later = at > first
+    pairs = [
+        np.stack([order[at[later] - 1], order[at[later]]], 1),
+        np.stack([order[first[later]], order[at[later]]], 1),
+    ]
+    return np.sort(np.concatenate(pairs), axis=1)
+
+
+def jaccard_of(cells: pa.ListArray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The Jaccard index of the word 3-grams of cells, pair by pair: float64[n]."""
+    used, place = np.unique(np.concatenate([one, other]), return_inverse=True)
+    grams = shingles(texts_of(cells.take(pa.array(used))))
+    a, b = (_of_pairs(grams, side) for side in (place[: len(one)], place[len(one) :]))
+    common = np.isin(a.keys, b.keys, assume_unique=True)
+    shared = np.bincount(a.pairs[common], minlength=len(one))
+    either = np.bincount(a.pairs, minlength=len(one)) + np.bincount(b.pairs, minlength=len(one)) - shared
+    return shared / np.maximum(either, 1)
+
+
+class _Keyed(NamedTuple):
+    keys: np.ndarray
+    pairs: np.ndarray
+
+
+def _of_pairs(grams: Grams, texts: np.ndarray) -> _Keyed:
+    """The distinct 3-grams of text `texts[i]` for each i, as hashes that i is mixed into, with their i."""
+    counts = np.diff(grams.cuts)[texts]
+    begin = np.concatenate([[0], np.cumsum(counts)])
+    pairs = np.repeat(np.arange(len(texts)), counts)
+    hashes = grams.hashes[np.repeat(grams.cuts[:-1][texts] - begin[:-1], counts) + np.arange(begin[-1])]
+    keys, first = np.unique(_mix(hashes + pairs.astype(np.uint64) * _SEED), return_index=True)
+    return _Keyed(keys, pairs[first])
+
+
+def texts_of(cells: pa.ListArray) -> pa.Array:
+    """What all turns of a cell say, as one text."""
+    contents = cells.flatten().field(1)
+    if len(contents) == len(cells):
+        return contents
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets(cells).astype(np.int32)), contents), "\n")
+
+
+class Alike(NamedTuple):
+    """A task: proposed pairs of prompts as (file, row) twice, int64[n, 4], and the least Jaccard index."""
+
+    stems: list[Path]
+    pairs: np.ndarray
+    threshold: float
+
+
+def confirm(task: Alike) -> np.ndarray:
+    """Which of the proposed pairs overlap enough: bool[n]."""
+    from prefkit.tasks import read_cells, read_table
+
+    where = np.concatenate([task.pairs[:, :2], task.pairs[:, 2:]])
+    places, index = np.unique(where, axis=0, return_inverse=True)
+    cells = []
+    for number in np.unique(places[:, 0]).tolist():
+        path = task.stems[number].with_suffix(".arrow")
+        prompts = read_table(path)["prompt"].take(pa.array(places[places[:, 0] == number, 1]))
+        cells.append(read_cells(path).take(prompts.combine_chunks()))
+    whole = pa.concat_arrays(cells)
+    n = len(task.pairs)
+    return jaccard_of(whole, index[:n], index[n:]) >= task.threshold
+
+
+def near_duplicates(stems: list[Path], threshold: float, workers: int) -> np.ndarray:
+    """Pairs of group keys whose prompts are near duplicates: uint64[m, 2]."""
+    signatures = [
+        np.load(p, mmap_mode="r") if (p := s.with_suffix(".near.npy")).exists() else np.zeros(0, SIGNATURE)
+        for s in stems
+    ]
+    group, prompt, row = (np.concatenate([s[c] for s in signatures]) for c in ("group", "prompt", "row"))
+    stem = np.repeat(np.arange(len(stems)), [len(s) for s in signatures])
+    proposed = [proposals(np.concatenate([s["bands"][:, band] for s in signatures])) for band in range(BANDS)]
+    pairs = np.unique(np.concatenate(proposed), axis=0)
+    one, other = pairs[:, 0], pairs[:, 1]
+    pairs = pairs[(group[one] != group[other]) & (prompt[one] != prompt[other])]
+    place = np.stack([stem, row], 1).astype(np.int64)
+    tasks = [
+        Alike(stems, np.concatenate([place[p[:, 0]], place[p[:, 1]]], axis=1), threshold)
+        for p in (pairs[i : i + AT_ONCE] for i in range(0, len(pairs), AT_ONCE))
+    ]
+    alike = engine.run_tasks(confirm, tasks, workers, "near duplicates")
+    found = pairs[np.concatenate(alike)] if alike else pairs
+    return group[found]

@@ -1,0 +1,106 @@
+"""Inputs and outputs by fsspec URL (`s3://…`, `gs://…`, `https://…`): fetched before, uploaded after, manifest last.
+
+Conversion itself works on local files: byte ranges, memory maps and renames are what makes it fast and safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefkit.errors import UserError
+from prefkit.progress import progress
+from prefkit.shards import MANIFEST, Manifest
+
+
+def is_url(path: object) -> bool:
+    """Whether a path names another file system."""
+    return isinstance(path, str) and "://" in path
+
+
+def local_copies(inputs: Sequence[Path | str] | Path | str) -> list[Path | str]:
+    """The inputs, those given by URL fetched; one that was fetched before and has not changed is not fetched again."""
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    return [_fetch(path) if is_url(path) else path for path in given]  # type: ignore[arg-type]
+
+
+def _fetch(url: str) -> Path:
+    fs, path = _open(url)
+    with _reachable(url):
+        if not fs.exists(path):
+            raise UserError("no such file or folder", url, "check the address")
+        files = fs.find(path) if fs.isdir(path) else [path]
+        state = [[f, fs.size(f), str(fs.ukey(f))] for f in files]
+    name = path.rstrip("/").rpartition("/")[2]
+    folder = _room("inputs", f"{url}\n{state}")
+    target = folder / name
+    with progress(f"fetch {name}", len(files)) as advance:
+        for file in files:
+            place = target / file[len(path) :].lstrip("/") if file != path else target
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                temporary = place.with_name(f".{place.name}.tmp")
+                with _reachable(url):
+                    fs.get_file(file, str(temporary))
+                os.replace(temporary, place)
+            advance(1)
+    return target
+
+
+def published(url: str, settings: object, make: Callable[[Path], Manifest]) -> Manifest:
+    """Make a data set locally and upload it to `url`: the files of its manifest, and the manifest last.
+
+    What was stopped, here or while uploading, goes on when called again with the same settings. Errors: `UserError`
+    where a data set is there.
+    """
+    fs, path = _open(url)
+    with _reachable(url):
+        if fs.exists(f"{path}/{MANIFEST}"):
+            raise UserError("the output folder already holds a data set", url, "choose another --out or delete it")
+    local = _room("outputs", f"{url}\n{settings!r}") / "data"
+    manifest = Manifest.read(local) if (local / MANIFEST).exists() else make(local)
+    files = [*manifest.files, MANIFEST]
+    with progress("upload", len(files)) as advance:
+        for name in files:
+            with _reachable(url):
+                fs.makedirs(f"{path}/{name}".rpartition("/")[0], exist_ok=True)
+                fs.put_file(str(local / name), f"{path}/{name}")
+            advance(1)
+    shutil.rmtree(local.parent)
+    return manifest
+
+
+def _room(kind: str, what: str) -> Path:
+    """A folder of this URL's own in the cache."""
+    cache = Path(os.environ.get("PREFKIT_CACHE") or Path.home() / ".cache" / "prefkit")
+    return cache / kind / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path in it; S3 and Google Cloud need no library beyond pyarrow."""
+    import fsspec
+    from pyarrow import fs as arrow
+
+    try:
+        if url.split("://")[0] in ("s3", "gs"):
+            from fsspec.implementations.arrow import ArrowFSWrapper
+
+            found, path = arrow.FileSystem.from_uri(url)
+            return ArrowFSWrapper(found), path.rstrip("/")
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError, OSError) as e:
+        raise UserError(f"cannot open such an address: {e}", url, "install what it names, or copy the files") from None
+    return fs, path.rstrip("/")
+
+
+@contextmanager
+def _reachable(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, PermissionError) as e:
+        raise UserError(f"cannot reach it: {e}", url, "check the address and your credentials") from None

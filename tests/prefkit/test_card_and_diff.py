@@ -1,0 +1,84 @@
+"""The card says what the manifest says, safely; diff finds exactly what came, went and moved."""
+
+import shlex
+
+import pytest
+import yaml
+from dumps import answer, many, question, write_dump
+
+from prefkit import convert_dataset, open_pairs
+from prefkit.card import card, command
+from prefkit.cli import app, run
+from prefkit.diff import diff
+from prefkit.shards import Manifest, verify
+
+HALVES = "train=.5,test=.5"
+
+
+@pytest.fixture
+def made(tmp_path):
+    folder = write_dump(tmp_path / "beer.stackexchange.com", many(40), [(1, 6)])
+    convert_dataset(folder, tmp_path / "a", splits=HALVES)
+    return folder, tmp_path / "a"
+
+
+def test_the_card_has_header_ledgers_licence_and_command(made, tmp_path):
+    folder, data = made
+    text, manifest = (data / "README.md").read_text("utf-8"), Manifest.read(data)
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["license"] == "cc-by-sa-4.0"
+    assert [f["split"] for f in header["configs"][0]["data_files"]] == ["train", "test"]
+    assert all(list(data.glob(f["path"])) for f in header["configs"][0]["data_files"])
+    records = manifest.sources["stack-exchange-dump"]["records"]
+    assert f"| records | read | {records['read']:,} |" in text
+    assert f"{records['unused']['capped']:,} capped" in text if "capped" in records["unused"] else True
+    assert "CC BY-SA" in text
+    words = shlex.split(command(manifest))
+    assert f"\n{command(manifest)}\n" in text
+    words[words.index("beer.stackexchange.com")] = str(folder)
+    words[words.index("DIR")] = str(tmp_path / "again")
+    assert run(app, words[1:]) == 0
+    assert (tmp_path / "again/README.md").read_text("utf-8") == text
+    assert verify(data) == []
+
+
+def test_hostile_names_stay_text(tmp_path):
+    folder = write_dump(tmp_path / "a|b<script>`", many(3))
+    manifest = convert_dataset(folder, tmp_path / "out")
+    table = card(manifest).partition("### Inputs")[2]
+    assert "<script>" not in table
+    assert "a\\|b&lt;script&gt;" in table
+
+
+def test_the_same_is_no_difference(made, tmp_path):
+    folder, data = made
+    convert_dataset(folder, tmp_path / "b", splits=HALVES)
+    found = diff(data, tmp_path / "b")
+    assert found.is_empty()
+    assert found.both == open_pairs(data).num_rows
+    assert not found.settings | found.inputs | found.counts
+    assert run(app, ["diff", str(data), str(tmp_path / "b")]) == 0
+
+
+def test_what_came_went_and_moved(made, tmp_path, capsys):
+    _, data = made
+    rows = many(40)
+    rows = [r for r in rows if r.get("ParentId", r["Id"]) != 11]  # one question fewer
+    rows += [question(9001, body="<p>brand new</p>"), answer(9002, 9001, 5), answer(9003, 9001, 1)]
+    folder = write_dump(tmp_path / "new/beer.stackexchange.com", rows, [(1, 6)])
+    convert_dataset(folder, tmp_path / "b", splits=HALVES, seed=5)
+    found = diff(data, tmp_path / "b")
+
+    def places(path):
+        return {r["id"]: s for s in ("train", "test") for r in open_pairs(path, s).to_pylist()}
+
+    before, now = places(data), places(tmp_path / "b")
+    moved = [i for i in before if i in now and before[i] != now[i]]
+    assert (found.only_a, found.only_b, found.both) == (len(before.keys() - now), 1, len(before.keys() & now))
+    assert sum(found.moved.values()) == len(moved) > 0
+    assert found.settings == {"seed": (0, 5)}
+    assert found.counts["records.read"] == (200, 198)
+    assert run(app, ["diff", str(data), str(tmp_path / "b")]) == 1
+    shown = capsys.readouterr().out
+    assert "only in B  beer/9001/9002-9003" in shown
+    assert "setting  seed: 0 → 5" in shown

@@ -1,0 +1,67 @@
+"""Pairs that repeat an evaluation set are refused, with the matching text and where it stands."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from dumps import answer, question, write_dump
+
+from prefkit import convert_dataset, open_pairs
+from prefkit.errors import UserError
+
+SECRET = "A farmer has seventeen sheep and all but nine of them run away one night"  # 15 words
+SHORT = "How many roads must a man walk down"  # 8 words
+
+
+def dump(tmp_path, *bodies):
+    rows = []
+    for i, text in enumerate(bodies):
+        rows.append(question(10 * i + 1, body=f"<p>{text}</p>"))
+        rows += [answer(10 * i + 2, 10 * i + 1, 5), answer(10 * i + 3, 10 * i + 1, 1)]
+    return write_dump(tmp_path / "in", rows)
+
+
+def rejects(folder):
+    with pa.memory_map(str(folder / "_rejects/data-00000-of-00001.arrow")) as source:
+        return pa.ipc.open_stream(source).read_all().to_pylist()
+
+
+def write_eval(path, *texts):
+    path.write_text("".join(json.dumps({"id": i, "turns": [{"content": t}]}) + "\n" for i, t in enumerate(texts)))
+    return path
+
+
+def test_thirteen_words_in_a_row_are_found_in_any_field(tmp_path):
+    quoted = f"Well: “{SECRET.upper().replace(' ', ',  ')}”. Is it &lt;nine&gt;?"
+    partly = " ".join(SECRET.split()[:12])
+    folder = dump(tmp_path, quoted, partly, "Nothing of the kind is in here at all, I say")
+    found = write_eval(tmp_path / "eval.jsonl", "unrelated words that nobody wrote here or there at any time", SECRET)
+    manifest = convert_dataset(folder, tmp_path / "out", against=[found], splits="train=1")
+    assert manifest.sources["stack-exchange-dump"]["candidates"]["rejected"] == {"contaminated_eval": 1}
+    assert manifest.sources["stack-exchange-dump"]["records"]["unused"]["rejected_pairs"] == 3
+    (row,) = rejects(tmp_path / "out")
+    match = json.loads(row["raw"])["matches"]
+    assert match["side"] == "prompt"
+    assert match["evaluation"] == "eval.jsonl:2"
+    assert match["text"].lower().replace(", ", " ") == " ".join(SECRET.split()[:13]).lower()
+    assert open_pairs(tmp_path / "out").num_rows == 2
+
+
+def test_a_short_text_counts_as_a_whole(tmp_path):
+    folder = dump(tmp_path, f"Dylan asked: {SHORT}?", "How many roads must a man build?")
+    manifest = convert_dataset(folder, tmp_path / "out", against=[write_eval(tmp_path / "e.jsonl", SHORT)])
+    assert manifest.sources["stack-exchange-dump"]["candidates"]["rejected"] == {"contaminated_eval": 1}
+
+
+def test_what_is_compared_with_is_in_the_manifest(tmp_path):
+    folder, found = dump(tmp_path, "Clean"), write_eval(tmp_path / "e.jsonl", SECRET)
+    clean, compared = convert_dataset(folder, tmp_path / "a"), convert_dataset(folder, tmp_path / "b", against=[found])
+    assert clean.config["against"] == []
+    assert [e["name"] for e in compared.config["against"]] == ["e.jsonl"]
+
+
+@pytest.mark.parametrize("bad", ["none.jsonl", "few.jsonl"])
+def test_refusals(tmp_path, bad):
+    write_eval(tmp_path / "few.jsonl", "too few words")
+    with pytest.raises(UserError):
+        convert_dataset(dump(tmp_path, "Clean"), tmp_path / "out", against=[tmp_path / bad])

@@ -1,0 +1,201 @@
+"""The known defects and edge cases of Stack Exchange dumps, each with the smallest dump that has it."""
+
+import json
+
+import py7zr
+import pytest
+from dumps import answer, many, question, write_dump, xml
+
+from prefkit import convert_dataset, open_pairs, plan
+from prefkit.errors import UserError
+from prefkit.sources.dump_posts import NO_LINKS
+
+SITE = {"site": "beer"}
+HOME = "https://beer.stackexchange.com"
+
+
+def convert(tmp_path, rows, out="out", *, name="in", **arguments):
+    arguments = {"splits": "train=1", "options": SITE} | arguments
+    manifest = convert_dataset(write_dump(tmp_path / name, rows), tmp_path / out, **arguments)
+    return manifest, open_pairs(tmp_path / out).to_pylist()
+
+
+def trio(**of_question):
+    return [question(1, **of_question), answer(2, 1, 5), answer(3, 1, 1)]
+
+
+@pytest.mark.parametrize("tags", ["<ale><c++><.net>", "|ale|c++|.net|"])
+def test_both_tag_syntaxes(tmp_path, tags):
+    _, (pair,) = convert(tmp_path, trio(Tags=tags))
+    assert json.loads(pair["meta"])["tags"] == ["ale", "c++", ".net"]
+
+
+def test_an_accepted_answer_that_is_not_there_is_counted(tmp_path):
+    manifest, (pair,) = convert(tmp_path, trio(accepted=99))
+    assert manifest.links["accepted_missing"] == 1
+    assert (pair["score_chosen"], pair["score_rejected"]) == (3, 1)
+
+
+def test_missing_body_score_and_owner(tmp_path):
+    rows = [*trio(), answer(4, 1, 2)]
+    del rows[3]["Body"], rows[1]["CreationDate"]
+    rows.append({k: v for k, v in answer(5, 1, 2).items() if k != "Score"})
+    manifest, pairs = convert(tmp_path, rows)
+    ledger = manifest.sources["stack-exchange-dump"]
+    assert ledger["records"]["rejected"] == {"missing_number": 1}
+    assert ledger["candidates"]["rejected"] == {"empty_chosen": 1, "empty_rejected": 1}
+    assert pairs[0]["licenses"] == ["CC BY-SA 4.0", "CC BY-SA", "CC BY-SA 4.0"]
+    assert pairs[0]["authors"] == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("date", "licence"),
+    [("2011-04-07T23:59:59.997", "2.5"), ("2011-04-08T00:00:00.000", "3.0"), ("2018-05-01T23:59:59.997", "3.0"), ("2018-05-02T00:00:00.000", "4.0")],
+)  # fmt: skip
+def test_the_licence_follows_from_the_date(tmp_path, date, licence):
+    rows = [*trio(CreationDate=date), answer(4, 1, 0, CreationDate=date, ContentLicense="CC BY-SA 2.0")]
+    _, pairs = convert(tmp_path, rows)
+    assert pairs[0]["licenses"][0] == f"CC BY-SA {licence}"
+    assert {p["licenses"][2] for p in pairs if p["source_id"].endswith("-4")} == {
+        "CC BY-SA 2.0"
+    }  # what the row says wins
+
+
+def test_wiki_self_answers_closed_questions_and_the_answer_bot(tmp_path):
+    rows = [
+        question(1, OwnerUserId=7, ClosedDate="2020-02-02T00:00:00.000"),
+        answer(2, 1, 9, OwnerUserId=7),
+        answer(3, 1, 4, OwnerUserId=8, CommunityOwnedDate="2020-01-01T00:00:00.000"),
+        answer(4, 1, 0, OwnerUserId=-1),
+        answer(5, 1, 50, OwnerUserId=-2),
+    ]
+    manifest, pairs = convert(tmp_path, rows)
+    assert manifest.sources["stack-exchange-dump"]["records"]["unused"] == {"answer_bot": 1}
+    flags = {p["source_id"].rpartition("/")[2]: p["flags"] for p in pairs}
+    assert {k: [f for f in v if f in ("community_wiki", "self_answer")] for k, v in flags.items()} == {
+        "2-3": ["community_wiki", "self_answer"],
+        "2-4": ["self_answer"],
+        "3-4": ["community_wiki"],
+    }
+    assert {json.loads(p["meta"])["closed"] for p in pairs} == {"2020-02-02T00:00:00.000"}
+    _, pairs = convert(tmp_path, rows, "bot", options=SITE | {"keep_answer_bot": "true"})
+    assert len(pairs) == 6
+
+
+def with_tables(tmp_path, rows, users=(), votes=()):
+    folder = write_dump(tmp_path / "in", rows)
+    (folder / "users.xml").write_bytes(xml(list(users), "users"))
+    (folder / "Votes.XML").write_bytes(xml(list(votes), "votes"))
+    return folder
+
+
+def test_names_and_votes_in_any_number_of_slices(tmp_path, monkeypatch):
+    rows = many(60)
+    for row in rows:
+        row["OwnerUserId"] = row["Id"] % 50
+    rows[1] |= {"OwnerDisplayName": "gone (1)"}
+    del rows[1]["OwnerUserId"]
+    users = [{"Id": i, "DisplayName": f"Ännie & {i} <x>", "AboutMe": "<p>me</p>"} for i in range(-1, 50) if i != 13]
+    users += ['  <row Id="1000" DisplayName="broken ', {"Id": 1001}]
+    votes, number = [], 0
+    for row in rows:
+        for kind, count in ((2, max(row["Score"], 0) + 1), (3, 1 + max(-row["Score"], 0)), (5, 1)):
+            for _ in range(count):
+                votes.append({"Id": (number := number + 1), "PostId": row["Id"], "VoteTypeId": kind})
+    monkeypatch.setattr(plan, "SLICE_BYTES", 3_000)
+    folder = with_tables(tmp_path, rows, users, votes)
+    manifest = convert_dataset(folder, tmp_path / "out", splits="train=1", options=SITE)
+    convert_dataset(folder, tmp_path / "two", splits="train=1", options=SITE, workers=2)
+    assert open_pairs(tmp_path / "two").equals(open_pairs(tmp_path / "out"))
+    posts = {row["Id"]: row for row in rows}
+    for pair in open_pairs(tmp_path / "out").to_pylist():
+        _, number, answers = pair["source_id"].split("/")
+        meta = json.loads(pair["meta"])
+        for author, post in zip(pair["authors"], (number, *answers.split("-")), strict=True):
+            owner = posts[int(post)].get("OwnerUserId")
+            profile = f"{HOME}/users/{owner}"
+            assert author == (
+                "gone (1)" if owner is None else profile if owner == 13 else f"Ännie & {owner} <x> ({profile})"
+            )
+        for side, post in zip(("chosen", "rejected"), answers.split("-"), strict=True):
+            assert meta[f"up_{side}"] - meta[f"down_{side}"] == meta[f"votes_{side}"] == posts[int(post)]["Score"]
+            assert meta[f"up_{side}"] >= 1
+    assert manifest.sources["stack-exchange-dump"]["records"]["read"] == len(rows)  # only posts are records
+    assert manifest.tables["users"] == {"damaged": 1, "names": 50, "nameless": 1}
+    assert manifest.tables["votes"]["other_type"] == len(rows)
+
+
+def test_tables_that_are_not_wanted_are_not_read(tmp_path):
+    folder = with_tables(tmp_path, trio(OwnerUserId=7), [{"Id": 7, "DisplayName": "Ann"}])
+    manifest = convert_dataset(
+        folder, tmp_path / "out", options=SITE | {"users": "no", "votes": "no"}, splits="train=1"
+    )
+    assert [i["name"] for i in manifest.inputs] == ["in/Posts.xml"]
+    assert open_pairs(tmp_path / "out")["authors"][0].as_py()[0] == f"{HOME}/users/7"
+
+
+def pack(folder, name, tables):
+    folder.mkdir(exist_ok=True)
+    with py7zr.SevenZipFile(folder / name, "w") as out:
+        for member, content in tables.items():
+            out.writestr(content, member)
+    return folder / name
+
+
+def test_one_archive_a_table(tmp_path):
+    """As Stack Overflow comes: the archives of other tables are found beside that of the posts."""
+    rows = many(20)
+    for row in rows:
+        row["OwnerUserId"] = 7
+    links = [{"Id": 1, "PostId": rows[0]["Id"], "RelatedPostId": rows[5]["Id"], "LinkTypeId": 3}]
+    folder = tmp_path / "so"
+    posts = pack(folder, "stackoverflow.com-Posts.7z", {"Posts.xml": xml(rows)})
+    pack(folder, "stackoverflow.com-PostLinks.7z", {"PostLinks.xml": xml(links, "postlinks")})
+    pack(folder, "stackoverflow.com-Users.7z", {"Users.xml": xml([{"Id": 7, "DisplayName": "Ann"}], "users")})
+    pack(folder, "stackoverflow.com-Badges.7z", {"Badges.xml": b"nonsense"})
+    manifest = convert_dataset(posts, tmp_path / "a", splits="train=1")
+    convert_dataset(folder, tmp_path / "b", splits="train=1")
+    assert open_pairs(tmp_path / "a").equals(open_pairs(tmp_path / "b"))
+    first = open_pairs(tmp_path / "a").to_pylist()[0]
+    assert first["subset"] == "stackoverflow"
+    assert first["authors"][0] == "Ann (https://stackoverflow.com/users/7)"
+    assert manifest.links == {"duplicates": 1}
+    assert manifest.splits["train"]["groups"] == 19
+    assert manifest.warnings == []
+    with pytest.raises(UserError, match="alone makes no pairs"):
+        convert_dataset(folder / "stackoverflow.com-Users.7z", tmp_path / "c")
+
+
+def test_posts_alone_warn_that_no_links_are_known(tmp_path):
+    posts = pack(tmp_path, "stackoverflow.com-Posts.7z", {"POSTS.XML": xml(many(3))})
+    assert any(NO_LINKS in w for w in convert_dataset(posts, tmp_path / "out").warnings)
+
+
+def test_a_bomb_of_entities_and_an_outside_one_stay_what_they_are(tmp_path):
+    (tmp_path / "secret").write_text("SECRET")
+    folder = write_dump(tmp_path / "in", [*trio(title="&lol3; &outside;")])
+    prolog = f"""<!DOCTYPE posts [<!ENTITY lol "lol"><!ENTITY lol2 "{"&lol;" * 10}"><!ENTITY lol3 "{"&lol2;" * 10}">
+      <!ENTITY outside SYSTEM "file://{tmp_path}/secret">]>"""
+    content = (folder / "Posts.xml").read_text("utf-8-sig").replace("&amp;lol3; &amp;outside;", "&lol3; &outside;")
+    (folder / "Posts.xml").write_text(content.replace("<posts>", prolog + "<posts>"))
+    manifest = convert_dataset(folder, tmp_path / "out", options=SITE)
+    assert manifest.sources["stack-exchange-dump"]["records"]["rejected"] == {"malformed_row": 1, "orphan_answer": 2}
+    assert b"SECRET" not in b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(("option", "value"), [("score", "stars"), ("pairing", "some"), ("later_wins", "perhaps")])
+def test_options_that_are_none(tmp_path, option, value):
+    with pytest.raises(UserError):
+        convert_dataset(write_dump(tmp_path / "in", trio()), tmp_path / "out", options={option: value})
+
+
+def test_scores_and_pairings_of_choice(tmp_path):
+    rows = [question(1, accepted=3), answer(2, 1, 40), answer(3, 1, 4), answer(4, 1, 4), answer(5, 1, -3)]
+    _, pairs = convert(tmp_path, rows, "votes", options=SITE | {"score": "votes"})
+    assert {(p["score_chosen"], p["score_rejected"]) for p in pairs} == {(40, 4), (40, -3), (4, -3)}
+    _, pairs = convert(tmp_path, rows, "accepted", options=SITE | {"score": "accepted"})
+    assert {p["source_id"] for p in pairs} == {f"beer/1/3-{n}" for n in (2, 4, 5)}
+    manifest, pairs = convert(tmp_path, rows, "ends", options=SITE | {"pairing": "best-vs-worst"})
+    assert [p["source_id"] for p in pairs] == ["beer/1/2-5"]
+    assert manifest.sources["stack-exchange-dump"]["candidates"]["filtered"] == 5
+    assert manifest.sources["stack-exchange-dump"]["records"]["unused"] == {"not_paired": 2}

@@ -1,0 +1,123 @@
+"""Near duplicates: shingles against plain sets, planted copies found, and nothing that is alike crosses a split."""
+
+import random
+import re
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from dumps import answer, question, write_dump
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefkit import convert_dataset, open_pairs, plan
+from prefkit.near import jaccard_of, proposals, shingles, signatures
+from prefkit.tables import single_turns
+
+WORDS = [a + b for a in ("ale", "bar", "cask", "dray", "keg", "malt") for b in ("ing", "ed", "er", "s", "less", "ful")]
+HALVES = "train=.5,test=.5"
+
+
+def plain_grams(text: str, n: int = 3) -> set[tuple[str, ...]]:
+    """Word n-grams, the slow way."""
+    text = re.sub("[\u00a0-\u00bf\u2000-\u207f\u3000-\u303f]", " ", text)
+    words = re.findall("[\u3040-\ud7ff]|[A-Za-z0-9\u00c0-\u2fff\ue000-\U0010ffff]+", text)
+    words = [w.lower() if w.isascii() else re.sub("[A-Z]", lambda m: m[0].lower(), w) for w in words]
+    if not words:
+        return set()
+    return {tuple(words[i : i + n]) for i in range(max(len(words) - n + 1, 1))}
+
+
+def plain_jaccard(a: str, b: str) -> float:
+    one, other = plain_grams(a), plain_grams(b)
+    return len(one & other) / max(len(one | other), 1)
+
+
+@given(st.lists(st.text(st.sampled_from("ab AB1.é漢字-\n🍺한“、"), max_size=40), max_size=6))
+def test_shingles_are_the_words_in_a_row(texts):
+    found = shingles(pa.array(texts, pa.string()))
+    for i, text in enumerate(texts):
+        assert len(np.unique(found.hashes[found.cuts[i] : found.cuts[i + 1]])) == len(plain_grams(text))
+        for k in range(found.cuts[i], found.cuts[i + 1]):
+            begin = sum(len(t.encode()) for t in texts[:i])
+            piece = text.encode()[found.starts[k] - begin : found.stops[k] - begin].decode()
+            assert len(plain_grams(piece)) == 1
+
+
+@given(st.lists(st.text(st.sampled_from("abc 漢."), max_size=30), min_size=2, max_size=5))
+def test_jaccard_against_plain_sets(texts):
+    cells = single_turns(pa.array(["user"] * len(texts)), pa.array(texts, pa.string()))
+    pairs = list(combinations(range(len(texts)), 2))
+    one, other = (np.array([p[k] for p in pairs]) for k in (0, 1))
+    expected = [plain_jaccard(texts[a], texts[b]) for a, b in pairs]
+    assert jaccard_of(cells, one, other).tolist() == pytest.approx(expected)
+
+
+def body(rng, words=60):
+    return " ".join(rng.choices(WORDS, k=words))
+
+
+def edited(text, rng, share):
+    words = text.split()
+    for i in rng.sample(range(len(words)), max(1, int(share * len(words)))):
+        words[i] = "zzz"
+    return " ".join(words)
+
+
+def test_planted_copies_are_proposed():
+    """Of 400 pairs that overlap by 0.9 or more, the bands miss none."""
+    rng = random.Random(0)
+    texts = []
+    while len(texts) < 800:
+        text = body(rng, 120)
+        copy = edited(text, rng, 0.02)
+        if plain_jaccard(text, copy) >= 0.9:
+            texts += [text, copy]
+    found = signatures(pa.array(texts), *(np.arange(len(texts)),) * 3)
+    proposed = np.concatenate([proposals(found["bands"][:, band]) for band in range(16)])
+    assert {(2 * i, 2 * i + 1) for i in range(400)} <= set(map(tuple, proposed.tolist()))
+    assert len(np.unique(proposed, axis=0)) < 1000  # and hardly anything else
+
+
+def planted(rng, originals=60):
+    """Questions, each with a copy in which a word or two differ, shuffled; the texts by question."""
+    texts = {}
+    for i in range(originals):
+        texts[1000 * i + 1] = body(rng)
+        texts[1000 * i + 501] = edited(texts[1000 * i + 1], rng, 0.02)
+    rows = []
+    for number, text in texts.items():
+        rows.append(question(number, title=f"About {text[:20]}", body=f"<p>{text}</p>"))
+        rows += [answer(number + k, number, 3 * k, body=f"<p>{body(rng, 20)}</p>") for k in (1, 2)]
+    rng.shuffle(rows)
+    return rows, texts
+
+
+def test_no_near_duplicate_crosses_a_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "SLICE_BYTES", 10_000)
+    rows, texts = planted(random.Random(1))
+    convert_dataset(write_dump(tmp_path / "in", rows), tmp_path / "out", splits=HALVES)
+    where, prompts, groups = {}, {}, {}
+    for split in ("train", "test"):
+        for row in open_pairs(tmp_path / "out", split).to_pylist():
+            number = int(row["source_id"].split("/")[1])
+            where[number], groups[number] = split, row["group_id"]
+            prompts[number] = row["prompt"][0]["content"]
+    assert len(where) == len(texts)
+    alike = [(a, b) for a, b in combinations(prompts, 2) if plain_jaccard(prompts[a], prompts[b]) >= 0.8]
+    assert len(alike) >= 50
+    assert all(where[a] == where[b] and groups[a] == groups[b] for a, b in alike)
+    assert len(set(groups.values())) == len(texts) - len(alike)  # nothing else was joined
+    convert_dataset(tmp_path / "in", tmp_path / "off", splits=HALVES, near=0)
+    groups = {r["source_id"]: r["group_id"] for r in open_pairs(tmp_path / "off").to_pylist()}
+    assert len(set(groups.values())) == len(texts)
+
+
+def test_the_same_groups_for_any_number_of_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "SLICE_BYTES", 10_000)
+    folder = write_dump(tmp_path / "in", planted(random.Random(2))[0])
+    one = convert_dataset(folder, tmp_path / "one", workers=1)
+    two = convert_dataset(folder, tmp_path / "two", workers=2)
+    assert one == two
+    assert one.links["near_duplicates"] >= 50

@@ -1,0 +1,79 @@
+"""What was refused is kept whole, with all its reasons, and can be converted again."""
+
+import json
+
+import pytest
+from dumps import answer, question, write_dump
+
+from prefkit import convert_dataset, open_pairs
+from prefkit.cli import app, run
+from prefkit.errors import UserError
+from prefkit.shards import verify
+from prefkit.sources.rejects import rows, summarise
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """A pair with two faults, one with one, a good one, and an orphan."""
+    posts = [
+        question(1), answer(2, 1, 5, body="<p>[deleted]</p>"), answer(3, 1, 1, body="<p>[deleted]</p>"),
+        question(10), answer(11, 10, 5), answer(12, 10, 1, body="<p>\u200b</p>"), answer(13, 10, 3, body="<p>Good.</p>"),
+        answer(21, 20, 1),
+    ]  # fmt: skip
+    convert_dataset(write_dump(tmp_path / "in", posts), tmp_path / "out", splits="train=1")
+    return tmp_path / "out"
+
+
+def test_all_reasons_and_the_first_counts(refused):
+    assert summarise(refused) == {
+        "record": {"orphan_answer": 1},
+        "candidate": {"identical_pair": 1, "empty_rejected": 2},
+    }
+    (row,) = rows(refused, "deleted_placeholder")
+    assert row["reasons"] == ["identical_pair", "deleted_placeholder"]
+    assert row["reason"] == "identical_pair"
+    assert json.loads(row["raw"])["chosen"] == [{"role": "assistant", "content": "[deleted]"}]
+    with pytest.raises(UserError, match="nothing was refused as 'typo'"):
+        list(rows(refused, "typo"))
+
+
+def test_replayed_pairs_are_what_they_would_have_been(refused, tmp_path):
+    severities = {"empty_rejected": "flag"}
+    manifest = convert_dataset(refused, tmp_path / "again", source="rejects", checks=severities, splits="train=1")
+    assert manifest.sources["rejects"]["records"]["rejected"] == {"orphan_answer": 1}
+    assert manifest.sources["rejects"]["candidates"]["rejected"] == {"identical_pair": 1}
+    convert_dataset(tmp_path / "in", tmp_path / "lenient", checks=severities, splits="train=1")
+    again = {r["id"]: r for r in open_pairs(tmp_path / "again").to_pylist()}
+    lenient = {r["id"]: r for r in open_pairs(tmp_path / "lenient").to_pylist()}
+    assert len(again) == 2
+    for number, row in again.items():
+        assert {k: v for k, v in row.items() if k not in ("created", "group_id", "meta")} == {
+            k: v for k, v in lenient[number].items() if k not in ("created", "group_id", "meta")
+        }
+        assert json.loads(row["meta"]) == json.loads(lenient[number]["meta"])
+    assert verify(tmp_path / "again") == []
+
+
+def test_lines_go_through_their_source_again(tmp_path):
+    good = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+    lines = [json.dumps(good), json.dumps({"frage": "Wie?", **{k: good[k] for k in ("chosen", "rejected")}}), "{broken"]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", splits="train=1")
+    assert summarise(tmp_path / "out")["record"] == {"malformed_record": 1, "missing_prompt": 1}
+    with pytest.raises(UserError, match="cannot tell the source"):
+        convert_dataset(tmp_path / "out", tmp_path / "no")
+    manifest = convert_dataset(tmp_path / "out", tmp_path / "again", source="rejects")
+    assert manifest.sources["rejects"]["records"]["rejected"] == {"malformed_record": 1, "missing_prompt": 1}
+
+
+def test_the_command(refused, tmp_path, capsys):
+    assert run(app, ["rejects", str(refused), "-n", "1", "--reason", "orphan_answer"]) == 0
+    shown = capsys.readouterr().out
+    assert "candidates  2 empty_rejected, 1 identical_pair" in shown
+    assert "in/Posts.xml:10" in shown
+    assert run(app, ["rejects", str(refused), "--replay"]) == 2
+    assert (
+        run(app, ["rejects", str(refused), "--replay", "--out", str(tmp_path / "r"), "--check", "empty_rejected=flag"])
+        == 0
+    )
+    assert "2 pairs in 1 groups" in capsys.readouterr().out

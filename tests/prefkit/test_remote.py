@@ -1,0 +1,106 @@
+"""Inputs and outputs by URL: fetched once, uploaded with the manifest last, against a server that speaks S3."""
+
+import pytest
+from dumps import many, tree_digest, write_dump
+from s3_server import serving
+
+from prefkit import convert_dataset, remote
+from prefkit.errors import UserError
+from prefkit.shards import verify
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket on a local server, as URLs: bucket("path") → s3://…"""
+    with serving() as (address, objects), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "none")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "none")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        query = f"scheme=http&endpoint_override={address}&region=us-east-1"
+        yield lambda path: f"s3://bucket/{path}?{query}"
+        assert len(objects) > 5
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFKIT_CACHE", str(tmp_path / "cache"))
+
+
+def upload(folder, url):
+    fs, path = remote._open(url)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            fs.makedirs(f"{path}/{file.relative_to(folder)}".rpartition("/")[0], exist_ok=True)
+            fs.put_file(str(file), f"{path}/{file.relative_to(folder).as_posix()}")
+
+
+def download(url, folder):
+    fs, path = remote._open(url)
+    for file in fs.find(path):
+        place = folder / file[len(path) :].lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(file, str(place))
+    return folder
+
+
+def places(tmp_path, kind, request):
+    if kind == "s3":
+        return request.getfixturevalue("bucket")
+    return lambda path: f"file://{tmp_path}/remote/{path}"
+
+
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_there_and_back(tmp_path, request, kind):
+    url = places(tmp_path, kind, request)
+    folder = write_dump(tmp_path / "beer.stackexchange.com", many(30), [(1, 6)])
+    upload(folder, url("dumps/beer.stackexchange.com"))
+    convert_dataset(folder, tmp_path / "local")
+    convert_dataset(url("dumps/beer.stackexchange.com"), url("sets/beer"))
+    back = download(url("sets/beer"), tmp_path / "back")
+    assert tree_digest(back) == tree_digest(tmp_path / "local")
+    assert verify(back) == []
+    with pytest.raises(UserError, match="already holds a data set"):
+        convert_dataset(folder, url("sets/beer"))
+    with pytest.raises(UserError, match="no such file"):
+        convert_dataset(url("dumps/nothing"), tmp_path / "no")
+
+
+def test_an_upload_that_stops_leaves_no_manifest_and_goes_on(tmp_path, monkeypatch):
+    folder, url = write_dump(tmp_path / "in", many(20)), f"file://{tmp_path}/out"
+    fs, _ = remote._open(url)
+    put, left = type(fs).put_file, 3
+
+    def put_some(self, *names, **more):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError("the line is dead")
+        return put(self, *names, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fs), "put_file", put_some)
+        with pytest.raises(UserError, match="the line is dead"):
+            convert_dataset(folder, url)
+    assert not (tmp_path / "out/manifest.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.Manifest, "write", lambda *_: 1 / 0)  # what was converted is not converted again
+        convert_dataset(folder, url)
+    assert verify(tmp_path / "out") == []
+
+
+def test_an_input_that_has_not_changed_is_fetched_once(tmp_path, monkeypatch):
+    folder = write_dump(tmp_path / "in", many(5))
+    (first,) = remote.local_copies(f"file://{folder}")
+    fs, _ = remote._open(f"file://{folder}")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fs), "get_file", lambda *_, **__: 1 / 0)
+        assert remote.local_copies([f"file://{folder}"]) == [first]
+    (folder / "Posts.xml").write_bytes((folder / "Posts.xml").read_bytes() + b" ")
+    assert remote.local_copies([f"file://{folder}"]) != [first]
+
+
+@pytest.mark.parametrize("url", ["nonsense://x/y", "s3://"])
+def test_addresses_that_are_none(tmp_path, url):
+    with pytest.raises(UserError):
+        convert_dataset(url, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
