@@ -18,7 +18,7 @@ from evalkit.calibration import calibration, intervals
 from evalkit.diff import compare, side
 from evalkit.lengths import lengths
 from evalkit.report_files import SCHEMA_VERSION, plain
-from evalkit.scored import Scored, Source, load
+from evalkit.scored import Scored, Source, by_policy, load
 from evalkit.sections import Sections, read_sections, weighted
 from evalkit.sets import items
 from evalkit.slices import slices
@@ -68,11 +68,11 @@ def build_report(
 
 
 def load_all(scores: Sequence[Source], mode: str | None, where: str | None) -> list[Scored]:
-    """Scores of several policies, those of one name told apart by a number."""
+    """Scores of several policies, those of one name told apart by a number; a frame of several is taken apart."""
     if not scores:
         raise UserError("no scores given", fix="name what `evalkit score` wrote")
     loaded, seen = [], dict[str, int]()
-    for s in (load(s, mode, where) for s in scores):
+    for s in (load(one, mode, where) for given in scores for one in by_policy(given)):
         seen[s.name] = seen.get(s.name, 0) + 1
         loaded.append(s if seen[s.name] == 1 else replace(s, title=f"{s.name} ({seen[s.name]})"))
     return loaded
@@ -92,8 +92,16 @@ def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:
         **{name: metric(s) for name, metric in METRICS.items()},
         "sections": None if sections is None else weighted(s, sections),
         "scores_sha256": s.sha256,
-        "run": s.record,
+        "run": portable(s.record),
     }
+
+
+def portable(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """scores.json without the paths of the machine that scored: the same scores make the same report anywhere."""
+    if record is None:
+        return None
+    kept = {k: v for k, v in record.items() if not k.endswith("_path")}
+    return kept | ({"run": portable(kept["run"])} if kept.get("run") else {})
 
 
 def pair_table(*scored: Scored) -> pa.Table:

@@ -65,6 +65,7 @@ def score_table(pairs: pa.Table, rows: list[Row], scored: ByRole, names: dict[st
             if pair["id"] in numbers:
                 chars = {f"chars_{s}": sum(len(m["content"]) for m in pair[s]) for s in ("chosen", "rejected")}
                 kept = {k: pair[k] for k in ("id", "group_id", "set_id", "source", "subset", "p_chosen")}
+                kept["label_margin"] = pair["margin"]
                 records.append(kept | names | chars | numbers[pair["id"]])
     return pa.Table.from_pylist(records, SCORES)
 

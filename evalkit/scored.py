@@ -122,6 +122,13 @@ def load(scores: Source, mode: str | None = None, where: str | None = None) -> S
     return Scored(table, mode, rewards, digest, record, where)
 
 
+def by_policy(scores: Source) -> list[Source]:
+    """A frame of `score_pairs` over several policies as one of each, in their order; all else as it is."""
+    if isinstance(scores, (str, Path, pa.Table, Scored)) or "policy" not in scores:
+        return [scores]
+    return [part for _, part in scores.groupby("policy", sort=False)] or [scores]
+
+
 def rewards_of(table: pa.Table, mode: str) -> PairRewards:
     """Rewards of both sides in a mode; UserError for an unknown mode or numbers that are not there."""
     if mode not in MODES:

@@ -104,13 +104,16 @@ def find_data(s: Scored, scores: Path | None, given: Path | None) -> Path | None
         if wanted and read_manifest(given).digest != wanted:
             raise UserError("this is not the data set that was scored", given, "give the one named in scores.json")
         return given
-    name = record.get("data")
-    if scores is None or not wanted or not isinstance(name, str) or Path(name).name != name:
+    if scores is None or not wanted:
         return None
-    for folder in (scores.parent / name, scores.parent.parent / name, Path(name)):
-        if _has_digest(folder, wanted):
-            return folder
-    return None
+    return next((f for f in data_folders(record, scores) if _has_digest(f, wanted)), None)
+
+
+def data_folders(record: dict[str, Any], scores: Path) -> list[Path]:
+    """Where the data set of scores may lie: where it lay when they were made, or by its name beside their folder."""
+    name = Path(str(record.get("data", ""))).name
+    named = [scores.parent / name, scores.parent.parent / name, Path(name)] if name else []
+    return [Path(record["data_path"]), *named] if record.get("data_path") else named
 
 
 def _has_digest(folder: Path, wanted: str) -> bool:

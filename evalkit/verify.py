@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from evalkit.report import build_report, load_all
 from evalkit.report_files import read_report
 from evalkit.scored import Scored
-from evalkit.scores import scores_path, sha256
+from evalkit.scores import read_record, scores_path, sha256
 from evalkit.sections import from_dict
+from evalkit.shown import data_folders
 from prefkit.errors import UserError
-from prefkit.shards import Manifest, open_pairs
+from prefkit.shards import MANIFEST, Manifest, open_pairs
 from prefkit.shards import verify as verify_shards
 from train.core.locate import run_config, weights_digest
 
@@ -38,6 +39,7 @@ class Places(NamedTuple):
     scores: list[Path]
     data: Path | None
     models: list[Path]
+    given: bool  # the user said where the models are
 
 
 def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs: Path | None) -> Iterator[Link]:
@@ -47,7 +49,7 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
     """
     whole = read_report(report)
     folder = report if report.is_dir() else report.parent
-    places = _places(folder, scores, data, runs, whole)
+    places = _places(folder, scores, data, runs)
     yield _digest("report ← pairs.parquet", folder / "pairs.parquet", whole.get("pairs_sha256"))
     loaded: list[Scored] = []
     policies = (whole, *whole["others"])
@@ -65,7 +67,7 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
     yield from _data_links(places.data, [s.record or {} for s in loaded])
 
 
-def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Path | None, report: dict) -> Places:
+def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Path | None) -> Places:
     log = folder / "_run.log"
     try:
         note = json.loads(log.read_text("utf-8")) if log.is_file() else {}
@@ -73,10 +75,12 @@ def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Pa
         note = {}  # only a hint
     files = [scores_path(p) for p in scores] if scores else [Path(p) for p in note.get("scores", [])]
     near = [p for f in files for p in (f.resolve().parent, f.resolve().parent.parent)]
-    if data is None and (name := (report["run"] or {}).get("data")):
+    if data is None:
         hints = [Path(note["data"])] if note.get("data") else []
-        data = next((d for d in (*hints, *(p / name for p in near)) if (d / "manifest.json").is_file()), None)
-    return Places(files, data, [runs] if runs else [*near, *([data.resolve().parent] if data else [])])
+        hints += [d for f in files for d in data_folders(read_record(f) or {}, f.resolve().parent)]
+        data = next((d for d in hints if (d / MANIFEST).is_file()), None)
+    near += [data.resolve().parent] if data else []
+    return Places(files, data, [runs] if runs else near, runs is not None)
 
 
 def _digest(name: str, file: Path | None, wanted: str | None) -> Link:
@@ -126,7 +130,8 @@ def _scores_links(s: Scored, places: Places) -> Iterator[Link]:
         return
     for role in ("policy", "reference"):
         if record.get(role) is not None:
-            yield _model(f"scores of {s.name} ← {role}", record[role], record.get(f"{role}_digest"), places.models)
+            found = _folder(role, record, places)
+            yield _model(f"scores of {s.name} ← {role}", record[role], record.get(f"{role}_digest"), found)
     yield from _run_links(s, record, places)
     if places.data is None:
         return
@@ -143,14 +148,16 @@ def _scores_links(s: Scored, places: Places) -> Iterator[Link]:
         yield Link("ok", name, f"{s.table.num_rows} scored pairs are in split {record.get('split')}")
 
 
-def _folder(called: str, folders: list[Path]) -> Path | None:
-    return next((f / called for f in folders if (f / called).is_dir()), None)
+def _folder(role: str, record: dict[str, Any], places: Places) -> Path | None:
+    """The weights of policy or reference: where they lay when they scored, or by name; by name alone under --runs."""
+    named = [f / str(record.get(role)) for f in places.models]
+    kept = [Path(record[f"{role}_path"])] if record.get(f"{role}_path") and not places.given else []
+    return next((f for f in (*kept, *named) if any(f.glob("*.safetensors"))), None)
 
 
-def _model(name: str, called: str, wanted: str | None, folders: list[Path]) -> Link:
+def _model(name: str, called: str, wanted: str | None, found: Path | None) -> Link:
     if wanted is None:
         return Link("unknown", name, "scores.json holds no digest of it")
-    found = _folder(called, folders)
     if found is None:
         return Link("unknown", name, f"{called} is not beside the scores; say where with --runs")
     try:
@@ -163,7 +170,7 @@ def _model(name: str, called: str, wanted: str | None, folders: list[Path]) -> L
 def _run_links(s: Scored, record: dict[str, Any], places: Places) -> Iterator[Link]:
     """The policy's run is still the one that was scored, and was trained on this data set."""
     run, policy = record.get("run") or {}, str(record.get("policy"))
-    folder = _folder(policy, places.models)
+    folder = _folder("policy", record, places)
     config = (run_config(folder) if folder is not None else None) or {}
     scored_digests, digests = run.get("digests") or {}, config.get("digests") or {}
     if not config:

@@ -185,6 +185,27 @@ def test_what_is_gone_is_unknown_not_fine(chain):
     assert found["report ← scores of dpo"] == found["number ← scores"] == "unknown"
 
 
+def test_a_folder_of_scores_named_like_its_policy_is_no_model(chain):
+    """`evalkit score --policy A --policy B --out DIR` makes DIR/A and DIR/B."""
+    (chain / "scores").rename(chain / "moved")
+    (chain / "all").mkdir()
+    (chain / "moved").rename(chain / "all" / "dpo")
+    given = list(check_chain(chain / "report", [chain / "all" / "dpo"], chain / "data", None))
+    assert {link.state for link in given} == {"ok"}
+
+
+def test_models_are_found_where_they_scored_and_under_the_folder_given(chain):
+    elsewhere = chain / "elsewhere"
+    elsewhere.mkdir()
+    (chain / "dpo").rename(elsewhere / "dpo")
+    assert states(chain)["scores of dpo ← policy"] == "unknown"
+    found = {link.name: link.state for link in check_chain(chain / "report", None, None, elsewhere)}
+    assert (found["scores of dpo ← policy"], found["scores of dpo ← reference"]) == ("ok", "unknown")
+    record = json.loads((chain / "scores" / "scores.json").read_text())
+    (chain / "scores" / "scores.json").write_text(json.dumps(record | {"policy_path": str(elsewhere / "dpo")}))
+    assert states(chain)["scores of dpo ← policy"] == "ok"
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}'])
 def test_what_is_no_report_is_refused(tmp_path, text):
     (tmp_path / "report.json").write_text(text)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -181,6 +182,17 @@ def test_several_policies_stand_side_by_side_and_keep_their_names():
     assert [c["second"] for c in report["comparisons"]] == ["dpo (2)", "dpo (3)"]
     assert report["others"][0]["accuracy"] == build_report(two)["accuracy"]
     assert "## Side by side" in to_markdown(report)
+
+
+def test_a_frame_of_several_policies_and_where_it_was_scored():
+    frame = pd.concat([random_scores(60, 20, policy=[name] * 60).to_pandas() for name in ("b", "a")])
+    report = build_report(frame)
+    assert [report["policy"], report["others"][0]["policy"]] == ["b", "a"]
+
+
+def test_a_report_names_no_path_of_the_machine(tmp_path):
+    write(random_scores(40, 20), tmp_path, data_path="/home/me/data", run={"digests": {}, "data_path": "/home/me"})
+    assert "/home/me" not in json.dumps(build_report(tmp_path))
 
 
 def test_frames_in_and_frames_out():
