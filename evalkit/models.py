@@ -13,6 +13,7 @@ from prefkit.errors import UserError
 from train.core.cache import LogpCache, SequenceLogp
 from train.core.locate import adapter_config, is_adapter, locate, weights_digest
 from train.core.logprobs import check_fits, check_head, sequence_logps
+from train.core.plan import padding
 from train.core.policies import Loaded, Policy, load_policy, reference_context
 from train.core.rows import Row
 from train.core.sharing import Sharing, decide_sharing
@@ -78,7 +79,10 @@ class Models:
         if not rows:
             return
         with self.open(role) as model:
-            yield from sequence_logps(model, rows, budget, self.packs(model, rows, say))
+            packed = self.packs(model, rows, say)
+            if not packed:
+                say(f"padding  {padding(rows, budget):.1%} of the tokens computed")
+            yield from sequence_logps(model, rows, budget, packed)
 
     def packs(self, model: Any, rows: Sequence[Row], say: Callable[[str], None] = lambda line: None) -> bool:
         """Whether rows of this model may lie packed; before the first answer the model is checked."""

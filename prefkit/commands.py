@@ -31,6 +31,8 @@ def convert(
     near: float = 0.8,
     against: list[Path] | None = None,
     splits_from: Path | None = None,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
     profile: bool = False,
     options: dict[str, str] | None = None,
 ) -> None:
@@ -66,6 +68,10 @@ def convert(
         Evaluation sets, files or folders, whose texts no pair may repeat; may be given more than once.
     splits_from
         A data set whose prompts stay in their splits.
+    engine
+        ray for a cluster of machines that see the same files.
+    ray_address
+        Of a running cluster, such as auto or ray://host:10001; without it a new one starts here.
     profile
         Show where the time went, step by step and check by check.
     options
@@ -88,7 +94,9 @@ def convert(
     if out is None:
         raise UserError("no output folder", fix="add --out DIR, or --dry-run to look first")
     started = time.perf_counter()
-    manifest = convert_dataset(inputs, out, options=options, format=format, **shared)
+    manifest = convert_dataset(
+        inputs, out, options=options, format=format, engine=engine, ray_address=ray_address, **shared
+    )
     _print_ledgers(manifest)
     if profile:
         _print_profile(Path(out))

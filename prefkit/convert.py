@@ -23,7 +23,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from prefkit import engine, tables
+from prefkit import engine as engines
+from prefkit import tables
 from prefkit.card import NAME as CARD
 from prefkit.card import card
 from prefkit.errors import UserError
@@ -37,7 +38,7 @@ from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance, write_tex
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, KEYS, Resolved, resolve
-from prefkit.tasks import Job, Task, bucket_keys, reads_together, run, write_table
+from prefkit.tasks import Job, Task, bucket_keys, count_slice, reads_together, run, write_table
 
 TALLIED = {"records", "candidates", "repairs", "flags", "links"}  # parts of the manifest of their own
 
@@ -67,20 +68,24 @@ def convert_dataset(
     near: float = THRESHOLD,
     against: Sequence[Path | str] = (),
     splits_from: Path | str | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
 ) -> Manifest:
     """Convert inputs into a data set at `out` and return its manifest.
 
     `checks` changes severities of `checks.CHECKS`; `near` is the least Jaccard index of word 3-grams at which prompts
     are near duplicates, which never part (0: not looked for); `against` names evaluation sets whose texts no pair may
-    repeat; `splits_from` is a data set whose prompts stay in their splits. `where` is an SQL condition over the
+    repeat; `splits_from` is a data set whose prompts stay in their splits; `engine="ray"` runs the tasks on a Ray
+    cluster whose nodes see the same files (inputs and `out`). `where` is an SQL condition over the
     columns of `schema.PAIRS` but group_id; `limit` takes at most so many questions
     (records, for sources of lines). A conversion that was stopped goes on when called again with the same arguments.
     Errors: `UserError` for what the caller can mend; then no manifest is written.
     """
     settings = Settings(source, splits, where, seed, limit, options, format, checks, near, against, splits_from)
-    if is_url(out):
-        return published(str(out), (inputs, settings), lambda local: _convert(inputs, local, settings, workers))
-    return _convert(inputs, Path(out), settings, workers)
+    with engines.on(engine, ray_address):
+        if is_url(out):
+            return published(str(out), (inputs, settings), lambda local: _convert(inputs, local, settings, workers))
+        return _convert(inputs, Path(out), settings, workers)
 
 
 def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Settings, workers: int | None) -> Manifest:
@@ -88,7 +93,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
     inputs = local_copies(inputs)
     _refuse_finished(out)
     if workers != 1:
-        engine.warm_up()
+        engines.warm_up()
     plan = make_plan(inputs, out / ".work", settings, workers)
     _make_folder(out)
     with _only_writer(out), _log(out, plan) as lap:
@@ -96,7 +101,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
         _claim_work(plan)
         try:
             outcome = work(plan, lap)
-        except engine.WorkerLost:
+        except engines.WorkerLost:
             raise
         except UserError:  # the same command would fail again: leave nothing to go on from
             shutil.rmtree(plan.job.work)
@@ -130,24 +135,25 @@ def work(plan: Plan, lap: Any) -> Outcome:
     prepare(plan)
     job, tally, troubles = plan.job, Counter[str](), defaultdict[str, list[str]](list)
     if plan.source.join is None:
-        tasks = [Task(job, "read", n) for n in range(1 if reads_together(job) else len(job.slices))]
+        lines = _lines_before(job.slices, engines.run_tasks(count_slice, job.slices, plan.workers, "count"))
+        tasks = [Task(job, "read", n, lines) for n in range(1 if reads_together(job) else len(job.slices))]
         links = np.zeros((0, 2), np.uint64)
     else:
         maps = [Task(job, "map", n) for n in range(len(job.slices))]
-        engine.run_tasks(run, maps, plan.workers, "map")
+        engines.run_tasks(run, maps, plan.workers, "map")
         markers = [t.read_marker() for t in maps]
         for marker in markers:
             tally.update(marker["tally"])
             for what, name in marker["warnings"]:
                 troubles[what].append(name)
         links = _links(markers)
-        base = (_largest_key(job, markers), *_first_lines(job.slices, markers))
+        base = (_largest_key(job, markers), *_lines_before(job.slices, [m["lines"] for m in markers]))
         _write_map_rejects(job, markers, base[1:])
         if job.noted():
-            engine.run_tasks(run, [Task(job, "look", n) for n in range(job.buckets)], plan.workers, "look up")
+            engines.run_tasks(run, [Task(job, "look", n) for n in range(job.buckets)], plan.workers, "look up")
         tasks = [Task(job, "pair", n, base) for n in range(job.buckets)]
         lap("map")
-    engine.run_tasks(run, tasks, plan.workers, "pair")
+    engines.run_tasks(run, tasks, plan.workers, "pair")
     seconds = defaultdict[str, float](float)
     for task in tasks:
         marker = task.read_marker()
@@ -199,14 +205,14 @@ def discard(out: Path) -> None:
 # --- between the phases -------------------------------------------------------------------------------------------
 
 
-def _first_lines(slices: list[Slice], markers: list[dict]) -> list[int]:
+def _lines_before(slices: list[Slice], lines: list[int]) -> tuple[int, ...]:
     """How many line ends of its file lie before each slice."""
     seen: Counter[Path] = Counter()
     first = []
-    for piece, marker in zip(slices, markers, strict=True):
+    for piece, count in zip(slices, lines, strict=True):
         first.append(seen[piece.path])
-        seen[piece.path] += marker["lines"]
-    return first
+        seen[piece.path] += count
+    return tuple(first)
 
 
 def _largest_key(job: Job, markers: list[dict]) -> int:

@@ -1,24 +1,32 @@
-"""Runs a list of tasks: here on local processes. A task is a picklable function of plain values and files."""
+"""Runs a list of tasks on local processes or on a Ray cluster that shares the file system.
+
+A task is a picklable function of plain values and files; run twice, it leaves the same files.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import forkserver
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from prefkit.errors import UserError
+from prefkit.errors import UserError, unknown_name
 from prefkit.progress import progress
 
 # Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
 PRELOAD = ["prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
 
+ENGINES = ("local", "ray")
+_cluster = False  # whether `on` has a Ray cluster
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 Task = TypeVar("Task")
@@ -41,9 +49,37 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def on(engine: str, address: str | None = None) -> Iterator[None]:
+    """Where the tasks of the block run: `local`, or `ray` (a new local cluster unless an address is given)."""
+    global _cluster
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    if engine == "local":
+        yield
+        return
+    import ray
+
+    try:
+        host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+        if host:  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError) as e:
+        raise UserError(f"no Ray cluster there: {e}", address or "", "start one with `ray start --head`") from None
+    _cluster = True
+    try:
+        yield
+    finally:
+        _cluster = False
+        ray.shutdown()
+
+
 def run_tasks(fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, label: str) -> list[Result]:
     """The results in the order of the tasks; an exception of a task comes out as it is and stops the rest."""
     with progress(label, len(tasks)) as advance:
+        if _cluster:
+            return _on_ray(fn, tasks, lambda: advance(1))
         if workers <= 1 or len(tasks) <= 1:
             results = []
             for task in tasks:
@@ -76,6 +112,29 @@ def _in_processes(
         raise
     finally:
         pool.shutdown(wait=sys.exc_info()[0] is not KeyboardInterrupt, cancel_futures=True)
+
+
+def _on_ray(fn: Callable[[Task], Result], tasks: Sequence[Task], advance: Callable[[], None]) -> list[Result]:
+    """A task whose node dies is run again elsewhere; no more are handed out than keep the cluster busy."""
+    import ray
+
+    remote = ray.remote(max_retries=5)(fn)
+    at_once = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting, running = list(enumerate(tasks))[::-1], dict[Any, int]()
+    results: dict[int, Result] = {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            number, task = waiting.pop()
+            running[remote.remote(task)] = number
+        done, _ = ray.wait(list(running), num_returns=1)
+        try:
+            results[running.pop(done[0])] = ray.get(done[0])
+        except ray.exceptions.RayTaskError as e:
+            raise (e.cause if isinstance(e.cause, Exception) else e) from None
+        except ray.exceptions.RayError as e:
+            raise WorkerLost(f"the Ray cluster lost a task: {e}", fix="run the same command again to go on") from None
+        advance()
+    return [results[i] for i in range(len(tasks))]
 
 
 def _begin_worker() -> None:

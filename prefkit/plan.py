@@ -22,7 +22,7 @@ from prefkit.contamination import evaluation_files, write_evaluation
 from prefkit.errors import UserError
 from prefkit.finish import check_condition, matching
 from prefkit.near import THRESHOLD
-from prefkit.readers import is_readable
+from prefkit.readers import Piece, is_readable, pieces
 from prefkit.schema import SCHEMA_VERSION
 from prefkit.shards import Manifest, open_pairs
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
@@ -194,21 +194,26 @@ def _slices(source: Source, paths: list[Path], options: Any, step: int) -> list[
     """The slices of all inputs; a `UserError` where two inputs hold the same file."""
     slices: list[Slice] = []
     for path in paths:
-        found = source.join.slices(path, options, step) if source.join else _files(source, path, options)
+        found = source.join.slices(path, options, step) if source.join else _files(source, path, options, step)
         if again := {s.path.resolve() for s in slices} & {s.path.resolve() for s in found}:
             raise UserError("the same file is in two inputs", min(again), "give it once")
         slices += found
     return _named_apart(slices)
 
 
-def _files(source: Source, path: Path, options: Any) -> list[Slice]:
+def _files(source: Source, path: Path, options: Any, step: int) -> list[Slice]:
     if source.files is not None:
         files = source.files(path, options)
     else:
         files = sorted(p for p in path.rglob("*") if is_readable(p)) if path.is_dir() else [path]
     if not files:
         raise UserError("no file in the folder that the source can read", path, "name the files")
-    return [Slice(f, f"{path.name}/{f.relative_to(path).as_posix()}" if path.is_dir() else f.name) for f in files]
+    slices = []
+    for f in files:
+        name = f"{path.name}/{f.relative_to(path).as_posix()}" if path.is_dir() else f.name
+        parts = [Piece()] if source.records is not None else pieces(f, step)
+        slices += [Slice(f, name, p.start, p.stop, p.kind) for p in parts]
+    return slices
 
 
 def _named_apart(slices: list[Slice]) -> list[Slice]:

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,66 @@ Positioned = Iterator[
     tuple[int, Record | str]
 ]  # place in the file from 1, then the record or, if it is damaged, its text
 BATCH_ROWS = 1024
+
+
+class Piece(NamedTuple):
+    """Part of a file: bytes of its lines (`bytes`), row groups of its table (`groups`), or all of it (`""`)."""
+
+    kind: str = ""
+    start: int = 0
+    stop: int = 0
+
+
+def pieces(path: Path, step: int) -> list[Piece]:
+    """A file in parts of about `step` bytes, where its format can be entered in the middle."""
+    size, name = path.stat().st_size, path.name.lower()
+    if size > step and kind(path) == "jsonl" and not name.endswith((".gz", ".zst")):
+        return [Piece("bytes", a, min(a + step, size)) for a in range(0, size, step)]
+    if size > step and kind(path) == "parquet":
+        with _readable(path), pq.ParquetFile(path) as f:
+            n = f.metadata.num_row_groups
+        each = max(1, n * step // size)
+        return [Piece("groups", a, min(a + each, n)) for a in range(0, n, each)]
+    return [Piece()]
+
+
+def count_lines(path: Path, piece: Piece) -> int:
+    """Line ends in a piece of bytes, so that the lines of the next one can be numbered."""
+    with path.open("rb") as f:
+        f.seek(piece.start)
+        left, found = piece.stop - piece.start, 0
+        while left > 0 and (data := f.read(min(left, 1 << 20))):
+            left -= len(data)
+            found += data.count(b"\n")
+    return found
+
+
+def read_piece(path: Path, piece: Piece, first_line: int, tally: Counter[str]) -> Iterator[tuple[str, Record | str]]:
+    """`read_records` of a part; `first_line` is how many line ends lie before its first byte."""
+    if piece.kind == "bytes":
+        with _readable(path):
+            yield from ((f"{path.name}:{n}", record) for n, record in _line_range(path, piece, first_line, tally))
+    elif piece.kind == "groups":
+        with _readable(path), pq.ParquetFile(path) as f:
+            before = sum(f.metadata.row_group(i).num_rows for i in range(piece.start))
+            batches = f.iter_batches(BATCH_ROWS, row_groups=range(piece.start, piece.stop))
+            yield from ((f"{path.name}:{before + n}", record) for n, record in _rows(batches))
+    else:
+        yield from read_records(path, tally)
+
+
+def _line_range(path: Path, piece: Piece, line: int, tally: Counter[str]) -> Positioned:
+    """The lines that begin in a piece: the first whole line after `start`, to the one that reaches beyond `stop`."""
+    with path.open("rb") as f:
+        if piece.start:
+            f.seek(piece.start - 1)
+            skipped = f.readline()
+            line += len(skipped) > 1  # a line that began in the piece before
+        while f.tell() < piece.stop and (raw := f.readline()):
+            line += 1
+            text = _decode(raw, tally).strip()
+            if text:
+                yield line, _object(text)
 
 
 def read_records(path: Path, tally: Counter[str] | None = None) -> Iterator[tuple[str, Record | str]]:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from prefkit import lookups, tables
 from prefkit.contamination import Evaluation
 from prefkit.finish import Rules, finish, prompt_signatures, row_keys
-from prefkit.readers import read_records
+from prefkit.readers import Piece, count_lines, read_piece
 from prefkit.schema import Pair, Reject
 from prefkit.sources import PairInput, Refused, Slice, Source, Unused, get_source
 from prefkit.tables import Candidates
@@ -228,8 +228,9 @@ def read_slice(task: Task) -> None:
     owners: list[int] = []
     fates: list[str] = []
     rejects: list[Reject] = []
-    pieces = job.slices if reads_together(job) else [job.slices[task.number]]
-    for position, record in islice(_records(source, pieces, job.options, tally), job.limit):
+    numbers = range(len(job.slices)) if reads_together(job) else [task.number]
+    found_records = _records(source, job, [(job.slices[n], task.base[n]) for n in numbers], tally)
+    for position, record in islice(found_records, job.limit):
         tally["records.read"] += 1
         fates.append("")
         try:
@@ -257,13 +258,21 @@ def read_slice(task: Task) -> None:
     _finish(task, tables.candidates(pairs, owners, tally), fates, rejects, tally)
 
 
-def _records(source: Source, pieces: list[Slice], options: Any, tally: Counter[str]) -> Iterator[tuple[str, Any]]:
+def _records(
+    source: Source, job: Job, slices: list[tuple[Slice, int]], tally: Counter[str]
+) -> Iterator[tuple[str, Any]]:
     if source.records is not None:
-        yield from source.records(pieces, options)
+        yield from source.records([s for s, _ in slices], job.options)
         return
-    for piece in pieces:
-        for position, record in read_records(piece.path, tally):
+    for piece, first_line in slices:
+        part = Piece(piece.kind, piece.start, piece.stop)
+        for position, record in read_piece(piece.path, part, first_line, tally):
             yield piece.name + position.removeprefix(piece.path.name), record
+
+
+def count_slice(piece: Slice) -> int:
+    """How many lines a slice of a file of records has, if lines of a later slice depend on it."""
+    return count_lines(piece.path, Piece(piece.kind, piece.start, piece.stop)) if piece.kind == "bytes" else 0
 
 
 # --- what both end with -------------------------------------------------------------------------------------------

@@ -345,3 +345,10 @@ def test_a_ray_cluster_scores_the_same(road, tmp_path):
     done = subprocess.run([*command, "--engine", "ray"], cwd=road, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     same_as(road, tmp_path / "out")
+
+
+def test_a_reference_with_another_vocabulary_is_refused(road):
+    shape = ("--vocab-size", 290, "--hidden", 32, "--layers", 2, "--heads", 2)
+    run("prefkit", "train", "tiny-model", "--data.path", "data", "--out", "other", *shape, cwd=road)
+    with pytest.raises(UserError, match="different vocabularies"):
+        score_pairs(str(road / "dpo"), road / "data", reference=str(road / "other"))

@@ -68,6 +68,15 @@ def plan_rows(rows: Sequence[Row], ranks: int, budget: int, packed: bool = True)
     return [[[units[i] for i in micro] for micro in rank] for rank in indices]
 
 
+def padding(rows: Sequence[Row], budget: int) -> float:
+    """Share of the computed tokens that are padding where rows are not packed."""
+    real = computed = 0
+    for micro in plan_rows(rows, 1, budget, packed=False)[0]:
+        lengths = [len(r.prompt_ids) + len(ids) for r in micro for ids in r.response_ids]
+        real, computed = real + sum(lengths), computed + len(lengths) * max(lengths, default=0)
+    return 1 - real / computed
+
+
 def split_row(row: Row, budget: int) -> list[Row]:
     """Parts of a row within `budget` tokens that hold each pair once, both responses together; the prompt is repeated.
 
