@@ -105,12 +105,10 @@ def diff(
     changed = changed_pairs(a, b)
     say(verdict_line(found))
     _print_limits(found)
-    counts = found["accuracy"]
-    say(
-        f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}"
-        + ("; the largest changes:" if n > 0 and changed.num_rows else "")
-    )
-    for pair in changed.slice(0, max(n, 0)).to_pylist():
+    counts, shown = found["accuracy"], changed.slice(0, max(n, 0)).to_pylist()
+    more = "; the largest changes:" if shown else ""
+    say(f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}{more}")
+    for pair in shown:
         say(f"  {pair['id']}  {pair['margin_first']:+.3f} → {pair['margin_second']:+.3f}  {pair['subset'] or ''}")
     if out is not None:
         _check_out(out, "diff.json")
