@@ -44,7 +44,7 @@ def records(case: str, posts: Path, folder: Path) -> list[dict]:
     """Pairs as prompt, chosen and rejected."""
     from prefkit import convert_dataset, open_pairs
 
-    if case == "hh":
+    if case.startswith("hh"):
         with gzip.open(REAL / "pairs/hh-rlhf/harmless-base.test.jsonl.gz", "rt") as f:
             raw = [json.loads(line) for line in f]
         cut = [(r["chosen"].rfind("\n\nAssistant:"), r) for r in raw]
@@ -70,7 +70,7 @@ def prepare(folder: Path, case: str, posts: Path, pairs: int) -> None:
     from train.core.rows import build_rows, pair_texts
     from train.tiny_model import train_tokenizer
 
-    shape = "toy" if case == "toy" else "body"
+    shape = "toy" if case.endswith("toy") else "body"
     given = records(case, posts, folder)
     texts = (r[k] if isinstance(r[k], str) else r[k][0]["content"] for r in given for k in r)
     train_tokenizer(texts, VOCABULARY[shape], 4096).save_pretrained(folder / "model")

@@ -1,4 +1,9 @@
-"""Make docs/images/*.png: the pages over synthetic text in the system's Chromium (`python docs/pictures.py`)."""
+"""Make docs/images/*.png in the system's Chromium.
+
+python docs/pictures.py                      the pages of labelling and comparison over synthetic text
+python docs/pictures.py report.html          the top of a report, without texts of its pairs
+python docs/pictures.py report.html pairs    its list of pairs, the first one open
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,8 @@ from prefkit.web.page import build_page
 from prefkit.web.server import make_app
 from prefkit.web.session import BlindSession, Results, Vote
 
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu"]
 IMAGES = Path(__file__).parent / "images"
 QUESTION = """**How do I undo the last commit without losing my changes?**
 
@@ -99,9 +106,27 @@ def judged_comparison(store: Store) -> BlindSession:
     return session
 
 
+def photograph_report(report: Path, pairs: bool) -> None:
+    """What one sees first of a report.html, or of its list of pairs."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1180, "height": 1390}, color_scheme="light")
+        page.goto(report.resolve().as_uri())
+        if pairs:
+            page.locator("#pairs summary").first.click()
+            page.locator("#pairs details[open] .sides").wait_for()
+            page.set_viewport_size({"width": 1180, "height": 640})
+            page.evaluate("document.querySelector('#controls').scrollIntoView()")
+        page.screenshot(path=IMAGES / ("report-pairs.png" if pairs else "report.png"))
+        browser.close()
+
+
 def main() -> None:
-    """Two pictures: labelling in light colours, the reveal of a comparison in dark ones."""
-    chromium = shutil.which("chromium") or sys.exit("no Chromium on PATH: run `make system`")
+    """Two pictures: labelling in light colours, the reveal of a comparison in dark ones; or that of a report."""
+    if CHROMIUM is None:
+        sys.exit("no Chromium on PATH: run `make system`")
+    if len(sys.argv) > 1:
+        return photograph_report(Path(sys.argv[1]), pairs="pairs" in sys.argv[2:])
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         store = Store(str(Path(folder) / "labels.db"))
         drafts = [
@@ -113,7 +138,7 @@ def main() -> None:
             for n in range(40)
         ]
         labels = store.add_batch("labels", "", drafts)
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         labelling = BlindSession(store, labels.batch_id, title="Labelling")
         photograph(browser, labelling, IMAGES / "label.png", "12t1s12", "light")
         photograph(browser, judged_comparison(store), IMAGES / "side-by-side.png", "", "dark", "end")

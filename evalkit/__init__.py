@@ -1,4 +1,8 @@
-"""A held-out number you can defend: `score_pairs` runs the models, `build_report` makes the number of their scores."""
+"""A held-out number you can defend.
+
+`score_pairs` runs the models, `build_report` makes the number of their scores, `pair_frame` has a row for each pair,
+`compare_scores` says whether one policy is better than another.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,13 @@ from importlib import import_module
 
 from train.core.quiet import quiet_libraries
 
-_HOMES = {"score_pairs": "evalkit.score", "build_report": "evalkit.report"}
-__all__ = ["build_report", "score_pairs"]
+_HOMES = {
+    "score_pairs": "evalkit.score",
+    "build_report": "evalkit.report",
+    "pair_frame": "evalkit.report",
+    "compare_scores": "evalkit.diff",
+}
+__all__ = ["build_report", "compare_scores", "pair_frame", "score_pairs"]
 
 
 def __getattr__(name: str):

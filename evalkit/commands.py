@@ -13,9 +13,10 @@ from train.core.quiet import quiet_libraries
 
 def score(
     *,
-    policy: str,
+    policy: list[str],
     data: Path,
     out: Path,
+    source: str | None = None,
     split: str = "test",
     reference: str | None = None,
     beta: float | None = None,
@@ -24,17 +25,23 @@ def score(
     too_long: Literal["drop", "truncate_prompt", "truncate_response"] = "drop",
     tokens_per_batch: int = 8192,
     limit: int | None = None,
+    noise: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    options: dict[str, str] | None = None,
 ) -> None:
     """Score held-out pairs with a policy and its reference.
 
     Parameters
     ----------
     policy
-        Run folder, adapter, model folder or hub name.
+        Run folder, adapter, model folder or hub name; give it again for further policies.
     data
-        A data set made by `prefkit convert`.
+        A data set made by `prefkit convert`, or a file or folder of pairs that it could convert.
     out
-        Folder, or a .parquet file, for the scores.
+        Folder, or a .parquet file, for the scores; of several policies, a folder with a folder for each.
+    source
+        Of data that is no data set yet: one of `prefkit sources`; guessed where the input tells.
     split
         Which split to score.
     reference
@@ -48,25 +55,48 @@ def score(
     too_long
         What becomes of longer pairs: drop, truncate_prompt or truncate_response; always counted.
     tokens_per_batch
-        Padded tokens in one forward pass.
+        Tokens in one forward pass.
     limit
         Score only the first pairs.
+    noise
+        Score a sample twice in different batches: margins smaller than what that changes count as undecided.
+    engine
+        ray: on all machines of a Ray cluster, which see the models under the same paths.
+    ray_address
+        Of the cluster; without it one is started here.
+    options
+        Options of the source, such as --options.prompt question.
     """
     keep_pages()
     quiet_libraries()
-    from evalkit.score import ScoreOptions, write_result
+    from evalkit.engines import rank_and_size
+    from evalkit.inputs import open_data
+    from evalkit.models import short_names
+    from evalkit.results import write_result
+    from evalkit.score import ScoreOptions
     from evalkit.score import score as run
 
-    _check_out(out)
-    if scores_path(out).with_suffix(".json").exists():
-        raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
+    if len(policy) > 1 and out.suffix == ".parquet":
+        raise UserError("several policies need a folder", out, "give --out DIR")
+    homes = dict(zip(policy, [out / n for n in short_names(policy)] if len(policy) > 1 else [out], strict=True))
+    for home in homes.values():
+        _check_out(home)
+        if scores_path(home).with_suffix(".json").exists():
+            raise UserError("scores exist already", scores_path(home), "give another --out or remove them")
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit} leaves nothing", fix="give at least 1")
     if beta is not None and not 0 < beta < float("inf"):
         raise UserError(f"--beta {beta} is no scale of rewards", fix="give a number above 0")
-    options = ScoreOptions(split, reference, beta, template, max_tokens, too_long, tokens_per_batch, limit)
-    result = run(policy, data, options, say=print)
-    print(f"scores   {write_result(result, out)}: {result.table.num_rows} pairs")
+    chosen = ScoreOptions(
+        split, reference, beta, template, max_tokens, too_long, tokens_per_batch, limit, noise, engine, ray_address
+    )
+    first = rank_and_size()[0] == 0
+    say = print if first else (lambda line: None)
+    folder = open_data(data, source, options, say)
+    for path, home in homes.items():
+        result = run(path, folder, chosen, say=say)
+        if first:
+            print(f"scores   {write_result(result, home)}: {result.table.num_rows} pairs")
 
 
 def _check_out(out: Path) -> None:
@@ -76,30 +106,6 @@ def _check_out(out: Path) -> None:
         raise UserError("the output is a file", folder, "choose another --out")
     if any((folder / name).exists() for name in ("manifest.json", "run.yaml")):
         raise UserError("the output folder holds a data set or a run", folder, "choose another --out")
-
-
-def report(scores: Path, *, out: Path) -> None:
-    """Turn scores into one number with its interval: one printed line, report.json, report.md and pairs.parquet.
-
-    Parameters
-    ----------
-    scores
-        Folder or file written by `evalkit score`.
-    out
-        Folder for the report.
-    """
-    from evalkit.report import build_report, headline, pair_table, write_report
-    from evalkit.scores import read_scores
-
-    _check_out(out)
-    if (out / "report.json").exists():
-        raise UserError("a report exists already", out, "give another --out or remove it")
-    built = build_report(scores)
-    if built["run"] is None:
-        print("note: no scores.json beside the scores, so what was dropped is not known")
-    write_report(built, pair_table(read_scores(scores)), out)
-    print(headline(built))
-    print(f"wrote {out / 'report.md'} and {out / 'report.json'}")
 
 
 def generate(

@@ -1,149 +1,124 @@
-"""Scores in, one number out: accuracy with its interval, beside the baselines that could explain it."""
+"""Scores in, insight out: accuracy with its interval, beside what could explain it; no forward passes.
+
+`build_report` is the whole of it: each entry of METRICS is a function of `Scored` in a module of its own subject.
+"""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from evalkit.metrics import share_won, summary
-from evalkit.scores import read_record, read_scores, scores_path, sha256
-from train.core.rewards import PairRewards, hits, pair_rewards
+from evalkit import metrics
+from evalkit.calibration import calibration, intervals
+from evalkit.diff import compare, side
+from evalkit.lengths import lengths
+from evalkit.report_files import SCHEMA_VERSION, plain
+from evalkit.scored import Scored, Source, by_policy, load
+from evalkit.sections import Sections, read_sections, weighted
+from evalkit.sets import items
+from evalkit.slices import slices
+from prefkit.errors import UserError
 
-SCHEMA_VERSION = 1
-
-
-def build_report(scores: str | Path | pa.Table) -> dict:
-    """The report of one policy's scores (a folder, a file or a table) as plain data, versioned by `schema_version`.
-
-    Raises `UserError` where `read_scores` does.
-    """
-    table = scores if isinstance(scores, pa.Table) else read_scores(scores)
-    column = {name: table[name].to_numpy() for name in table.column_names}
-    group_N, beta = column["group_id"], float(column["beta"][0])
-    referenced = table["ref_chosen"].null_count == 0
-    rewards = table_rewards(table)
-
-    baselines = {"longer_wins": column["chars_chosen"] - column["chars_rejected"]}
-    baselines["reference_free"] = column["policy_chosen"] - column["policy_rejected"]
-    if referenced:
-        baselines["reference_only"] = column["ref_chosen"] - column["ref_rejected"]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "policy": table["policy"][0].as_py(),
-        "reference": table["reference"][0].as_py(),
-        "beta": beta,
-        "n": table.num_rows,
-        "n_groups": len(np.unique(group_N)),
-        "truncated": int(np.sum(column["truncated"])),
-        "accuracy": share_won(rewards.margins, group_N).as_dict(),
-        "baselines": {name: share_won(diff_N, group_N).as_dict() for name, diff_N in baselines.items()},
-        "margin": summary(rewards.margins),
-        "rewards": {"chosen": summary(rewards.chosen), "rejected": summary(rewards.rejected)},
-        "scores_sha256": None if isinstance(scores, pa.Table) else sha256(scores_path(scores)),
-        "run": None if isinstance(scores, pa.Table) else read_record(scores_path(scores)),
-    }
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def table_rewards(table: pa.Table) -> PairRewards:
-    """Rewards of scored pairs; without a reference they are β times the policy's own log-probabilities."""
-    referenced = table["ref_chosen"].null_count == 0
-    policy_chosen_N, policy_rejected_N = (table[f"policy_{side}"].to_numpy() for side in ("chosen", "rejected"))
-    ref_chosen_N, ref_rejected_N = (
-        table[f"ref_{side}"].to_numpy() if referenced else 0.0 for side in ("chosen", "rejected")
-    )
-    return pair_rewards(policy_chosen_N, policy_rejected_N, ref_chosen_N, ref_rejected_N, table["beta"][0].as_py())
-
-
-def pair_table(table: pa.Table) -> pa.Table:
-    """What the report says of each pair: rewards, margin, how it counts, and its rank from most wrong (1) to surest."""
-    rewards = table_rewards(table)
-    rank_N = np.empty(table.num_rows, np.int64)
-    rank_N[np.argsort(rewards.margins, kind="stable")] = np.arange(1, table.num_rows + 1)
-    columns = {"reward_chosen": rewards.chosen, "reward_rejected": rewards.rejected, "margin": rewards.margins}
-    columns |= {"hit": hits(rewards.margins), "rank": rank_N}
-    kept = table.select(["id", "group_id", "source", "subset"])
-    for name, values in columns.items():
-        kept = kept.append_column(name, pa.array(values))
-    return kept
-
-
-def headline(report: dict) -> str:
-    """The one printed line."""
-    a, longer = report["accuracy"], report["baselines"]["longer_wins"]
-    line = (
-        f"accuracy {_interval(a)} on {report['n']} pairs of {report['n_groups']} groups"
-        f" · longer wins {_interval(longer)}"
-        f" · mean margin {report['margin']['mean']:+.4f} at β {report['beta']:g}"
-    )
-    return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "")
-
-
-LABELS = {
-    "accuracy": "implicit-reward accuracy",
-    "longer_wins": "longer answer wins",
-    "reference_only": "reference alone (log π_ref)",
-    "reference_free": "policy alone (log π)",
+METRICS: dict[str, Callable[[Scored], Any]] = {
+    "accuracy": lambda s: metrics.share(s.hit_N, s.group_N).as_dict(),
+    "baselines": metrics.baselines,
+    "margin": lambda s: metrics.summary(s.margin_N),
+    "rewards": lambda s: {x: metrics.summary(getattr(s.rewards, x)) for x in ("chosen", "rejected")},
+    "intervals": intervals,
+    "undecided": metrics.undecided,
+    "detectable": metrics.detectable,
+    "lengths": lengths,
+    "flips": metrics.flips,
+    "displacement": metrics.displacement,
+    "idealised": metrics.idealised,
+    "calibration": calibration,
+    "risk_coverage": metrics.risk_coverage,
+    "comparability": metrics.comparability,
+    "items": items,
+    "slices": slices,
+    "histogram": lambda s: metrics.histogram(s.margin_N),
 }
 
 
-def to_markdown(report: dict) -> str:
-    """report.md: the number, what could explain it, and where it comes from."""
-    rows = [("accuracy", report["accuracy"]), *report["baselines"].items()]
-    lines = [
-        f"# {_cell(report['policy'])} against {_cell(report['reference'] or 'no reference')}",
-        "",
-        headline(report),
-        "",
-        "| | value | 95 % interval | strict | ties |",
-        "|---|---|---|---|---|",
-    ]
-    for name, p in rows:
-        lines.append(
-            f"| {LABELS[name]} | {_interval(p).replace(' ', ' | ', 1)} | {p['strict']:.3f} | {p['tie_rate']:.1%} |"
-        )
-    m = report["margin"]
-    lines += [
-        "",
-        "A tie counts one half; `strict` counts it as wrong, as most tools do. The interval is "
-        f"{report['accuracy']['method']}: {report['n']} pairs of {report['n_groups']} groups weigh as much as "
-        f"{report['accuracy']['n_effective']:.0f} independent pairs.",
-        "",
-        f"Margin β·Δ at β {report['beta']:g}: mean {m['mean']:+.4f}, sd {m['sd']:.4f}, "
-        f"quartiles {m['q25']:+.4f} / {m['median']:+.4f} / {m['q75']:+.4f}. Truncated pairs: {report['truncated']}.",
-    ]
-    if run := report["run"]:
-        dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run["dropped"].items())) or "none"
-        lines += ["", f"Pairs read {run['read']}, scored {run['scored']}, dropped: {dropped}."]
-        lines += [
-            "",
-            f"Data `{run['data']}` split `{run['split']}`, boundary of the first pair: `{_cell(run['boundary'])}`.",
-        ]
-    return "\n".join(lines) + "\n"
+def build_report(
+    *scores: Source,
+    mode: str | None = None,
+    where: str | None = None,
+    sections: Sections | Path | str | None = None,
+) -> dict[str, Any]:
+    """The report of one policy's scores (folder, file, table, frame) as plain data; docs/evaluation.md has its keys.
+
+    Several scores give the first one's report, with those of the `others` and, in `comparisons`, each of them against
+    the first. Raises `UserError` where `load` and `read_sections` do.
+    """
+    declared = read_sections(sections) if isinstance(sections, (str, Path)) else sections
+    loaded = load_all(scores, mode, where)
+    first, *others = [_report(s, declared) for s in loaded]
+    comparisons = [compare(side(loaded[0]), side(s)) for s in loaded[1:]]
+    return plain(first | {"others": others, "comparisons": comparisons})
 
 
-def _interval(p: dict) -> str:
-    return f"{p['value']:.3f} [{p['low']:.3f}, {p['high']:.3f}]"
+def load_all(scores: Sequence[Source], mode: str | None, where: str | None) -> list[Scored]:
+    """Scores of several policies, those of one name told apart by a number; a frame of several is taken apart."""
+    if not scores:
+        raise UserError("no scores given", fix="name what `evalkit score` wrote")
+    loaded, seen = [], dict[str, int]()
+    for s in (load(one, mode, where) for given in scores for one in by_policy(given)):
+        seen[s.name] = seen.get(s.name, 0) + 1
+        loaded.append(s if seen[s.name] == 1 else replace(s, title=f"{s.name} ({seen[s.name]})"))
+    return loaded
 
 
-def _cell(text: str) -> str:
-    """Names come from outside: they stay in their line and outside the table's syntax."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def write_report(report: dict, pairs: pa.Table, out: Path) -> None:
-    """Write pairs.parquet, report.md and, last, report.json, each under a temporary name and renamed."""
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pairs, out / ".pairs.parquet.tmp", compression="zstd")
-    (out / ".pairs.parquet.tmp").replace(out / "pairs.parquet")
-    contents = {
-        "report.md": to_markdown(report),
-        "report.json": json.dumps(report, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
+def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "policy": s.name,
+        "reference": s.reference,
+        "beta": s.beta,
+        "mode": s.mode,
+        "where": s.where,
+        "n": s.table.num_rows,
+        "n_groups": s.n_groups,
+        "truncated": int(np.sum(s.column("truncated"))),
+        **{name: metric(s) for name, metric in METRICS.items()},
+        "sections": None if sections is None else weighted(s, sections),
+        "scores_sha256": s.sha256,
+        "run": portable(s.record),
     }
-    for name, text in contents.items():
-        temporary = out / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(out / name)
+
+
+def portable(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """scores.json without the paths of the machine that scored: the same scores make the same report anywhere."""
+    if record is None:
+        return None
+    kept = {k: v for k, v in record.items() if not k.endswith("_path")}
+    return kept | ({"run": portable(kept["run"])} if kept.get("run") else {})
+
+
+def pair_table(*scored: Scored) -> pa.Table:
+    """What the report says of each pair: rewards, margin, how it counts, rank from most wrong (1) to surest."""
+    tables = []
+    for s in scored:
+        rank_N = np.empty(s.table.num_rows, np.int64)
+        rank_N[np.argsort(s.margin_N, kind="stable")] = np.arange(1, s.table.num_rows + 1)
+        kept = s.table.select(["id", "group_id", "set_id", "source", "subset", "p_chosen"])
+        columns = {"policy": np.full(s.table.num_rows, s.name), "reward_chosen": s.rewards.chosen}
+        columns |= {"reward_rejected": s.rewards.rejected, "margin": s.margin_N, "hit": s.hit_N, "rank": rank_N}
+        for name, values in columns.items():
+            kept = kept.append_column(name, pa.array(values))
+        tables.append(kept)
+    return pa.concat_tables(tables)
+
+
+def pair_frame(*scores: Source, mode: str | None = None, where: str | None = None) -> pd.DataFrame:
+    """`pair_table` of scores as a pandas frame, one row a pair and policy."""
+    return pair_table(*load_all(scores, mode, where)).to_pandas()

@@ -32,8 +32,15 @@ SCORES = pa.schema(
         pa.field("chars_rejected", pa.int32()),
         pa.field("p_chosen", pa.float32()),
         pa.field("truncated", pa.bool_()),
+        # since the first version; null in files without them
+        pa.field("norm_chosen", pa.float64()),  # L2 norm of the policy's token log-probabilities
+        pa.field("norm_rejected", pa.float64()),
+        pa.field("label_margin", pa.float32()),  # strength of the preference in the data, 0 to 1
     ]
 )
+OPTIONAL = ("norm_chosen", "norm_rejected", "label_margin")
+ABSURD = 1e12  # nats; no sum over tokens of a response comes near
+COUNTS = ("n_chosen", "n_rejected", "chars_chosen", "chars_rejected")
 NUMBERS = ["policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"]
 
 
@@ -65,32 +72,52 @@ def read_scores(path: str | Path) -> pa.Table:
         raise UserError("these are not the scores that scores.json beside them is about", file, "score again")
     try:
         table = pq.read_table(file)
-        missing = [n for n in SCORES.names if n not in table.column_names]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise UserError("not a readable Parquet file", file, "score again") from e
+    return checked(table, file)
+
+
+def checked(table: pa.Table, where: object = "") -> pa.Table:
+    """Scores with the columns of SCORES; UserError as in `read_scores` for what would give a wrong number."""
+    missing = [n for n in SCORES.names if n not in table.column_names and n not in OPTIONAL]
     if missing:
-        raise UserError(
-            f"not a scores file, columns missing: {', '.join(missing)}", file, "make it with `evalkit score`"
-        )
-    table = table.select(SCORES.names).cast(SCORES)
+        what = f"not a scores file, columns missing: {', '.join(missing)}"
+        raise UserError(what, where, "make it with `evalkit score`")
+    for name in OPTIONAL:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    try:
+        table = table.select(SCORES.names).cast(SCORES)
+    except (pa.ArrowException, ValueError) as e:
+        raise UserError(f"a column is of another type: {' '.join(str(e).split())}", where, "score again") from e
     if not table.num_rows:
-        raise UserError("no pair was scored", file, "see scores.json beside it for what was dropped and why")
+        raise UserError("no pair was scored", where, "see scores.json beside it for what was dropped and why")
     for name in ("policy", "reference", "beta"):
         if (n := len(table[name].unique())) > 1:
-            raise UserError(f"{n} values of {name} in one file of scores", file, "report each policy's own file")
+            raise UserError(f"{n} values of {name} in one file of scores", where, "report each policy's own file")
     beta = table["beta"][0].as_py()
     if beta is None or not 0 < beta < np.inf:
-        raise UserError(f"β is {beta}", file, "score again with a --beta above 0")
+        raise UserError(f"β is {beta}", where, "score again with a --beta above 0")
     if len(table["id"].unique()) < table.num_rows:
-        raise UserError("a pair is scored twice in one file", file, "score again")
+        raise UserError("a pair is scored twice in one file", where, "score again")
+    for name in ("id", "group_id", "policy", "truncated", *COUNTS):
+        if table[name].null_count:
+            raise UserError(f"{name} is missing in {table[name].null_count} rows", where, "score again")
+    shares = table["p_chosen"].drop_null().to_numpy()
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise UserError("p_chosen is no share of votes", where, "give shares from 0 to 1 in the data")
     referenced = table["reference"][0].as_py() is not None
     for name in NUMBERS:
         if not referenced and name.startswith("ref_"):
             continue
         values = table[name].to_numpy()  # a null is NaN here
-        if not np.isfinite(values).all():
-            bad = table["id"][int(np.flatnonzero(~np.isfinite(values))[0])]
-            raise UserError(f"{name} is not finite, first in pair {bad}", file, "score again; check the model's dtype")
+        good = np.abs(values) < ABSURD
+        if not good.all():
+            bad = int(np.flatnonzero(~good)[0])
+            what = "no log-probability" if np.isfinite(values[bad]) else "not finite"
+            raise UserError(
+                f"{name} is {what}, first in pair {table['id'][bad]}", where, "score again; check the model's dtype"
+            )
     return table
 
 

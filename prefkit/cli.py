@@ -11,7 +11,7 @@ from prefkit.errors import UserError, unknown_name
 
 EXTRAS = {  # module that is missing -> the extra that brings it
     **dict.fromkeys(["torch", "transformers", "peft", "accelerate", "bitsandbytes"], "train"),
-    **dict.fromkeys(["pandas", "scipy", "jinja2"], "eval"),
+    **dict.fromkeys(["pandas", "scipy"], "eval"),
     **{"gradio": "ui", "ray": "ray", "psycopg": "postgres", "huggingface_hub": "hub"},
 }
 

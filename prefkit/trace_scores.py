@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefkit.errors import UserError
@@ -34,29 +36,37 @@ def score_steps(pair_id: str, scores: Path | str) -> list[Step]:
 
 
 def report_steps(pair_id: str, report: Path | str) -> list[Step]:
-    """Rewards, and how the pair counts: its row of the report's pairs.parquet."""
+    """Rewards, and how the pair counts: its rows of the report's pairs.parquet, one for each policy."""
     file = Path(report) / "pairs.parquet"
-    found = _row(file, pair_id, "run evalkit report")
-    if found is None:
+    found = _rows(file, pair_id, "run evalkit report")
+    if not found:
         return [Step("report", f"not in {file}")]
-    number, row = found
-    rewards = f"chosen {row['reward_chosen']:+.6f}, rejected {row['reward_rejected']:+.6f}, margin {row['margin']:+.6f}"
-    total = pq.read_metadata(file).num_rows
-    counts = f"counts {row['hit']:g} towards the accuracy, rank {row['rank']} of {total} from most wrong to surest"
-    return [Step("rewards", rewards), Step("report", f"{file.name} row {number}: {counts}")]
+    total = pq.read_metadata(file).num_rows // len(found)  # policies of one report are on the same pairs
+    steps = []
+    for number, row in found:
+        of = f" of {row['policy']}" if len(found) > 1 else ""
+        sides = f"chosen {row['reward_chosen']:+.6f}, rejected {row['reward_rejected']:+.6f}"
+        counts = f"counts {row['hit']:g} towards the accuracy, rank {row['rank']} of {total} from most wrong to surest"
+        steps.append(Step("rewards", f"{sides}, margin {row['margin']:+.6f}{of}"))
+        steps.append(Step("report", f"{file.name} row {number}: {counts}"))
+    return steps
 
 
 def _row(file: Path, pair_id: str, fix: str) -> tuple[int, dict[str, Any]] | None:
     """Number and content of a pair's row in a Parquet file, None where it has none."""
+    return next(iter(_rows(file, pair_id, fix)), None)
+
+
+def _rows(file: Path, pair_id: str, fix: str) -> list[tuple[int, dict[str, Any]]]:
+    """Numbers and contents of a pair's rows in a Parquet file."""
     if not file.is_file():
         raise UserError("no such file", file, fix)
     try:
-        ids = pq.read_table(file, columns=["id"])["id"]
-        number = ids.index(pa.scalar(pair_id)).as_py()
+        numbers = np.flatnonzero(pc.equal(pq.read_table(file, columns=["id"])["id"], pair_id))
         rows = pq.read_table(file, filters=[("id", "==", pair_id)]).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as e:
         raise UserError(f"cannot read it: {' '.join(str(e).split())}", file, fix) from None
-    return None if number < 0 else (number, rows[0])
+    return list(zip(map(int, numbers), rows, strict=True))
 
 
 def _boundary(kept: dict[str, Any], side: str) -> str:

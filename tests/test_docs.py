@@ -24,7 +24,7 @@ def names(app) -> list[str]:
 
 
 COMMANDS = [
-    *(f"prefkit {n}" for n in names(prefkit_app) if n != "train"),
+    *(f"prefkit {n}" for n in names(prefkit_app) if n not in ("train", "push")),  # push writes to the Hub
     *(f"prefkit train {n}" for n in names(train_app)),
     *(f"evalkit {n}" for n in names(evalkit_app)),
 ]

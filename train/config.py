@@ -27,8 +27,8 @@ class ModelConfig:
     "Of the weights; default bfloat16 on CUDA, float32 on CPU and for full fine-tuning."
     four_bit: bool = False
     "Load the frozen base in 4-bit NF4 with double quantisation (QLoRA)."
-    attn: Literal["rows", "sdpa", "eager"] = "rows"
-    "rows: each prompt computed once, no padding; sdpa, eager: the model's own attention, each response by itself."
+    attn: Literal["rows", "flex", "sdpa", "eager"] = "rows"
+    "rows: each prompt once, no padding; flex: the same by FlexAttention, on a GPU; sdpa, eager: the model's own."
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
 
 def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     """The model to train: with a fresh LoRA, with the adapter that the path is, or whole."""
+    if config.attn == "flex" and not torch.cuda.is_available():
+        raise UserError("FlexAttention has no backward on this device", "--model.attn flex", "use --model.attn rows")
     if is_adapter(locate(config.path)):
         if not lora.enabled:
             raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")

@@ -10,7 +10,7 @@ import torch
 from evalkit.generate.base import Answer, Settings
 from prefkit.schema import Message
 from train.core.encode import encode_prompt, stop_ids
-from train.core.policies import load_policy
+from train.core.policies import describe_policy, load_policy
 
 
 @torch.no_grad()
@@ -19,10 +19,10 @@ def answers(model: str, prompts: Sequence[list[Message]], settings: Settings) ->
 
     Left padding with an attention mask, so that an answer does not depend on its neighbours (greedy, up to rounding).
     """
-    loaded = load_policy(model)
-    tokenizer, network = loaded.tokenizer, loaded.model.eval()
-    stop = stop_ids(tokenizer, loaded.template)
-    encoded = [encode_prompt(tokenizer, loaded.template, p) for p in prompts]
+    policy = describe_policy(model, reference=False)
+    tokenizer, network = policy.tokenizer, load_policy(policy).model
+    stop = stop_ids(tokenizer, policy.template)
+    encoded = [encode_prompt(tokenizer, policy.template, p) for p in prompts]
     room = getattr(network.config, "max_position_embeddings", None) or 1 << 30
     limit = [min(settings.max_new_tokens, room - len(ids)) for ids in encoded]
     order = sorted(range(len(prompts)), key=lambda i: (limit[i], -len(encoded[i]), i))

@@ -1,7 +1,8 @@
 """Your own pairs: prompt, chosen and rejected as strings or message lists, under any column names.
 
 The shapes are those of https://huggingface.co/docs/trl/dataset_formats#preference: explicit prompt, conversational,
-and, for message lists only, implicit prompt (chosen and rejected share their first turns).
+and, for message lists only, implicit prompt (chosen and rejected share their first turns). A list of several responses
+on a side makes every chosen one a pair with every rejected one, all of one set (RewardBench 2, RM-Bench).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefkit.readers import is_readable
@@ -36,14 +37,36 @@ class PairsOptions:
 
 
 def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
-    """One pair a record; a record without a column that the options name is refused."""
+    """One pair a record, or those of an n-way set, chosen by chosen; a record without a named column is refused."""
     for name in ("prompt", "system", "group"):
         column = getattr(options, name)
         if column != getattr(PairsOptions, name) and record.get(column) in (None, ""):
             raise Refused(f"missing_{name}")
+    all_chosen, all_rejected = (_responses(record.get(column)) for column in (options.chosen, options.rejected))
+    several = len(all_chosen) > 1 or len(all_rejected) > 1
+    made = [_pair(record, options, c, r) for c in all_chosen for r in all_rejected]
+    source_id = next((str(record[k]) for k in ("source_id", "id") if record.get(k) is not None), "")
+    for pair in made:
+        if record.get("set_id") is not None:
+            yield replace(pair, set_id=f"{pair.source}/{record['set_id']}")
+        elif several:
+            content = prompt_hash(_encodable([m for p in made for m in (*p.prompt, *p.chosen, *p.rejected)]))
+            yield replace(pair, set_id=f"{pair.source}/{source_id or content}")
+        else:
+            yield pair
+
+
+def _responses(value: Any) -> list[Any]:
+    """The cells of a side: a list of strings or of message lists holds several responses."""
+    if isinstance(value, list) and value and all(isinstance(v, str | list) for v in value):
+        return value
+    return [value]
+
+
+def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell: Any) -> Pair:
     prompt = _messages(record.get(options.prompt), "user")
-    chosen = _messages(record.get(options.chosen), "assistant")
-    rejected = _messages(record.get(options.rejected), "assistant")
+    chosen = _messages(chosen_cell, "assistant")
+    rejected = _messages(rejected_cell, "assistant")
     if chosen is None or rejected is None:
         raise Refused("missing_text")
     if prompt is None:
@@ -67,11 +90,12 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
         options.system,
         "id",
         "source_id",
+        "set_id",
         "subset",
         "positions",
         *NUMBERS,
     }
-    yield Pair(
+    return Pair(
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,

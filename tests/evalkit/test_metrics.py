@@ -1,9 +1,30 @@
 """Accuracy and its interval against hand-worked numbers and simulation."""
 
-import numpy as np
-import pytest
+import gzip
+import json
+from collections import Counter
+from dataclasses import replace
 
-from evalkit.metrics import share_won, summary
+import numpy as np
+import pyarrow as pa
+import pytest
+from scored_pairs import random_scores, scores, with_margins
+
+from evalkit.metrics import (
+    comparability,
+    displacement,
+    flips,
+    idealised,
+    risk_coverage,
+    share,
+    share_won,
+    summary,
+    undecided,
+)
+from evalkit.report import build_report
+from evalkit.scored import load
+from evalkit.slices import slices
+from evalkit.verify import same
 from prefkit.statistics import design_effect
 
 
@@ -38,13 +59,172 @@ def test_when_every_pair_is_right_a_group_counts_once():
     assert 0.8 < p.low < 0.9
 
 
-def test_the_interval_covers_the_truth_when_pairs_of_a_prompt_go_together():
-    rng, hits = np.random.default_rng(2), 0
+# how many of PandaLM's 999 test pairs share each of its 170 instructions
+PANDALM_SIZES = np.repeat([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 8, 13, 24, 17, 25, 26, 14, 12, 20])
+
+
+def test_the_interval_covers_the_truth_at_pandalms_cluster_sizes():
+    """6,000 simulated sets; pairs of an instruction go together as strongly as pairs of a hard or an easy question do."""
+    assert (len(PANDALM_SIZES), PANDALM_SIZES.sum()) == (170, 999)
+    rng, group, covered = np.random.default_rng(2), np.repeat(np.arange(170), PANDALM_SIZES), []
+    for p in (0.5, 0.7, 0.9):
+        for correlation in (0.05, 0.2):
+            both = (1 - correlation) / correlation
+            for _ in range(1000):
+                rate = np.repeat(rng.beta(p * both, (1 - p) * both, 170), PANDALM_SIZES)
+                found = share((rng.random(999) < rate) * 1.0, group)
+                covered.append(found.low <= p <= found.high)
+    assert len(covered) >= 4000
+    assert 0.93 <= np.mean(covered) <= 0.975
+
+
+def test_an_interval_that_forgets_the_groups_does_not_cover():
+    """The simulation can fail: the same sets, each pair taken for itself."""
+    rng, group, covered = np.random.default_rng(2), np.repeat(np.arange(170), PANDALM_SIZES), []
     for _ in range(400):
-        rate = np.repeat(rng.beta(2, 2, 120), 4)  # mean one half, strongly correlated within a prompt
-        p = share_won((rng.random(480) < rate) - 0.5, np.repeat(np.arange(120), 4))
-        hits += p.low <= 0.5 <= p.high
-    assert 0.92 <= hits / 400 <= 0.985
+        rate = np.repeat(rng.beta(0.7 * 4, 0.3 * 4, 170), PANDALM_SIZES)
+        found = share((rng.random(999) < rate) * 1.0, np.arange(len(group)))
+        covered.append(found.low <= 0.7 <= found.high)
+    assert np.mean(covered) < 0.9
+
+
+def longer_wins(pairs):
+    """Characters of chosen minus rejected, each pair a group."""
+    difference = np.array([len(chosen) - len(rejected) for chosen, rejected in pairs], float)
+    return share_won(difference, np.arange(len(difference)))
+
+
+LLMBAR = [
+    ("Natural", 0.565),
+    ("Adversarial_GPTInst", 0.130),
+    ("Adversarial_GPTOut", 0.447),
+    ("Adversarial_Manual", 0.185),
+    ("Adversarial_Neighbor", 0.119),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), LLMBAR)
+def test_longer_wins_on_llmbar(real_data, name, value):
+    rows = json.loads((real_data / "pairs" / "llmbar" / f"{name}.json").read_text())
+    pairs = [(r[f"output_{r['label']}"], r[f"output_{3 - r['label']}"]) for r in rows]
+    assert longer_wins(pairs).value == pytest.approx(value, abs=5e-4)
+
+
+def test_longer_wins_on_hh_and_pandalm(real_data):
+    with gzip.open(real_data / "pairs" / "hh-rlhf" / "harmless-base.test.jsonl.gz") as f:
+        rows = [json.loads(line) for line in f]
+    answers = [[r[side].rpartition("\n\nAssistant:")[2] for side in ("chosen", "rejected")] for r in rows]
+    hh = longer_wins(answers)
+    assert (hh.value, hh.low, hh.high) == pytest.approx((0.445, 0.43, 0.47), abs=6e-3)
+    items = json.loads((real_data / "pairs" / "pandalm" / "testset-v1.json").read_text())
+    pairs = []
+    for item in items:
+        (label, votes), *_ = Counter(item[f"annotator{k}"] for k in (1, 2, 3)).most_common()
+        if votes > 1 and label != 0:
+            pairs.append([str(item[f"response{k}"]) for k in (label, 3 - label)])
+    found = longer_wins(pairs)
+    assert len(pairs) == 894
+    assert (found.value, found.low, found.high) == pytest.approx((0.674, 0.64, 0.70), abs=5e-3)
+
+
+def test_flips_and_difficulty_by_hand():
+    table = scores(
+        policy_chosen=[-1.0, -9.0, -1.0, -9.0, -5.0],  # against -5: right, wrong, right, wrong, tied
+        ref_chosen=[-1.0, -1.0, -9.0, -9.0, -1.0],  # right, right, wrong, wrong, right
+    )
+    found = flips(load(table))
+    assert [found[k] for k in ("kept_right", "lost", "won", "kept_wrong")] == [1.5, 1.5, 1, 1]
+    assert found["reference_wrong"] == {"n": 2, "ranking": 0.5, "reward": 0.75}  # margins 8, 0 at β ½
+    assert found["difficulty"]["median"] == -4
+    assert flips(load(scores(policy_chosen=[-1.0], reference=[None], ref_chosen=[None], ref_rejected=[None]))) is None
+
+
+def test_a_policy_ranks_right_iff_its_margin_passes_the_difficulty():
+    s = load(random_scores(500, 100))
+    c = s.column("ref_rejected") - s.column("ref_chosen")
+    assert ((s.margin_N / s.beta > c) == (s.difference("policy") > 0)).all()
+
+
+def test_displacement_by_hand():
+    table = scores(policy_chosen=[-4.5, -4.5, -3.0], policy_rejected=[-7.0, -4.0, -5.5], n_chosen=[5, 5, 5])
+    found = displacement(load(table))  # chosen moved -.5, -.5, +1; rejected -2, +1, -.5
+    assert found["chosen_fell"]["value"] == pytest.approx(2 / 3)
+    assert found["both_fell"] == pytest.approx(1 / 3)
+    assert found["right_though_chosen_fell"] == pytest.approx(1 / 3)
+    assert found["per_token"]["chosen"]["mean"] == pytest.approx(0.0)
+
+
+def test_a_perfect_optimiser_on_divided_votes():
+    """π* ∝ π_ref exp(r/β) with r(w) - r(l) = logit(p), ranked by its own log-probabilities."""
+    rng = np.random.default_rng(0)
+    p, ref = rng.uniform(0.05, 0.95, 300).astype(np.float32), rng.normal(0, 2, (2, 300))
+    reward = np.log(p / (1 - p)).astype(float)
+    table = scores(
+        policy_chosen=ref[0] + reward / 0.5, policy_rejected=ref[1], ref_chosen=ref[0], ref_rejected=ref[1], p_chosen=p
+    )
+    found = idealised(load(table))
+    assert found["ideal"] == found["seen"]
+    assert 0.5 < found["ideal"]["value"] < 1
+    assert idealised(load(scores(policy_chosen=[-1.0]))) is None
+
+
+def test_pooled_auc_counts_all_pairs_of_rewards():
+    s = load(random_scores(200, 40, seed=3))
+    wins = (s.rewards.chosen[:, None] > s.rewards.rejected) + 0.5 * (s.rewards.chosen[:, None] == s.rewards.rejected)
+    found = comparability(s)
+    assert found["auc"] == pytest.approx(wins.mean())
+    assert found["low"] < found["auc"] < found["high"]
+
+
+def test_the_error_of_the_auc_is_that_of_repeated_draws():
+    rng, found, said = np.random.default_rng(0), [], []
+    for _ in range(300):
+        chosen, rejected = rng.normal(0.5, 1, 200), rng.normal(0, 1, 200)
+        s = load(
+            scores(policy_chosen=chosen, policy_rejected=rejected, ref_chosen=[0.0] * 200, ref_rejected=[0.0] * 200)
+        )
+        auc = comparability(s)
+        found.append(auc["auc"])
+        said.append(auc["se"])
+    assert np.mean(said) == pytest.approx(np.std(found), rel=0.15)
+
+
+def test_risk_and_coverage_by_hand():
+    s = with_margins([4.0, -3.0, 2.0, 1.0])
+    found = risk_coverage(s)
+    assert found["aurc"] == pytest.approx(1 - np.mean([1, 1 / 2, 2 / 3, 3 / 4]))
+    assert found["curve"][-1] == {"coverage": 1.0, "accuracy": 0.75}
+    tied = risk_coverage(with_margins([1.0, -1.0, 1.0, -1.0]))
+    assert tied["aurc"] == pytest.approx(tied["aurc_random"])
+
+
+def test_pairs_within_the_noise_are_undecided():
+    s = replace(with_margins([1.0, 0.001, -0.001, -1.0], beta=0.5), record={"noise": {"max": 0.01}})
+    found = undecided(s)
+    assert (found["n"], found["low"], found["high"]) == (2, 0.25, 0.75)
+    assert undecided(replace(s, record=None)) is None
+
+
+def test_slices_hold_each_pair_once_and_their_tests_are_adjusted():
+    s = load(random_scores(900, 200, label_margin=[None, *[0.1, 0.4, 0.9] * 299, 0.2, 0.2]))
+    found = slices(s)
+    for kind, rows in found.items():
+        assert sum(r["n"] for r in rows) == 900, kind
+        assert all(r["p_holm"] >= r["p_half"] for r in rows)
+    assert [r["name"] for r in found["subset"]] == ["ale", "bock", "stout"]
+    ale = s.hit_N[np.asarray(s.table["subset"]) == "ale"]
+    assert found["subset"][0]["value"] == pytest.approx(ale.mean())
+    assert [(r["name"], r["n"]) for r in found["label margin"]] == [
+        ("0 to ¼", 301), ("¼ to ½", 299), ("¾ to 1", 299), ("unknown", 1),
+    ]  # fmt: skip
+    assert found["length"][0]["name"] == "chosen < half"
+
+
+def test_no_number_depends_on_the_order_of_the_rows():
+    table = random_scores(400, 60, seed=5)
+    order = np.random.default_rng(0).permutation(400)
+    one, other = build_report(table), build_report(table.take(pa.array(order)))
+    assert same(json.loads(json.dumps(one)), json.loads(json.dumps(other)))
 
 
 def test_summary_of_one_value():

@@ -1,35 +1,32 @@
 """From a scores file to the number: ledger of definitions, worked by hand."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scored_pairs import random_scores, scores, with_margins, write
 
-from evalkit.report import build_report, headline, pair_table, to_markdown, write_report
-from evalkit.scores import SCORES, read_scores, write_scores
+from evalkit import compare_scores, pair_frame
+from evalkit.cli import app
+from evalkit.markdown import headline, to_markdown
+from evalkit.page import page
+from evalkit.report import build_report, pair_table
+from evalkit.report_files import write_report
+from evalkit.scored import load
+from evalkit.scores import read_scores, write_scores
+from evalkit.sections import read_sections
+from evalkit.shown import pairs_of
+from prefkit.cli import run
 from prefkit.errors import UserError
-
-
-def scores(**columns) -> pa.Table:
-    n = len(columns["policy_chosen"])
-    row = {
-        "id": [f"p{i}" for i in range(n)],
-        "group_id": [f"g{i}" for i in range(n)],
-        "policy": ["dpo"] * n,
-        "reference": ["sft"] * n,
-        "beta": [0.5] * n,
-        "n_chosen": [3] * n,
-        "n_rejected": [4] * n,
-        "policy_rejected": [-5.0] * n,
-        "ref_chosen": [-4.0] * n,
-        "ref_rejected": [-5.0] * n,
-        "chars_chosen": [10] * n,
-        "chars_rejected": [20] * n,
-        "truncated": [False] * n,
-    } | columns
-    return pa.table({f.name: pa.array(row.get(f.name, [None] * n), f.type) for f in SCORES}, schema=SCORES)
 
 
 def test_rewards_margins_and_accuracy_by_hand():
@@ -59,7 +56,7 @@ def test_without_a_reference_the_reward_is_the_log_probability():
 
 
 def test_each_pair_has_its_row():
-    rows = pair_table(scores(policy_chosen=[-3.0, -4.0, -6.0])).to_pylist()  # margins .5, 0, -1
+    rows = pair_table(load(scores(policy_chosen=[-3.0, -4.0, -6.0]))).to_pylist()  # margins .5, 0, -1
     assert [r["hit"] for r in rows] == [1.0, 0.5, 0.0]
     assert [r["rank"] for r in rows] == [3, 2, 1]
     assert [r["margin"] for r in rows] == pytest.approx([0.5, 0.0, -1.0])
@@ -79,10 +76,10 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
     table = scores(policy_chosen=[-3.0, -6.0])
     write_scores(table, tmp_path / "scores.parquet")
     for out in ("a", "b"):
-        write_report(build_report(tmp_path), pair_table(table), tmp_path / out)
+        write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 1
+    assert json.loads(first)["schema_version"] == 2
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
@@ -102,6 +99,10 @@ def test_markdown_keeps_a_hostile_policy_name_in_one_line():
             lambda t: t.set_column(12, "ref_chosen", pa.array([None, -1.0])),
             "ref_chosen is not finite, first in pair p0",
         ),
+        (lambda t: t.set_column(10, "policy_chosen", pa.array([-1.0, -1e300])), "no log-probability, first in pair p1"),
+        (lambda t: t.set_column(16, "p_chosen", pa.array([1.5, None])), "no share of votes"),
+        (lambda t: t.set_column(1, "group_id", pa.array([None, "g"])), "group_id is missing in 1 rows"),
+        (lambda t: t.set_column(8, "n_chosen", pa.array(["x", "y"])), "another type"),
         (lambda t: t.set_column(7, "beta", pa.array([0.1, 0.2])), "2 values of beta"),
         (lambda t: t.set_column(7, "beta", pa.array([-0.1, -0.1])), "β is -0.1"),
         (lambda t: pa.concat_tables([t, t]), "scored twice"),
@@ -120,3 +121,230 @@ def test_no_scores_and_no_parquet(tmp_path):
     (tmp_path / "scores.parquet").write_bytes(b"rubbish")
     with pytest.raises(UserError, match="not a readable Parquet"):
         read_scores(tmp_path)
+
+
+def test_modes_are_their_formulas():
+    table = random_scores(80, 40, norm_chosen=np.arange(80.0), norm_rejected=np.full(80, 40.0))
+    c = {name: table[name].to_numpy() for name in table.column_names if name not in ("set_id", "p_chosen")}
+    per = {f"{w}_{s}": c[f"{w}_{s}"] / c[f"n_{s}"] for w in ("policy", "ref") for s in ("chosen", "rejected")}
+    expected = {
+        "implicit": (c["policy_chosen"] - c["ref_chosen"]) - (c["policy_rejected"] - c["ref_rejected"]),
+        "normalised": per["policy_chosen"] - per["ref_chosen"] - per["policy_rejected"] + per["ref_rejected"],
+        "sum": c["policy_chosen"] - c["policy_rejected"],
+        "mean": per["policy_chosen"] - per["policy_rejected"],
+        "norm": c["norm_rejected"] - c["norm_chosen"],
+    }
+    for mode, margin in expected.items():
+        s = load(table, mode)
+        assert s.margin_N == pytest.approx(0.5 * margin), mode
+        assert build_report(s)["accuracy"]["value"] == pytest.approx(np.mean((margin > 0) + 0.5 * (margin == 0)))
+
+
+def test_modes_that_these_scores_cannot_give_are_refused():
+    table = scores(policy_chosen=[-3.0], ref_chosen=[None], ref_rejected=[None], reference=[None])
+    with pytest.raises(UserError, match="normalised needs a reference"):
+        build_report(table, mode="normalised")
+    with pytest.raises(UserError, match="hold no norms"):
+        build_report(table, mode="norm")
+    with pytest.raises(UserError, match="did you mean 'mean'"):
+        build_report(table, mode="men")
+
+
+def test_a_condition_takes_any_slice():
+    table = random_scores(300, 90)
+    whole = load(table)
+    part = build_report(table, where="subset = 'ale' AND abs(margin) > 0.2 AND n_chosen > n_rejected")
+    rows = (np.asarray(table["subset"]) == "ale") & (np.abs(whole.margin_N) > 0.2) & (whole.difference("n") > 0)
+    assert part["n"] == rows.sum()
+    assert part["accuracy"]["value"] == pytest.approx(whole.hit_N[rows].mean())
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("subset = 'none'", "leaves no pair of 30"),
+        ("beer > 3", "bad --where"),
+        ("margin > (SELECT avg(margin) FROM pairs)", "looks beyond its row"),
+        ("random() < 0.5", "differs from run to run"),
+        ("id IN (SELECT * FROM '/etc/passwd')", "looks beyond its row"),
+        ("1); DROP TABLE pairs; --", "bad --where"),
+    ],
+)
+def test_conditions_that_are_none_or_unsafe_are_refused(where, message):
+    with pytest.raises(UserError, match=message):
+        build_report(random_scores(30, 10), where=where)
+
+
+def test_several_policies_stand_side_by_side_and_keep_their_names():
+    one, two = random_scores(90, 30), random_scores(90, 30, policy=["dpo"] * 90)
+    report = build_report(one, two, one)
+    assert [report["policy"], *(r["policy"] for r in report["others"])] == ["dpo", "dpo (2)", "dpo (3)"]
+    assert [c["second"] for c in report["comparisons"]] == ["dpo (2)", "dpo (3)"]
+    assert report["others"][0]["accuracy"] == build_report(two)["accuracy"]
+    assert "## Side by side" in to_markdown(report)
+
+
+def test_a_frame_of_several_policies_and_where_it_was_scored():
+    frame = pd.concat([random_scores(60, 20, policy=[name] * 60).to_pandas() for name in ("b", "a")])
+    report = build_report(frame)
+    assert [report["policy"], report["others"][0]["policy"]] == ["b", "a"]
+
+
+def test_a_report_names_no_path_of_the_machine(tmp_path):
+    write(random_scores(40, 20), tmp_path, data_path="/home/me/data", run={"digests": {}, "data_path": "/home/me"})
+    assert "/home/me" not in json.dumps(build_report(tmp_path))
+
+
+def test_frames_in_and_frames_out():
+    frame = random_scores(60, 20).to_pandas()
+    assert build_report(frame)["n"] == 60
+    pairs = pair_frame(frame, where="margin > 0")
+    assert set(pairs["hit"]) == {1.0}
+    assert compare_scores(frame, frame)["verdict"] == "not distinguishable"
+    with pytest.raises(UserError, match="columns missing: policy_chosen"):
+        build_report(frame.drop(columns="policy_chosen"))
+
+
+SMALL = {
+    "one pair": with_margins([1.0]),
+    "one wrong pair": with_margins([-1.0]),
+    "all ties": with_margins([0.0] * 12),
+    "all right": with_margins([2.0] * 12),
+    "one group": with_margins([1.0, -1.0, 0.5], group_id=["g"] * 3),
+    "huge margins": with_margins([1e6, -1e6, 1e11] * 4),
+    "no lengths": with_margins([1.0, -1.0] * 6, n_chosen=[0] * 12, n_rejected=[0] * 12),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_little_data_gives_a_report_that_says_so(tmp_path, name):
+    s = SMALL[name]
+    report = build_report(s)
+    write_report(report, pair_table(s), tmp_path)
+    html = page(report, pairs_of(s, [], 50, None, None))
+    for text in ((tmp_path / "report.md").read_text(), html):
+        assert not re.search(r"\b(nan|inf|None)\b", text)
+    assert 0 <= report["accuracy"]["low"] <= report["accuracy"]["value"] <= report["accuracy"]["high"] <= 1
+    if report["n_groups"] < 10:
+        assert "read it as a rough guide" in report["accuracy"]["method"]
+    if report["n_groups"] == 1:
+        assert report["intervals"]["margin"]["low"] is None
+
+
+def test_the_command_writes_four_files_and_one_line(tmp_path, capsys):
+    write(random_scores(200, 60), tmp_path / "scores")
+    assert run(app, ["report", str(tmp_path / "scores"), "--out", str(tmp_path / "out"), "--pairs", "20"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == headline(json.loads((tmp_path / "out" / "report.json").read_text()))
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["_run.log", "pairs.parquet", "report.html", "report.json", "report.md"]
+    assert run(app, ["report", str(tmp_path / "scores"), "--out", str(tmp_path / "out")]) == 2
+    assert "report.json exists already" in capsys.readouterr().err
+
+
+def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
+    write(random_scores(200, 60), tmp_path / "scores")
+    out = str(tmp_path / "out")
+    run(app, ["report", str(tmp_path / "scores"), "--out", out, "--where", "margin > 0"])
+    assert run(app, ["gate", out, "--min-accuracy", "0.9"]) == 0
+    assert run(app, ["gate", out, "--min-accuracy", "1"]) == 1
+    assert run(app, ["gate", out]) == 2
+    assert run(app, ["verify", out]) == 0
+    (tmp_path / "out" / "pairs.parquet").write_bytes(b"")
+    assert run(app, ["verify", out]) == 1
+    assert run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "scores"), "--out", str(tmp_path / "d")]) == 0
+    assert "not distinguishable" in capsys.readouterr().out
+    assert json.loads((tmp_path / "d" / "diff.json").read_text())["accuracy"]["p"] == 1.0
+
+
+def test_scores_from_before_the_new_columns_are_read(tmp_path):
+    table = random_scores(50, 20)
+    old = table.drop_columns(["norm_chosen", "norm_rejected", "label_margin"])
+    pq.write_table(old, tmp_path / "scores.parquet")
+    assert build_report(tmp_path)["accuracy"] == build_report(table)["accuracy"]
+
+
+def test_reports_need_no_torch(tmp_path):
+    write(random_scores(40, 20), tmp_path / "scores")
+    commands = [["report", "scores", "--out", "r"], ["verify", "r"], ["gate", "r", "--min-accuracy", "0"]]
+    commands += [["diff", "scores", "scores"], ["report", "scores", "scores", "--out", "both"]]
+    program = (
+        "import sys; from evalkit.cli import app; from prefkit.cli import run\n"
+        f"failed = sum(run(app, c) for c in {commands!r})\n"
+        "sys.exit(failed or ' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_scoring_noted_is_in_the_report(tmp_path):
+    noise = {"pairs": 64, "max": 0.5, "p95": 0.2, "how": "batches"}
+    overlap = {"run_data": "beer", "prompts": 20, "exact": 3, "near": 4}
+    write(random_scores(80, 20), tmp_path, noise=noise, overlap=overlap, dropped={"tie": 2})
+    report = build_report(tmp_path)
+    s = load(tmp_path)
+    assert report["undecided"]["n"] == (np.abs(s.margin_N / s.beta) <= 0.5).sum() > 0
+    for text in (to_markdown(report), page(report, [])):
+        assert "20 prompts, 3 were trained on exactly and 4 nearly" in text
+        assert "within the measured noise of 0.5 nats" in text
+        assert "tie 2" in text
+    assert build_report(tmp_path, mode="sum")["undecided"] is None
+
+
+@pytest.mark.parametrize("recipe", ["rewardbench", "rewardbench2", "rm-bench"])
+def test_sections_are_in_every_form_of_the_report(recipe):
+    sections = read_sections(Path(__file__).parents[2] / "recipes" / "sections" / f"{recipe}.yaml")
+    names = [n for subsets in sections.subsets.values() for n in subsets]
+    n = 9 * len(names)
+    columns = {"subset": np.repeat(names, 9), "set_id": np.repeat([f"set {x}" for x in names], 9)}
+    columns |= {"chars_chosen": np.arange(n) // 3 % 3, "chars_rejected": 10 + np.arange(n) % 3}
+    s = with_margins(np.random.default_rng(0).normal(0.3, 1, n), **columns)
+    report = build_report(s, sections=sections)
+    total = f"{report['sections']['total']['value']:.3f}"
+    assert f"| total |  | {total} |" in to_markdown(report)
+    assert total in page(report, [])
+    assert ("hard" in report["sections"]["total"]) == (recipe == "rm-bench")
+    lacking = build_report(load(s.table.slice(9)), sections=sections) if recipe != "rm-bench" else None
+    if lacking:
+        assert lacking["sections"]["total"] is None
+        assert f"these subsets are missing: {names[0]}" in to_markdown(lacking)
+        assert "No total" in page(lacking, [])
+
+
+ROW = st.tuples(
+    st.sampled_from([-800.0, -3.0, -1.0, 0.0, 1e-9, 2.0, 500.0]),  # log π of chosen above that of rejected
+    st.sampled_from([-2.0, 0.0, 3.0]),
+    st.integers(0, 3),  # group
+    st.integers(0, 40),  # tokens of chosen
+    st.sampled_from([None, 0.6, 1.0]),
+    st.sampled_from([None, "s", "t"]),
+    st.sampled_from(["", "ale", "</script>"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=14), st.sampled_from(["implicit", "normalised", "sum", "mean"]))
+def test_any_scores_make_a_whole_report(rows, mode):
+    up, ref, group, n, p, sets, subset = zip(*rows, strict=True)
+    table = scores(
+        policy_chosen=np.array(up) - 900,
+        policy_rejected=[-900.0] * len(rows),
+        ref_chosen=np.array(ref) - 900,
+        ref_rejected=[-900.0] * len(rows),
+        group_id=[f"g{g}" for g in group],
+        n_chosen=n,
+        p_chosen=p,
+        set_id=sets,
+        subset=subset,
+    )
+    report = build_report(table, mode=mode)
+    json.dumps(report, allow_nan=False)
+    for name, share in (("accuracy", report["accuracy"]), *report["baselines"].items()):
+        assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1, name
+    assert sum(report["histogram"]["counts"]) == len(rows)
+    assert sum(r["n"] for r in report["slices"]["subset"]) == len(rows)
+    flips = report["flips"]
+    assert sum(flips[k] for k in ("kept_right", "lost", "won", "kept_wrong")) == pytest.approx(len(rows))
+    assert to_markdown(report)
+    html = page(report, pairs_of(load(table, mode), [], 5, None, None))
+    assert html.count("</script>") == 2  # the data's and the program's own

@@ -1,14 +1,20 @@
 """Scoring real tiny runs: every number against a plain forward of the plain models, and what must not be scored."""
 
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,6 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evalkit import build_report, score_pairs
 from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
+from evalkit.inputs import open_data
+from evalkit.models import Models, short_names
+from evalkit.overlap import count_overlap
+from evalkit.score import ScoreOptions, score
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
 from train.core.locate import weights_digest
@@ -171,3 +181,174 @@ def test_answers_go_on_where_they_were_stopped(road, tmp_path):
         assert (tmp_path / "part.jsonl").read_text() == whole
         assert asked == [done, *[1] * (6 - done)]
         (tmp_path / "part.jsonl").unlink()
+
+
+def test_what_is_known_needs_no_model(road, frame, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("evalkit.models.load_policy", refuse)
+    again = score_pairs(str(road / "dpo"), road / "data").set_index("id")
+    assert again.equals(frame)
+
+
+def test_new_pairs_cost_only_themselves(road, tmp_path, monkeypatch):
+    pairs = [
+        {"prompt": f"Which {n}?", "chosen": f"It sails, number {n}.", "rejected": f"Ask again {n}."} for n in range(12)
+    ]
+    computed = []
+    plain = Models.compute
+
+    def counting(self, role, rows, *rest):
+        computed.append((role, sum(len(r.response_ids) for r in rows)))
+        return plain(self, role, rows, *rest)
+
+    monkeypatch.setattr(Models, "compute", counting)
+    for n in (2, 12):
+        file = tmp_path / "more.jsonl"
+        file.write_text("".join(json.dumps(p) + "\n" for p in pairs[:n]))
+        scored = score_pairs(str(road / "dpo"), file)  # a file is converted on the way
+        assert len(scored) == n
+    assert computed == [("policy", 4), ("reference", 4), ("policy", 20), ("reference", 20)]
+
+
+def test_records_that_are_no_pairs_are_told(road, tmp_path, capsys):
+    file = tmp_path / "some.jsonl"
+    sound = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+    file.write_text(json.dumps(sound) + "\n" + json.dumps(sound | {"chosen": ""}) + "\n")
+    lines: list[str] = []
+    folder = open_data(file, None, None, lines.append)
+    assert open_pairs(folder, "test").num_rows == 1
+    assert "2 records of pairs, 1 pairs" in lines[0]
+    assert "1 empty" in lines[0]
+    assert open_data(file, None, None, lines.append) == folder
+
+
+def test_several_policies_in_one_call(road):
+    policies = ("--policy", "dpo", "--policy", "sft")
+    run("evalkit", "score", *policies, "--data", "data", "--out", "both", "--noise", cwd=road)
+    for name, reference in (("dpo", "sft"), ("sft", "tiny")):
+        record = json.loads((road / "both" / name / "scores.json").read_text())
+        assert (record["policy"], record["reference"]) == (name, reference)
+        assert 0 <= record["noise"]["p95"] <= record["noise"]["max"] < 1e-3
+        assert record["noise"]["pairs"] > 0
+        assert record["overlap"]["exact"] == record["overlap"]["near"] == 0
+    alone = score_pairs([str(road / "dpo"), str(road / "sft")], road / "data")
+    assert list(alone["policy"].unique()) == ["dpo", "sft"]
+    done = subprocess.run(
+        [BIN / "evalkit", "score", "--policy", "dpo", "--policy", road / "dpo", "--data", "data", "--out", "twice"],
+        cwd=road, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "given twice" in done.stderr
+
+
+def test_equal_names_are_told_apart(tmp_path):
+    for parent in ("a", "b"):
+        (tmp_path / parent / "final").mkdir(parents=True)
+    assert short_names([str(tmp_path / "a/final"), str(tmp_path / "b/final")]) == ["a-final", "b-final"]
+
+
+def test_what_was_trained_on_is_counted(road):
+    lines: list[str] = []
+    score(str(road / "dpo"), road / "data", ScoreOptions(split="train"), lines.append)
+    prompts = len({json.dumps(p["prompt"]) for p in open_pairs(road / "data", "train").to_pylist()})
+    assert f"overlap  {prompts} of {prompts} prompts were trained on, 0 more nearly (data)" in lines
+
+
+def naive_jaccard(a: str, b: str) -> float:
+    def grams(text):
+        words = text.casefold().split()
+        return {" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
+
+    return len(grams(a) & grams(b)) / len(grams(a) | grams(b))
+
+
+@given(st.data())
+def test_near_prompts_are_those_of_naive_jaccard(data):
+    word = st.sampled_from(["a", "b", "c", "D", "e"])
+    texts = st.lists(st.lists(word, max_size=14).map(" ".join), max_size=8)
+    evaluated, trained = set(data.draw(texts)), data.draw(texts)
+    found = count_overlap("x", {t: t for t in evaluated}, trained)
+    exact = evaluated & set(trained)
+    near = {e for e in evaluated - exact if any(naive_jaccard(e, t) >= 0.8 for t in trained)}
+    assert (found.prompts, found.exact, found.near) == (len(evaluated), len(exact), len(near))
+
+
+def test_a_template_that_the_policy_was_not_trained_with_is_told(road):
+    lines: list[str] = []
+    score(str(road / "dpo"), road / "data", ScoreOptions(limit=4, template="question"), lines.append)
+    assert "warning: the template is not the one that the policy was trained with" in lines
+
+
+def test_marks_of_another_template_are_told(road, tmp_path):
+    pair = {"prompt": "Human: Why?\n\nAssistant:", "chosen": "So.", "rejected": "No."}
+    (tmp_path / "marked.jsonl").write_text(json.dumps(pair) + "\n")
+    lines: list[str] = []
+    folder = open_data(tmp_path / "marked.jsonl", None, None, lines.append)
+    score(str(road / "dpo"), folder, ScoreOptions(), lines.append)
+    assert any("marks of a template already ('Human:' in 1, 'Assistant:' in 1 of 1)" in line for line in lines)
+
+
+def test_a_killed_run_goes_on(road, tmp_path):
+    """What a stopped run computed is in the cache: the next one computes the rest, and the numbers are the same."""
+    home = {**os.environ, "PREFKIT_CACHE": str(tmp_path / "cache")}
+    command = [BIN / "evalkit", "score", "--policy", "dpo", "--data", "data", "--tokens-per-batch", "40"]
+    slow = tmp_path / "sitecustomize.py"
+    slow.write_text(
+        "import os, signal\n"
+        "import train.core.cache as c\n"
+        "plain, calls = c.LogpCache.add, []\n"
+        "def add(self, scored):\n"
+        "    plain(self, scored); calls.append(1)\n"
+        "    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c.LogpCache.add = add\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run([*command, "--out", tmp_path / "killed"], cwd=road, env=home | {"PYTHONPATH": path})
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    done = subprocess.run([*command, "--out", tmp_path / "done"], cwd=road, env=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    computed, known = map(
+        int, re.search(r"forwards (\d+) responses.*?, (\d+) from the cache: dpo", done.stdout).groups()
+    )
+    assert known > 0
+    assert computed > 0
+    whole = pq.read_table(tmp_path / "done/scores.parquet").to_pandas().set_index("id")
+    wanted = score_pairs(str(road / "dpo"), road / "data").set_index("id")
+    assert np.allclose(whole["policy_chosen"], wanted["policy_chosen"].loc[whole.index], atol=1e-4)
+
+
+def same_as(road: Path, out: Path) -> None:
+    got = pq.read_table(out / "scores.parquet").to_pandas().set_index("id")
+    wanted = score_pairs(str(road / "dpo"), road / "data").set_index("id")
+    assert list(got.index) == list(wanted.index)
+    for name in ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"):
+        assert np.allclose(got[name], wanted[name], atol=1e-4)
+
+
+def test_two_processes_share_the_work(road, tmp_path):
+    env = {**os.environ, "PREFKIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [BIN / "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "evalkit"]
+    command += ["score", "--policy", "dpo", "--data", "data", "--out", tmp_path / "out"]
+    done = subprocess.run(command, cwd=road, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("scores ") == 1
+    same_as(road, tmp_path / "out")
+
+
+def test_a_ray_cluster_scores_the_same(road, tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed")
+    env = {**os.environ, "PREFKIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [BIN / "evalkit", "score", "--policy", "dpo", "--data", "data", "--out", tmp_path / "out"]
+    done = subprocess.run([*command, "--engine", "ray"], cwd=road, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    same_as(road, tmp_path / "out")
+
+
+def test_a_reference_with_another_vocabulary_is_refused(road):
+    shape = ("--vocab-size", 290, "--hidden", 32, "--layers", 2, "--heads", 2)
+    run("prefkit", "train", "tiny-model", "--data.path", "data", "--out", "other", *shape, cwd=road)
+    with pytest.raises(UserError, match="different vocabularies"):
+        score_pairs(str(road / "dpo"), road / "data", reference=str(road / "other"))

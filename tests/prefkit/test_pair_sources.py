@@ -296,3 +296,22 @@ def test_every_source_and_check_is_documented():
         source = get_source(name)
         assert source.name == name
         assert source.join is not None or source.to_pairs is not None
+
+
+def test_several_responses_become_the_pairs_of_a_set_in_order(tmp_path):
+    styles = {"prompt": "Why?", "chosen": ["c1", "c2", "c3"], "rejected": ["r1", "r2", "r3"], "id": "q7"}
+    best_of_four = {"prompt": "How?", "chosen": ["good"], "rejected": ["bad", "worse", "worst"]}
+    other = best_of_four | {"chosen": ["fine"]}
+    messages = {"prompt": WHOLE, "chosen": [[A | {"content": "yes"}]], "rejected": [[A | {"content": c}] for c in "no"]}
+    manifest, pairs = converted(tmp_path, [styles, best_of_four, other, messages, ROW])
+    assert manifest.sources["pairs"]["candidates"]["made"] == 9 + 3 + 3 + 2 + 1
+    sets: dict = {}
+    for pair in pairs:
+        sets.setdefault(pair["set_id"], []).append((pair["chosen"][0]["content"], pair["rejected"][0]["content"]))
+    assert sets.pop(None) == [("Because.", "No.")]
+    assert sets.pop("pairs/q7") == [(f"c{i}", f"r{j}") for i in (1, 2, 3) for j in (1, 2, 3)]
+    assert sorted(len(s) for s in sets.values()) == [2, 3, 3]
+    named = [ROW | {"chosen": c, "set_id": 4} for c in ("a", "b")]
+    (tmp_path / "x").mkdir()
+    _, pairs = converted(tmp_path / "x", named)
+    assert {p["set_id"] for p in pairs} == {"pairs/4"}

@@ -75,3 +75,13 @@ def test_scores_and_report(tmp_path):
     steps = dict(report_steps("a", tmp_path))
     assert steps["rewards"] == "chosen +0.500000, rejected -0.250000, margin +0.750000"
     assert steps["report"].startswith("pairs.parquet row 0: counts 1 towards the accuracy, rank 1 of 1")
+    both = [
+        pair | {"policy": "sft", "rank": 7, "id": "b"},
+        pair | {"policy": "sft"},
+        pair | {"policy": "dpo", "rank": 2},
+    ]
+    pq.write_table(pa.Table.from_pylist([*both, pair | {"policy": "dpo", "id": "b"}]), tmp_path / "pairs.parquet")
+    texts = [step.text for step in report_steps("a", tmp_path)]
+    assert [t.rpartition(" of ")[2] for t in texts[::2]] == ["sft", "dpo"]
+    assert "row 1: counts 1 towards the accuracy, rank 1 of 2" in texts[1]
+    assert "row 2: counts 1 towards the accuracy, rank 2 of 2" in texts[3]

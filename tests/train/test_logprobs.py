@@ -10,6 +10,7 @@ from train_toys import FAMILIES, make_model
 
 from prefkit.errors import UserError
 from train.core.batch import collate
+from train.core.flex import FLEX
 from train.core.head import Head, tiled_logps
 from train.core.logprobs import PairPolicy, check_head, response_logps, token_logps
 from train.core.models import new_adapter
@@ -153,6 +154,17 @@ def test_rows_equal_the_oracle(family, dtype, tolerance, shared):
             assert abs(total - t.sum()) <= tolerance * len(t)
             assert np.abs(own - t).max() <= max(tolerance, 1e-6)
         assert scored.counts_R.tolist() == [len(r) for r in row.response_ids]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flex_attention_equals_the_oracle(family):
+    model = make_model(family)  # FlexAttention knows no fp64
+    model.set_attn_implementation(FLEX)
+    rows = random_rows()
+    wanted = [t for row in rows for t in oracle(copy.deepcopy(model).double(), row)]
+    with torch.no_grad():
+        tokens = token_logps(model, collate(rows)).logps_N.numpy()
+    assert np.abs(tokens - np.concatenate(wanted)).max() <= 2e-6
 
 
 def test_scores_do_not_depend_on_budget_order_or_company():

@@ -18,7 +18,8 @@ from train.dpo import train_dpo
 from train.sft import train_sft
 
 TARGETS = ("q_proj", "v_proj")
-LR = "2e-2"  # where the loss falls by more than 0.2 in 20 steps
+LR = "2e-2"  # where the loss falls by more than 0.2
+STEPS = 50
 SETTINGS = {"learning_rate": LR, "lr_scheduler_type": "linear", "warmup_steps": "0", "logging_steps": "1"}
 LORA = LoraConfig(r=8, alpha=16, targets=TARGETS)
 
@@ -88,7 +89,7 @@ def run_trl_dpo(rows, model_path, out, steps, **more):
 
 @pytest.fixture(scope="module")
 def theirs(model_path, tmp_path_factory):
-    return run_trl_dpo(flat(make_pairs(40, 2)), model_path, tmp_path_factory.mktemp("trl"), 20, beta=0.1)
+    return run_trl_dpo(flat(make_pairs(40, 2)), model_path, tmp_path_factory.mktemp("trl"), STEPS, beta=0.1)
 
 
 def differences(out, trainer, key="loss"):
@@ -104,8 +105,8 @@ def weights_off(out, trainer):
     return max(float((ours[k] - peer[k]).norm() / peer[k].norm()) for k in ours)
 
 
-def test_twenty_steps_of_dpo_follow_trl(model_path, data, theirs, tmp_path):
-    out = ours_dpo(model_path, data, tmp_path / "run", 20)
+def test_fifty_steps_of_dpo_follow_trl(model_path, data, theirs, tmp_path):
+    out = ours_dpo(model_path, data, tmp_path / "run", STEPS)
     losses = [float(x["loss"]) for x in theirs.state.log_history if "loss" in x]
     assert losses[0] - losses[-1] >= 0.2, "the comparison needs a loss that moves"
     assert max(differences(out, theirs)) <= 1e-4
@@ -128,7 +129,7 @@ def test_the_comparison_notices_a_mistake(wrong, model_path, data, theirs, tmp_p
         right = DpoObjective.pair_logps
         swapped = staticmethod(lambda p, r, batch: right(p, r, replace(batch, pairs_P2=batch.pairs_P2.flip(1))))
         monkeypatch.setattr(DpoObjective, "pair_logps", swapped)
-    out = ours_dpo(model_path, data, tmp_path / "run", 20, **wrong)
+    out = ours_dpo(model_path, data, tmp_path / "run", STEPS, **wrong)
     assert max(differences(out, theirs)) > 1e-4
     assert weights_off(out, theirs) > 1e-3
 
@@ -148,7 +149,7 @@ def test_one_pair_per_row_follows_trl_too(model_path, data, theirs, tmp_path):
         DataConfig(path=str(data), order="file", eval_split="", one_pair_per_row=True),
         LORA,
         DpoConfig(pairs_per_step=4, tokens_per_forward=150),
-        {**SETTINGS, "save_strategy": "no", "max_steps": "20"},
+        {**SETTINGS, "save_strategy": "no", "max_steps": str(STEPS)},
     )
     train_dpo(check(run), tmp_path / "run")
     assert max(differences(tmp_path / "run", theirs)) <= 1e-4
@@ -160,14 +161,14 @@ def test_sft_follows_trl(loss_on, model_path, data, tmp_path):
     from trl import SFTTrainer
 
     rows = [{"prompt": p["prompt"], "completion": p["chosen"]} for p in flat(make_pairs(40, 2))]
-    args = trl_args(TrlConfig, tmp_path / "trl", 10, max_length=512, completion_only_loss=loss_on == "response")
+    args = trl_args(TrlConfig, tmp_path / "trl", STEPS, max_length=512, completion_only_loss=loss_on == "response")
     trainer = run_trl(SFTTrainer, args, rows, model_path)
     run = SftRun(
         ModelConfig(path=str(model_path)),
         DataConfig(path=str(data), order="file", eval_split=""),
         LORA,
         SftConfig(examples_per_step=4, loss_on=loss_on, tokens_per_forward=100),
-        {**SETTINGS, "save_strategy": "no", "max_steps": "10"},
+        {**SETTINGS, "save_strategy": "no", "max_steps": str(STEPS)},
     )
     train_sft(check(run), tmp_path / "run")
     assert max(differences(tmp_path / "run", trainer)) <= 1e-4

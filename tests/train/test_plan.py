@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from train.core.attention import ROWS, Packing, Span
 from train.core.batch import collate
-from train.core.plan import plan, plan_padded, plan_rows, split_row
+from train.core.plan import padding, plan, plan_padded, plan_rows, split_row
 from train.core.rows import Row
 from train.core.sharing import unpackable
 from train.trainer import schedule
@@ -196,3 +196,16 @@ def test_batches_move_between_devices():
     moved = collate([row(2, [2, 1], [(0, 1)])]).to("cpu")
     assert isinstance(moved.ids_BL, torch.Tensor)
     assert moved.ids == ["(0, 1)"]
+
+
+def test_padding_is_what_is_computed_beyond_the_tokens():
+    rows = [Row(np.zeros(2, np.int32), (np.zeros(n, np.int32),)) for n in (1, 4)]
+    assert padding(rows, 12) == pytest.approx(3 / 12)  # 3 and 6 tokens side by side
+    assert padding(rows, 6) == 0  # each by itself
+
+
+def test_a_long_row_without_pairs_is_cut_as_little_as_the_budget_asks():
+    row = Row(np.zeros(5, np.int32), tuple(np.full(3, i, np.int32) for i in range(5)))
+    parts = split_row(row, 11)  # a prompt of 5 with two responses of 3
+    assert [len(p.response_ids) for p in parts] == [2, 2, 1]
+    assert [int(r[0]) for p in parts for r in p.response_ids] == list(range(5))

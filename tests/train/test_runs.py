@@ -24,7 +24,7 @@ from train.core.dataset import load_rows
 from train.core.encode import Limits
 from train.core.logprobs import PairPolicy, response_logps
 from train.core.models import load_model, load_tokenizer
-from train.core.policies import load_policy, reference_context
+from train.core.policies import describe_policy, load_policy, reference_context
 from train.core.rewards import hits
 from train.core.rows import build_rows, pair_texts
 from train.dpo import load_start, train_dpo
@@ -71,6 +71,13 @@ def rows_of(data, tokenizer, template):
     return build_rows(pair_texts(open_pairs(data, "test")), tokenizer, template, Limits()).rows
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has the backward that is refused here")
+def test_flex_attention_is_refused_where_it_has_no_backward(model_path, data, tmp_path):
+    run = dpo_run(model_path, data)
+    with pytest.raises(UserError, match="no backward on this device"):
+        train_dpo(replace(run, model=replace(run.model, attn="flex")), tmp_path / "run")
+
+
 def test_sft_learns(sft):
     losses = metrics(sft[0])
     assert losses[-1] < losses[0] - 0.5
@@ -79,8 +86,8 @@ def test_sft_learns(sft):
 def test_dpo_starts_at_and_refers_to_the_sft_model(sft, data, tmp_path):
     """Step 0: rewards exactly 0, loss ln 2, and the policy's log-probabilities are the SFT model's."""
     path, four_bit = sft
-    loaded = load_policy(str(path))
-    rows = rows_of(data, loaded.tokenizer, loaded.template)
+    loaded = load_policy(describe_policy(str(path)))
+    rows = rows_of(data, loaded.policy.tokenizer, loaded.policy.template)
     model, kind, frozen = load_start(dpo_run(path, data, four_bit=four_bit))
     assert kind == "adapter:reference"
     batch = collate(rows[:4])
@@ -110,11 +117,11 @@ def test_a_dpo_run_is_one_adapter_that_remembers_its_reference(sft, data, tmp_pa
     path, four_bit = sft
     train_dpo(dpo_run(path, data, four_bit=four_bit), tmp_path / "dpo")
     assert sorted(p.name for p in (tmp_path / "dpo").glob("**/*.safetensors")) == ["adapter_model.safetensors"]
-    before, after = load_policy(str(path)), load_policy(str(tmp_path / "dpo"))
-    assert after.reference == "adapter:reference"
-    rows = rows_of(data, after.tokenizer, after.template)
+    before, after = load_policy(describe_policy(str(path))), load_policy(describe_policy(str(tmp_path / "dpo")))
+    assert after.policy.kind == "adapter:reference"
+    rows = rows_of(data, after.policy.tokenizer, after.policy.template)
     wanted = response_logps(before.model, rows, 2000)
-    with reference_context(after.model, after.reference) as reference:
+    with reference_context(after.model, after.policy.kind) as reference:
         got = response_logps(reference, rows, 2000)
     for a, b in zip(wanted, got, strict=True):
         assert np.array_equal(a.logps_R, b.logps_R)
@@ -153,7 +160,7 @@ def test_plain_base_starts_at_zero_with_its_adapter_off(model_path, data, tmp_pa
     assert metrics(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-7)
     assert metrics(tmp_path / "run", "rewards/margins")[0] == 0.0
     assert metrics(tmp_path / "run", "eval_rewards/accuracies")[-1] > 0.5
-    assert load_policy(str(tmp_path / "run")).reference == "adapter_off"
+    assert load_policy(describe_policy(str(tmp_path / "run"))).policy.kind == "adapter_off"
 
 
 def test_full_fine_tuning_keeps_a_frozen_copy(model_path, data, tmp_path):
@@ -161,8 +168,8 @@ def test_full_fine_tuning_keeps_a_frozen_copy(model_path, data, tmp_path):
     train_dpo(run, tmp_path / "run")
     assert metrics(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-7)
     assert metrics(tmp_path / "run")[-1] < 0.69
-    loaded = load_policy(str(tmp_path / "run"))
-    assert loaded.reference == "model"
+    loaded = load_policy(describe_policy(str(tmp_path / "run")))
+    assert loaded.policy.kind == "model"
     start = load_model(str(model_path))
     assert all(torch.equal(a, b) for a, b in zip(loaded.frozen.parameters(), start.parameters(), strict=True))
 
@@ -326,7 +333,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(model_path, data, tmp_path):
     (checkpoint,) = (tmp_path / "cut").glob("checkpoint-*")
     assert int(checkpoint.name.rpartition("-")[2]) >= 3
     with pytest.raises(UserError, match="this run is not finished"):
-        load_policy(str(tmp_path / "cut"))
+        load_policy(describe_policy(str(tmp_path / "cut")))
     done = subprocess.run([*command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert f"from {checkpoint}" in done.stdout
     assert metrics(tmp_path / "cut") == pytest.approx(metrics(tmp_path / "whole"), abs=1e-6)
@@ -356,10 +363,16 @@ def test_entropy_and_token_accuracy_are_means_over_tokens(kind, model_path, data
     (train_sft if kind == "sft" else train_dpo)(
         replace(run, trainer={**run.trainer, "max_steps": "2"}), tmp_path / "run"
     )
-    loaded = load_policy(str(tmp_path / "run"))
+    loaded = load_policy(describe_policy(str(tmp_path / "run")))
     entropy, hits_, tokens = 0.0, 0.0, 0
     for row in load_rows(
-        data, "test", None, "examples" if kind == "sft" else "pairs", loaded.tokenizer, loaded.template, Limits(1024)
+        data,
+        "test",
+        None,
+        "examples" if kind == "sft" else "pairs",
+        loaded.policy.tokenizer,
+        loaded.policy.template,
+        Limits(1024),
     ).rows:
         for response in row.response_ids:
             ids = torch.tensor(np.concatenate([row.prompt_ids, response]))[None].long()
@@ -396,7 +409,7 @@ def test_dpo_speaks_the_template_of_its_sft_run(model_path, data, tmp_path, caps
     run = sft_run(model_path, data, trainer={"max_steps": "1"})
     train_sft(replace(run, data=replace(run.data, template="plain")), tmp_path / "sft")
     train_dpo(dpo_run(tmp_path / "sft", data, trainer={"max_steps": "1"}), tmp_path / "dpo")
-    assert load_policy(str(tmp_path / "dpo")).template.source == "{prompt}\n\n{response}"
+    assert load_policy(describe_policy(str(tmp_path / "dpo"))).policy.template.source == "{prompt}\n\n{response}"
     train_dpo(dpo_run(tmp_path / "sft", data, four_bit=True, trainer={"max_steps": "1"}), tmp_path / "other")
     assert "was trained on a plain base" in capsys.readouterr().out
 
@@ -425,7 +438,7 @@ def test_nf4_computes_in_bfloat16_where_asked(model_path, data, tmp_path):
     run = dpo_run(model_path, data, four_bit=True, dtype="bfloat16", trainer={"max_steps": "3"})
     train_dpo(run, tmp_path / "run")
     assert metrics(tmp_path / "run", "rewards/margins")[0] == 0.0
-    model = load_policy(str(tmp_path / "run")).model
+    model = load_policy(describe_policy(str(tmp_path / "run"))).model
     kinds = {type(m).__name__: m for m in model.modules()}
     assert kinds["Linear4bit"].compute_dtype == torch.bfloat16
     assert kinds["Linear4bit"].weight.quant_type == "nf4"
@@ -439,7 +452,7 @@ def test_missing_things_are_user_errors(model_path, data, tmp_path):
     config = tmp_path / "run" / "adapter_config.json"
     config.write_text(config.read_text().replace(str(model_path), str(tmp_path / "gone")))
     with pytest.raises(UserError, match="the adapter's base cannot be loaded"):
-        load_policy(str(tmp_path / "run"))
+        load_policy(describe_policy(str(tmp_path / "run")))
     with pytest.raises(UserError, match="this is an adapter, not a model"):
         load_model(str(tmp_path / "run"))
     with pytest.raises(UserError, match="matches no module"):

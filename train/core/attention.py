@@ -34,7 +34,7 @@ class Packing:
     """The rows of one sequence, in order, and the masks their attention needed so far (all layers share them)."""
 
     spans: tuple[Span, ...]
-    masks: dict[tuple, Tensor] = field(default_factory=dict)
+    masks: dict[tuple, Any] = field(default_factory=dict)
 
     @property
     def lengths(self) -> list[int]:

@@ -5,7 +5,7 @@ Shape suffixes: B sequences, L tokens, N response tokens, D hidden size, R respo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,17 +88,26 @@ def forward_rows(
     model.train(was_training)
 
 
-def response_logps(
-    model: Any,
+def sequence_logps(model: Any, rows: Sequence[Row], budget: int, packed: bool) -> Iterator[dict[bytes, SequenceLogp]]:
+    """Log-probabilities of all responses of the rows by their keys, a dict a forward."""
+    for scored in forward_rows(model, rows, budget, packed) if rows else ():
+        yield {
+            sequence_key(row.prompt_ids, row.response_ids[0]): SequenceLogp(tokens.sum(), tokens.astype(np.float32))
+            for row, tokens in scored
+        }
+
+
+def collect_logps(
     rows: Sequence[Row],
-    budget: int,
-    packed: bool = True,
+    compute: Callable[[list[Row]], Iterable[dict[bytes, SequenceLogp]]],
     cache: LogpCache | None = None,
     progress: Callable[[int], None] = lambda responses: None,
 ) -> list[Scored]:
-    """Score every response of every row, in the order given; what `cache` holds is not computed again.
+    """Scores of every response of every row, in the order given; what `cache` holds is not computed again.
 
-    A prompt with a response is computed once however often it comes; `progress` is told how many were computed.
+    `compute` is given rows of what is missing (perhaps none); each of its results is kept at once, and what it leaves
+    out other processes have put into the cache. A prompt with a response is computed once however often it comes;
+    `progress` is told how many were computed.
     """
     keys = [[sequence_key(row.prompt_ids, r) for r in row.response_ids] for row in rows]
     found = cache.get(k for ks in keys for k in ks) if cache is not None else {}
@@ -108,16 +117,26 @@ def response_logps(
         if new := [i for i, k in enumerate(ks) if k not in asked]:
             missing.append(row.only(new))
             asked |= {ks[i] for i in new}
-    for scored in forward_rows(model, missing, budget, packed):
-        fresh = {
-            sequence_key(row.prompt_ids, row.response_ids[0]): SequenceLogp(tokens.sum(), tokens.astype(np.float32))
-            for row, tokens in scored
-        }
+    for fresh in compute(missing):
         if cache is not None:
             cache.add(fresh)
         found |= fresh
         progress(len(fresh))
+    if cache is not None:
+        found |= cache.get(k for ks in keys for k in ks if k not in found)
     return [_scored([found[k] for k in ks]) for ks in keys]
+
+
+def response_logps(
+    model: Any,
+    rows: Sequence[Row],
+    budget: int,
+    packed: bool = True,
+    cache: LogpCache | None = None,
+    progress: Callable[[int], None] = lambda responses: None,
+) -> list[Scored]:
+    """`collect_logps` of a model that is at hand, in forwards of `budget` tokens."""
+    return collect_logps(rows, lambda missing: sequence_logps(model, missing, budget, packed), cache, progress)
 
 
 def _scored(found: list[SequenceLogp]) -> Scored:

@@ -12,9 +12,11 @@ from torch import nn
 
 from prefkit.errors import UserError, unknown_name
 from train.core.attention import ROWS
+from train.core.flex import FLEX
 from train.core.locate import adapter_config, is_adapter, locate, missing_base
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PACKED = {"rows": ROWS, "flex": FLEX}  # kinds of attention that take packed rows, and their names in configurations
 DTYPES = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64")}
 
 
@@ -39,9 +41,9 @@ def default_dtype() -> str:
 def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn: str = "rows") -> Any:
     """A causal language model from safetensors, in `dtype` (`default_dtype` if None), frozen NF4 when `four_bit`.
 
-    `attn` "rows" is `train.core.attention` where the architecture lets its attention be replaced, else its own. NF4
-    means double quantisation and an explicit compute dtype: `dtype` again. UserError for an adapter folder, pickled
-    weights, or a folder that holds no model.
+    `attn` "rows" is `train.core.attention`, "flex" is `train.core.flex`, where the architecture lets its attention be
+    replaced, else its own. NF4 means double quantisation and an explicit compute dtype: `dtype` again. UserError for an
+    adapter folder, pickled weights, or a folder that holds no model.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -55,9 +57,9 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
     if four_bit:
         extra["quantization_config"] = _nf4(DTYPES[dtype])
     try:
-        if attn == "rows":
+        if attn in PACKED:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            extra |= {"attn_implementation": ROWS} if _attention_replaceable(config) else {}
+            extra |= {"attn_implementation": PACKED[attn]} if _attention_replaceable(config) else {}
         else:
             extra |= {"attn_implementation": attn}
         loaded: Any = AutoModelForCausalLM.from_pretrained(

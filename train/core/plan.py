@@ -68,6 +68,15 @@ def plan_rows(rows: Sequence[Row], ranks: int, budget: int, packed: bool = True)
     return [[[units[i] for i in micro] for micro in rank] for rank in indices]
 
 
+def padding(rows: Sequence[Row], budget: int) -> float:
+    """Share of the computed tokens that are padding where rows are not packed."""
+    real = computed = 0
+    for micro in plan_rows(rows, 1, budget, packed=False)[0]:
+        lengths = [len(r.prompt_ids) + len(ids) for r in micro for ids in r.response_ids]
+        real, computed = real + sum(lengths), computed + len(lengths) * max(lengths, default=0)
+    return 1 - real / computed
+
+
 def split_row(row: Row, budget: int) -> list[Row]:
     """Parts of a row within `budget` tokens that hold each pair once, both responses together; the prompt is repeated.
 
@@ -77,7 +86,15 @@ def split_row(row: Row, budget: int) -> list[Row]:
     if row.tokens <= budget:
         return [row]
     if not row.pairs:  # nothing ties the responses together
-        return [row] if len(row.response_ids) == 1 else single_responses([row])
+        together: list[list[int]] = []
+        size = budget + 1
+        for i, response in enumerate(row.response_ids):
+            if size + len(response) > budget:
+                together.append([])
+                size = len(row.prompt_ids)
+            together[-1].append(i)
+            size += len(response)
+        return [row.only(part) if len(part) < len(row.response_ids) else row for part in together]
     left, parts = list(range(len(row.pairs))), []
     while left:
         used: set[int] = set()

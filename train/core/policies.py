@@ -12,8 +12,15 @@ from torch import nn
 
 from prefkit.errors import UserError, unknown_name
 from train.core.encode import Template
-from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
-from train.core.models import check_adapter_keys, check_adapter_weights, load_adapter, load_model, load_tokenizer
+from train.core.locate import RUN_FILE, SUMMARY, adapter_config, is_adapter, locate, run_config, weights_digest
+from train.core.models import (
+    check_adapter_keys,
+    check_adapter_weights,
+    default_dtype,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+)
 
 
 def add_reference(model: Any, path: str) -> str:
@@ -54,56 +61,82 @@ def reference_context(model: Any, kind: str, frozen: Any = None) -> Iterator[Any
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A policy ready to score, with what its run says about tokens and reference.
+class Policy:
+    """A policy by its files: what its run says about tokens, precision and reference. No weights are loaded.
 
-    `reference` is a kind for `reference_context` or "none"; `frozen` is the reference model of kind "model";
-    `config` is the run's resolved configuration (empty for foreign folders).
+    `start` is what it started from and is compared with (its run's model, or the base of a foreign adapter), `kind` how
+    that reference is had: a kind for `reference_context`, or "none". `config` is the run's resolved configuration,
+    empty for foreign folders.
     """
 
     path: str
-    model: Any
+    dtype: str
+    four_bit: bool
     tokenizer: Any
     template: Template
-    reference: str
-    frozen: Any
+    start: str | None
+    kind: str
     config: dict[str, Any]
 
 
-def load_policy(
+@dataclass(frozen=True)
+class Loaded:
+    """A policy with its weights; `frozen` is the reference model of kind "model"."""
+
+    policy: Policy
+    model: Any
+    frozen: Any = None
+
+
+def describe_policy(
     path: str,
     dtype: str | None = None,
     four_bit: bool | None = None,
-    attn: str = "rows",
     template: str | None = None,
     reference: bool = True,
-) -> Loaded:
-    """Load a run folder, an adapter folder or a model; what is None is as the run had it.
+) -> Policy:
+    """A run folder, an adapter folder or a model; what is None is as the run had it.
 
     The reference of a run is what it started from: the base under its adapter, the SFT adapter loaded beside it, or
-    the model that full fine-tuning began with (`reference=False` leaves the latter two out).
+    the model that full fine-tuning began with. UserError where that has changed; `reference=False` does not look.
     """
     folder = locate(path)
     config = run_config(folder) or {}
     if (folder / RUN_FILE).is_file() and not (folder / SUMMARY).is_file():
         raise UserError("this run is not finished", path, "give its training command again, or name a checkpoint of it")
     trained = config.get("model", {})
-    dtype = dtype or trained.get("dtype")
-    four_bit = bool(trained.get("four_bit")) if four_bit is None else four_bit
     tokenizer = load_tokenizer(path)
-    chosen = Template.of(template or config.get("data", {}).get("template"), tokenizer)
-    start, frozen, kind = trained.get("path"), None, "none"
+    start, kind = trained.get("path"), "none"
     if start and reference:
         _check_start(start, path, config.get("digests", {}).get("model"))
     if is_adapter(folder):
-        model, kind = load_adapter(path, dtype, four_bit, attn), "adapter_off"
-        if reference and start and is_adapter(locate(start)):
-            kind = add_reference(model, start)
-    else:
-        model = load_model(path, dtype, four_bit, attn)
-        if start and reference:
-            frozen, kind = load_model(start, dtype, four_bit, attn), "model"
-    return Loaded(path, model.eval(), tokenizer, chosen, kind, frozen, config)
+        beside = reference and start and is_adapter(locate(start))
+        kind = "adapter:reference" if beside else "adapter_off"
+        start = start or adapter_config(folder)["base_model_name_or_path"]
+    elif start and reference:
+        kind = "model"
+    return Policy(
+        path,
+        dtype or trained.get("dtype") or default_dtype(),
+        bool(trained.get("four_bit")) if four_bit is None else four_bit,
+        tokenizer,
+        Template.of(template or config.get("data", {}).get("template"), tokenizer),
+        start,
+        kind,
+        config,
+    )
+
+
+def load_policy(policy: Policy, attn: str = "rows") -> Loaded:
+    """The weights of a policy, and of its reference as its kind asks."""
+    if is_adapter(locate(policy.path)):
+        model = load_adapter(policy.path, policy.dtype, policy.four_bit, attn)
+        if policy.kind == "adapter:reference":
+            add_reference(model, str(policy.start))
+        return Loaded(policy, model.eval())
+    model = load_model(policy.path, policy.dtype, policy.four_bit, attn).eval()
+    frozen = load_model(str(policy.start), policy.dtype, policy.four_bit, attn) if policy.kind == "model" else None
+    return Loaded(policy, model, frozen)
 
 
 def _check_start(start: str, path: str, digest: str | None) -> None:

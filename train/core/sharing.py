@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.core.attention import ROWS
 from train.core.logprobs import base_model, response_logps
+from train.core.models import PACKED
 from train.core.rows import Row
 
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies do not depend on the length of the input
@@ -20,7 +20,7 @@ _RULES: dict[str, Callable[[Any, int], bool]] = {
     "alibi positions": lambda c, n: bool(getattr(c, "alibi", False)) or c.model_type in ("bloom", "mpt"),
     "layers other than attention": lambda c, n: not set(getattr(c, "layer_types", None) or ()) <= _ATTENTION,
     "attention sinks": lambda c, n: c.model_type == "gpt_oss",
-    "its attention cannot be replaced": lambda c, n: c._attn_implementation != ROWS,
+    "its attention cannot be replaced": lambda c, n: c._attn_implementation not in PACKED.values(),
     "rotary frequencies that depend on length": lambda c, n: not _rope_types(c) <= _PLAIN_ROPE and n > _first_length(c),
     "positions are not known to come from position_ids": lambda c, n: not (_rope_types(c) or c.model_type in _LEARNED),
 }

@@ -1,0 +1,173 @@
+"""Two policies on the same pairs: is one better, and on which pairs do they part?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from evalkit.calibration import brier_of, nll_of
+from evalkit.report_files import as_json, read_report, write_table, write_text
+from evalkit.scored import Source, codes, load
+from evalkit.scores import sha256
+from prefkit.errors import UserError
+from prefkit.statistics import (
+    cluster_bootstrap,
+    clustered_se,
+    mcnemar,
+    minimum_detectable,
+    sign_flip,
+)
+
+ALPHA = 0.05
+PAIR_COLUMNS = ("id", "group_id", "subset", "policy", "margin", "hit", "p_chosen")
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a comparison needs of one policy: its name, `PAIR_COLUMNS` of its pairs, and what is known of the rest."""
+
+    name: str
+    pairs: pa.Table
+    beta: float | None = None
+    reference: str | None = None
+    mode: str | None = None
+    manifest: str | None = None
+
+
+def compare_scores(first: Source, second: Source, mode: str | None = None, where: str | None = None) -> dict[str, Any]:
+    """`compare` of scores (folder, file, table, frame) or of folders that `evalkit report` wrote."""
+    return compare(side(first, mode, where), side(second, mode, where))
+
+
+def side(path: Source, mode: str | None = None, where: str | None = None) -> Side:
+    """One side of a comparison: scores of any kind, or a folder that `evalkit report` wrote."""
+    if isinstance(path, (str, Path)) and (file := _pairs_file(Path(path))) is not None:
+        if mode or where:
+            raise UserError("a report has its mode and pairs already", path, "give the scores instead of the report")
+        first, *others = policies_of(file.parent)
+        if others:
+            raise UserError("this report is of several policies", path, "give the scores of the one you mean")
+        return first
+    s = load(path, mode, where)
+    pairs = s.table.select(["id", "group_id", "subset", "policy", "p_chosen"])
+    pairs = pairs.append_column("margin", pa.array(s.margin_N)).append_column("hit", pa.array(s.hit_N))
+    return Side(s.name, pairs, s.beta, s.reference, s.mode, (s.record or {}).get("manifest"))
+
+
+def _pairs_file(path: Path) -> Path | None:
+    folder = path.parent if path.name == "report.json" else path
+    return folder / "pairs.parquet" if (folder / "pairs.parquet").is_file() else None
+
+
+def policies_of(path: str | Path) -> list[Side]:
+    """Each policy of a report's folder or report.json, from its pairs.parquet."""
+    report = read_report(path)
+    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "pairs.parquet"
+    if not file.is_file() or report.get("pairs_sha256") != sha256(file):
+        raise UserError("these are not the pairs that report.json beside them is about", file, "report again")
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowException, OSError) as e:
+        raise UserError("not a readable Parquet file", file, "report again") from e
+    if missing := [c for c in PAIR_COLUMNS if c not in table.column_names]:
+        raise UserError(f"columns missing: {', '.join(missing)}", file, "report again with this version")
+    return [
+        Side(
+            name=r["policy"],
+            pairs=table.filter(pc.equal(table["policy"], r["policy"])),
+            beta=r["beta"],
+            reference=r["reference"],
+            mode=r["mode"],
+            manifest=(r["run"] or {}).get("manifest"),
+        )
+        for r in (report, *report["others"])
+    ]
+
+
+def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
+    """The second policy against the first on the pairs both have, joined by id.
+
+    `accuracy.p` is McNemar's mid-p where each group has one pair and nothing ties, else the seeded sign-flip over
+    groups; intervals are the paired bootstrap over groups. `verdict` is better, worse or not distinguishable.
+    UserError where they share no pair, or were scored in different modes.
+    """
+    if None not in (first.mode, second.mode) and first.mode != second.mode:
+        raise UserError(f"one was scored as {first.mode}, the other as {second.mode}", fix="give both the same --mode")
+    at = pc.index_in(second.pairs["id"], value_set=first.pairs["id"].combine_chunks())
+    b = second.pairs.filter(at.is_valid())
+    a = first.pairs.take(at.drop_null())
+    if not a.num_rows:
+        raise UserError(
+            f"no pair of {second.name} is among those of {first.name}",
+            fix="score both on the same data set and split",
+        )
+    group_N = codes(a["group_id"])[0]
+    hits = [t["hit"].to_numpy() for t in (a, b)]
+    margins = [t["margin"].to_numpy() for t in (a, b)]
+    label_N = pc.fill_null(a["p_chosen"], 1.0).to_numpy().astype(float)
+    d_N = hits[1] - hits[0]
+    nlls, briers = ([f(m, label_N) for m in margins] for f in (nll_of, brier_of))
+    columns = [np.ones(len(d_N)), d_N, margins[1] - margins[0], nlls[1] - nlls[0], briers[1] - briers[0]]
+    sums_CK = np.stack([np.bincount(group_N, weights=c) for c in columns], axis=1)
+    ends = cluster_bootstrap(sums_CK, lambda t: t[:, 1:] / t[:, :1], seed=seed)
+    named = {
+        name: {"difference": float(c.mean()), "low": e.low, "high": e.high}
+        for name, c, e in zip(("accuracy", "margin", "nll", "brier"), columns[1:], ends, strict=True)
+    }
+    test = _test(hits, d_N, sums_CK[:, 1], seed)
+    better = "better" if d_N.sum() > 0 else "worse"
+    se = clustered_se(d_N, group_N)
+    return {
+        "first": first.name,
+        "second": second.name,
+        "n": a.num_rows,
+        "n_groups": len(sums_CK),
+        "only_first": first.pairs.num_rows - a.num_rows,
+        "only_second": second.pairs.num_rows - a.num_rows,
+        "same_data": None if None in (first.manifest, second.manifest) else first.manifest == second.manifest,
+        "same_beta": first.beta == second.beta,
+        "same_reference": first.reference == second.reference,
+        "accuracy": {
+            "first": float(hits[0].mean()),
+            "second": float(hits[1].mean()),
+            **named.pop("accuracy"),
+            "se": se,
+            **test,
+        },
+        **named,
+        "detectable": minimum_detectable(se),
+        "verdict": better if test["p"] < ALPHA else "not distinguishable",
+    }
+
+
+def _test(hits: list[np.ndarray], d_N: np.ndarray, sums_C: np.ndarray, seed: int) -> dict[str, Any]:
+    won, lost = int((d_N > 0).sum()), int((d_N < 0).sum())
+    counts = {"won": won, "lost": lost}
+    if len(sums_C) == len(d_N) and not any((h == 0.5).any() for h in hits):
+        p = mcnemar(lost, won)
+        return {**counts, "p": p.mid_p, "p_exact": p.exact, "test": "McNemar, mid-p"}
+    return {**counts, "p": sign_flip(sums_C, seed=seed), "test": "sign-flip over groups"}
+
+
+def changed_pairs(first: Side, second: Side) -> pa.Table:
+    """The pairs that count differently: id, group_id, subset, both margins and hits; the largest changes first."""
+    at = pc.index_in(second.pairs["id"], value_set=first.pairs["id"].combine_chunks())
+    b, a = second.pairs.filter(at.is_valid()), first.pairs.take(at.drop_null())
+    table = a.select(["id", "group_id", "subset"])
+    for name, source in (("first", a), ("second", b)):
+        table = table.append_column(f"margin_{name}", source["margin"]).append_column(f"hit_{name}", source["hit"])
+    change_N = np.abs(table["margin_second"].to_numpy() - table["margin_first"].to_numpy())
+    rows = np.flatnonzero(table["hit_first"].to_numpy() != table["hit_second"].to_numpy())
+    return table.take(pa.array(rows[np.lexsort((rows, -change_N[rows]))]))
+
+
+def write_diff(found: dict[str, Any], changed: pa.Table, out: Path) -> None:
+    """Write changed.parquet and, last, diff.json."""
+    write_table(changed, out / "changed.parquet")
+    write_text(as_json(found), out / "diff.json")

@@ -1,0 +1,54 @@
+"""A report held to a threshold, for continuous integration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from evalkit.diff import compare, policies_of, side
+from evalkit.markdown import interval, verdict_line
+from evalkit.report_files import read_report
+from prefkit.errors import UserError
+
+
+class Check(NamedTuple):
+    """One demand: whether it is met, and what was seen."""
+
+    passed: bool
+    text: str
+
+
+def check(
+    report: Path, min_accuracy: float | None, no_worse_than: Path | None, max_displacement: float | None
+) -> list[Check]:
+    """What was demanded of each policy of a report, and whether it holds.
+
+    The accuracy demanded must be reached by the lower end of its interval. UserError for no demand, one that is no
+    share, or displacement where there is no reference.
+    """
+    for name, value in (("--min-accuracy", min_accuracy), ("--max-displacement", max_displacement)):
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"{name} {value} is no share", fix="give a number from 0 to 1")
+    if min_accuracy is None and no_worse_than is None and max_displacement is None:
+        raise UserError("nothing is demanded", report, "give --min-accuracy, --no-worse-than or --max-displacement")
+    whole, checks = read_report(report), []
+    for r in (whole, *whole["others"]):
+        if min_accuracy is not None:
+            met = r["accuracy"]["low"] >= min_accuracy
+            checks.append(
+                Check(met, f"{r['policy']}: accuracy {interval(r['accuracy'])}, lower end ≥ {min_accuracy:g}")
+            )
+        if max_displacement is not None:
+            if r["displacement"] is None:
+                raise UserError(f"{r['policy']} was scored without a reference", report, "leave out --max-displacement")
+            fell = r["displacement"]["chosen_fell"]
+            met = fell["value"] <= max_displacement
+            checks.append(
+                Check(met, f"{r['policy']}: chosen became less likely in {interval(fell)}, ≤ {max_displacement:g}")
+            )
+    if no_worse_than is not None:
+        other = side(no_worse_than)
+        for policy in policies_of(report):
+            found = compare(other, policy)
+            checks.append(Check(found["verdict"] != "worse", verdict_line(found)))
+    return checks

@@ -1,0 +1,133 @@
+"""The models of one policy and what is computed with them: loaded only when something must be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from prefkit.errors import UserError
+from train.core.cache import LogpCache, SequenceLogp
+from train.core.locate import adapter_config, is_adapter, locate, weights_digest
+from train.core.logprobs import check_fits, check_head, sequence_logps
+from train.core.plan import padding
+from train.core.policies import Loaded, Policy, load_policy, reference_context
+from train.core.rows import Row
+from train.core.sharing import Sharing, decide_sharing
+
+Role = Literal["policy", "reference"]
+
+
+@dataclass
+class Models:
+    """A policy and its reference: its own (what it started from), `other`, or none where `referenced` is False."""
+
+    policy: Policy
+    other: Policy | None = None
+    referenced: bool = True
+    sharing: dict[int, Sharing] = field(default_factory=dict)  # by model: an adapter's base is one object with it
+
+    @cached_property
+    def own(self) -> Loaded:
+        """The policy's weights, and those of its own reference."""
+        return load_policy(self.policy)
+
+    @cached_property
+    def others(self) -> Loaded:
+        """The weights of a reference that is named apart."""
+        assert self.other is not None
+        return load_policy(self.other)
+
+    @property
+    def roles(self) -> list[Role]:
+        """Whose log-probabilities are wanted."""
+        return ["policy", "reference"] if self.referenced else ["policy"]
+
+    def path(self, role: Role) -> str:
+        """Whose weights these are: the cache of one model must never answer for another."""
+        if role == "policy":
+            return self.policy.path
+        return self.other.path if self.other is not None else str(self.policy.start)
+
+    def digest(self, role: Role) -> str:
+        """Of those weights."""
+        return weights_digest(self.path(role))
+
+    def cache(self, role: Role) -> LogpCache:
+        """Where its log-probabilities are kept."""
+        kept = self.policy if role == "policy" or self.other is None else self.other
+        return LogpCache(self.digest(role), kept.dtype, kept.four_bit, self.path(role))
+
+    def open(self, role: Role) -> AbstractContextManager[Any]:
+        """The model, computing as `role` while inside."""
+        if role == "policy":
+            return nullcontext(self.own.model)
+        if self.other is not None:
+            return nullcontext(self.others.model)
+        return reference_context(self.own.model, self.policy.kind, self.own.frozen)
+
+    def compute(
+        self, role: Role, rows: Sequence[Row], budget: int, say: Callable[[str], None]
+    ) -> Iterator[dict[bytes, SequenceLogp]]:
+        """Log-probabilities of all responses of the rows, by their keys; a model is checked before its first forward.
+
+        UserError when tokens or positions do not fit the model, or its head does what ours does not.
+        """
+        if not rows:
+            return
+        with self.open(role) as model:
+            packed = self.packs(model, rows, say)
+            if not packed:
+                say(f"padding  {padding(rows, budget):.1%} of the tokens computed")
+            yield from sequence_logps(model, rows, budget, packed)
+
+    def packs(self, model: Any, rows: Sequence[Row], say: Callable[[str], None] = lambda line: None) -> bool:
+        """Whether rows of this model may lie packed; before the first answer the model is checked."""
+        check_fits(model, rows)
+        if id(model) not in self.sharing:
+            check_head(model)
+            self.sharing[id(model)] = decide_sharing(model, rows)
+            say(self.sharing[id(model)].line)
+        return self.sharing[id(model)].packed
+
+
+def context_length(policy: Policy) -> int | None:
+    """How many positions the model has, from its configuration alone."""
+    from transformers import AutoConfig
+
+    folder = locate(policy.path)
+    if is_adapter(folder):
+        folder = locate(adapter_config(folder)["base_model_name_or_path"])
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def same_vocabulary(policy: Policy, other: Policy) -> None:
+    """UserError where the two would read the same ids as different tokens."""
+    if other.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise UserError(
+            "policy and reference have different vocabularies", other.path, "give the model it started from"
+        )
+
+
+def short_name(path: str) -> str:
+    """How a model is called in tables: a hub name, or the last part of a local path."""
+    return Path(path).resolve().name if Path(path).exists() else path
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The same for several, told apart by the folders above where their last parts are equal.
+
+    UserError for one model given twice.
+    """
+    names = [short_name(p) for p in paths]
+    for n, path in enumerate(paths):
+        if [short_name(p) for p in paths].count(names[n]) > 1:
+            parts = Path(path).resolve().parts
+            names[n] = "-".join(parts[-2:])
+    if len(set(names)) < len(names):
+        raise UserError("a policy is given twice", ", ".join(sorted(paths)), "name each once")
+    return [name.replace("/", "-") for name in names]

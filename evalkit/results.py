@@ -1,0 +1,113 @@
+"""The tables that scoring makes: one row a pair of sums, one of tokens; and their files, the record last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evalkit.models import Role
+from evalkit.scores import SCORES, scores_path, sha256, write_scores
+from train.core.logprobs import Scored
+from train.core.rows import Row
+
+ByRole = Mapping[Role, list[Scored]]  # the reference is absent where there is none
+TOKENS = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("prompt_tokens", pa.list_(pa.string())),
+        *(pa.field(f"{side}_tokens", pa.list_(pa.string())) for side in ("chosen", "rejected")),
+        *(pa.field(f"{w}_{s}", pa.list_(pa.float32())) for w in ("policy", "ref") for s in ("chosen", "rejected")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The table of `SCORES`, the table of `TOKENS`, and the record that becomes scores.json."""
+
+    table: pa.Table
+    tokens: pa.Table
+    record: dict[str, Any]
+
+
+def write_result(result: Result, out: Path) -> Path:
+    """Write tokens, scores and, last, scores.json; return the path of the scores."""
+    path = scores_path(out)
+    write_scores(result.table, path)
+    noted = result.record | {"scores_sha256": sha256(path)}
+    tokens, record = path.with_name("tokens.parquet"), path.with_suffix(".json")
+    for target, write in (
+        (tokens, lambda p: pq.write_table(result.tokens, p, compression="zstd")),
+        (
+            record,
+            lambda p: p.write_text(json.dumps(noted, indent=1, sort_keys=True, ensure_ascii=False) + "\n"),
+        ),
+    ):
+        temporary = target.with_name(f".{target.name}.tmp")
+        write(temporary)
+        temporary.replace(target)
+    return path
+
+
+def score_table(pairs: pa.Table, rows: list[Row], scored: ByRole, names: dict[str, Any]) -> pa.Table:
+    """`SCORES` in the order of the data; `names` are the columns that are the same for all."""
+    numbers = dict(_numbers(rows, scored))
+    records = []
+    for batch in pairs.to_batches(max_chunksize=1024):
+        for pair in batch.to_pylist():
+            if pair["id"] in numbers:
+                chars = {f"chars_{s}": sum(len(m["content"]) for m in pair[s]) for s in ("chosen", "rejected")}
+                kept = {k: pair[k] for k in ("id", "group_id", "set_id", "source", "subset", "p_chosen")}
+                kept["label_margin"] = pair["margin"]
+                records.append(kept | names | chars | numbers[pair["id"]])
+    return pa.Table.from_pylist(records, SCORES)
+
+
+def token_table(rows: list[Row], scored: ByRole, tokenizer: Any) -> pa.Table:
+    """`TOKENS`: token strings as the tokenizer spells them, and each token's log-probabilities."""
+    return pa.Table.from_pylist(list(_token_rows(rows, scored, tokenizer)), TOKENS)
+
+
+def _token_rows(rows: list[Row], scored: ByRole, tokenizer: Any) -> Iterator[dict[str, Any]]:
+    policy, ref = scored["policy"], scored.get("reference")
+
+    def spell(ids: np.ndarray) -> list[str]:
+        return tokenizer.convert_ids_to_tokens(ids.tolist())
+
+    for i, row in enumerate(rows):
+        prompt, responses = spell(row.prompt_ids), [spell(r) for r in row.response_ids]
+        for pair, sides in zip(row.pair_ids, row.pairs, strict=True):
+            record: dict[str, Any] = {"id": pair, "prompt_tokens": prompt}
+            for side, r in zip(("chosen", "rejected"), sides, strict=True):
+                record[f"{side}_tokens"] = responses[r]
+                record[f"policy_{side}"] = policy[i].token_logps[r]
+                record[f"ref_{side}"] = ref[i].token_logps[r] if ref else None
+            yield record
+
+
+def _numbers(rows: list[Row], scored: ByRole) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(pair id, its columns of SCORES that models determine)."""
+    policy, ref = scored["policy"], scored.get("reference")
+    for i, row in enumerate(rows):
+        for pair, (w, x) in zip(row.pair_ids, row.pairs, strict=True):
+            yield (
+                pair,
+                {
+                    "n_chosen": policy[i].counts_R[w],
+                    "n_rejected": policy[i].counts_R[x],
+                    "policy_chosen": policy[i].logps_R[w],
+                    "policy_rejected": policy[i].logps_R[x],
+                    "ref_chosen": ref[i].logps_R[w] if ref else None,
+                    "ref_rejected": ref[i].logps_R[x] if ref else None,
+                    "norm_chosen": float(np.linalg.norm(policy[i].token_logps[w].astype(float))),
+                    "norm_rejected": float(np.linalg.norm(policy[i].token_logps[x].astype(float))),
+                    "truncated": row.prompt_truncated or row.truncated[w] or row.truncated[x],
+                },
+            )

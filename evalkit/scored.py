@@ -1,0 +1,181 @@
+"""One policy's scored pairs as arrays, under one way of making a reward of log-probabilities. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evalkit.scores import checked, read_record, read_scores, scores_path, sha256
+from prefkit.errors import UserError, unknown_name
+from train.core.rewards import PairRewards, hits, pair_rewards
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = Callable[[str], np.ndarray]  # of SCORES, by name
+
+
+def _per_token(column: Columns, name: str, side: str) -> np.ndarray:
+    return column(f"{name}_{side}") / np.maximum(column(f"n_{side}"), 1)
+
+
+# mode -> (policy's score of a side, reference's score of a side or None); the reward is β times their difference
+MODES: dict[str, tuple[Callable[[Columns, str], np.ndarray], Callable[[Columns, str], np.ndarray] | None]] = {
+    "implicit": (lambda c, s: c(f"policy_{s}"), lambda c, s: c(f"ref_{s}")),
+    "normalised": (lambda c, s: _per_token(c, "policy", s), lambda c, s: _per_token(c, "ref", s)),
+    "sum": (lambda c, s: c(f"policy_{s}"), None),
+    "mean": (lambda c, s: _per_token(c, "policy", s), None),  # SimPO's reward, arXiv 2405.14734 equation 4
+    "norm": (lambda c, s: -c(f"norm_{s}"), None),  # RewardBench's `norm`
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scored pairs [N] of one policy, one reference, one β, seen in one mode."""
+
+    table: pa.Table
+    mode: str
+    rewards: PairRewards
+    sha256: str | None = None  # of the file they came from
+    record: dict[str, Any] | None = None  # scores.json beside it
+    where: str | None = None
+    title: str | None = None  # told apart from others of the same name
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of SCORES; null numbers are NaN."""
+        return self.table[name].to_numpy()
+
+    def difference(self, name: str) -> np.ndarray:
+        """Chosen minus rejected of `policy`, `ref`, `n` (tokens) or `chars`."""
+        return self.column(f"{name}_chosen") - self.column(f"{name}_rejected")
+
+    @property
+    def name(self) -> str:
+        """The policy's."""
+        return self.title or self.table["policy"][0].as_py()
+
+    @property
+    def reference(self) -> str | None:
+        """The reference's name, None where there is none."""
+        return self.table["reference"][0].as_py()
+
+    @property
+    def beta(self) -> float:
+        """Scale of the rewards."""
+        return self.table["beta"][0].as_py()
+
+    @cached_property
+    def margin_N(self) -> np.ndarray:
+        """Reward of chosen minus reward of rejected."""
+        return self.rewards.margins
+
+    @cached_property
+    def hit_N(self) -> np.ndarray:
+        """1, ½ or 0: how each pair counts."""
+        return hits(self.margin_N)
+
+    @cached_property
+    def group_N(self) -> np.ndarray:
+        """Number of each pair's group, in the order of the groups' names: the same in whatever order the rows come."""
+        return codes(self.table["group_id"])[0]
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups there are."""
+        return int(self.group_N.max()) + 1
+
+    @cached_property
+    def label_N(self) -> np.ndarray:
+        """Probability that chosen is the better one: `p_chosen`, 1 where the label is hard."""
+        return pc.fill_null(self.table["p_chosen"], 1.0).to_numpy().astype(float)
+
+
+Source = Union[str, Path, pa.Table, "pd.DataFrame", Scored]
+
+
+def load(scores: Source, mode: str | None = None, where: str | None = None) -> Scored:
+    """Scores in a mode (implicit, or sum without a reference), where an SQL condition holds.
+
+    The condition sees the columns of SCORES and `reward_chosen`, `reward_rejected`, `margin`, `hit`. Raises UserError
+    where `read_scores` does, for a mode these scores cannot give, and for a condition that is none or leaves nothing.
+    """
+    if isinstance(scores, Scored):
+        return scores
+    if not isinstance(scores, (str, Path)):  # a table, or a frame of pandas
+        table = checked(scores if isinstance(scores, pa.Table) else pa.Table.from_pandas(scores, preserve_index=False))
+        digest, record = None, None
+    else:
+        table, digest, record = read_scores(scores), sha256(scores_path(scores)), read_record(scores_path(scores))
+    mode = mode or ("implicit" if table["reference"][0].as_py() is not None else "sum")
+    rewards = rewards_of(table, mode)
+    if where is not None:
+        rows = _matching(table, rewards, where)
+        table = table.take(pa.array(rows))
+        rewards = PairRewards(rewards.chosen[rows], rewards.rejected[rows])
+    return Scored(table, mode, rewards, digest, record, where)
+
+
+def by_policy(scores: Source) -> list[Source]:
+    """A frame of `score_pairs` over several policies as one of each, in their order; all else as it is."""
+    if isinstance(scores, (str, Path, pa.Table, Scored)) or "policy" not in scores:
+        return [scores]
+    return [part for _, part in scores.groupby("policy", sort=False)] or [scores]
+
+
+def rewards_of(table: pa.Table, mode: str) -> PairRewards:
+    """Rewards of both sides in a mode; UserError for an unknown mode or numbers that are not there."""
+    if mode not in MODES:
+        raise unknown_name("mode", mode, MODES)
+    policy, reference = MODES[mode]
+    if reference is not None and table["reference"][0].as_py() is None:
+        raise UserError(
+            f"--mode {mode} needs a reference and these were scored without one", fix="take sum, mean or norm"
+        )
+    if mode == "norm" and table["norm_chosen"].null_count + table["norm_rejected"].null_count:
+        raise UserError("these scores hold no norms", fix="score again: `evalkit score` writes them now")
+
+    def column(name: str) -> np.ndarray:
+        return table[name].to_numpy()
+
+    chosen, rejected = (policy(column, s) for s in ("chosen", "rejected"))
+    ref_chosen, ref_rejected = (reference(column, s) if reference else 0.0 for s in ("chosen", "rejected"))
+    return pair_rewards(chosen, rejected, ref_chosen, ref_rejected, table["beta"][0].as_py())
+
+
+def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """A string column as numbers [N] into its distinct values, sorted; null counts as the empty string."""
+    encoded = pc.fill_null(column, "").combine_chunks().dictionary_encode()
+    order = pc.array_sort_indices(encoded.dictionary).to_numpy()
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[encoded.indices.to_numpy()], encoded.dictionary.take(pa.array(order)).to_pylist()
+
+
+def _matching(table: pa.Table, rewards: PairRewards, where: str) -> np.ndarray:
+    """Numbers of the rows for which the condition is true."""
+    import duckdb
+
+    from prefkit.finish import check_condition
+
+    check_condition(where)
+    columns = {"reward_chosen": rewards.chosen, "reward_rejected": rewards.rejected, "margin": rewards.margins}
+    columns |= {"hit": hits(rewards.margins), "_row": np.arange(table.num_rows)}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values))
+    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
+        try:
+            db.register("pairs", table)
+            rows = db.execute(f"SELECT _row FROM pairs WHERE ({where}\n)").fetchnumpy()["_row"]  # noqa: S608
+        except duckdb.Error as e:
+            visible = ", ".join(c for c in table.column_names if not c.startswith("_"))
+            raise UserError(f"bad --where {where!r}: {e}", fix=f"an SQL condition over {visible}") from None
+    if not len(rows):
+        raise UserError(f"--where {where!r} leaves no pair of {table.num_rows}", fix="widen it")
+    return np.sort(np.asarray(rows, dtype=np.int64))

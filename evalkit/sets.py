@@ -1,0 +1,90 @@
+"""Items of more than one pair: best of n with split credit for ties, and the 3×3 of styles."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from evalkit.metrics import share
+from evalkit.scored import Scored, codes
+from prefkit.errors import UserError
+
+
+class Items(NamedTuple):
+    """Credit 0..1 of each item [S], the first pair that belongs to it, and how many pairs and items were left out."""
+
+    credit_S: np.ndarray
+    row_S: np.ndarray
+    single_pairs: int
+    without_best: int
+
+
+def best_of_n(s: Scored) -> Items:
+    """Credit of each set of pairs that share a `set_id`: does the response with the largest reward belong to the best?
+
+    Best is what is rejected in no pair of its set. Where k responses tie for the largest reward, credit is the share
+    of best ones among them: with one best response that is RewardBench 2's 1/k. Responses are told apart by reward
+    and length. A pair without a set, or alone in it, is no item; a set in which every response is rejected somewhere
+    has no best one.
+    """
+    set_N, _ = codes(s.table["set_id"])
+    counts = np.bincount(set_N)
+    named_N = np.asarray(s.table["set_id"].is_valid()) & (counts[set_N] > 1)
+    rows = np.flatnonzero(named_N)
+    if not len(rows):
+        return Items(np.zeros(0), np.zeros(0, int), len(set_N), 0)
+    columns = [np.tile(set_N[rows], 2)]
+    columns += [np.concatenate([a[rows], b[rows]]) for a, b in _sides(s)]
+    lost_R = np.repeat([False, True], len(rows))
+    order_R = np.lexsort(columns[::-1])
+    sorted_R = [c[order_R] for c in columns]
+    new_R = np.any([np.diff(c, prepend=np.nan) != 0 for c in sorted_R], axis=0)
+    start = np.flatnonzero(new_R)
+    lost = np.logical_or.reduceat(lost_R[order_R], start)  # of each distinct response
+    owner, reward = sorted_R[0][start].astype(int), sorted_R[1][start]
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    size = np.diff(np.append(first, len(owner)))
+    top = reward == np.repeat(np.maximum.reduceat(reward, first), size)
+    best = np.add.reduceat((~lost).astype(int), first)
+    credit = np.add.reduceat((top & ~lost).astype(float), first) / np.add.reduceat(top.astype(int), first)
+    has_best = best > 0
+    _, first_row = np.unique(set_N[rows], return_index=True)
+    return Items(credit[has_best], rows[first_row][has_best], int((~named_N).sum()), int((~has_best).sum()))
+
+
+def _sides(s: Scored) -> list[tuple[np.ndarray, np.ndarray]]:
+    rewards = (s.rewards.chosen, s.rewards.rejected)
+    return [rewards, *((s.column(f"{c}_chosen"), s.column(f"{c}_rejected")) for c in ("n", "chars"))]
+
+
+def items(s: Scored) -> dict | None:
+    """Best-of-n accuracy over sets; None where no set has two pairs."""
+    found = best_of_n(s)
+    if not len(found.credit_S):
+        return None
+    p = share(found.credit_S, s.group_N[found.row_S]).as_dict()
+    return p | {"single_pairs": found.single_pairs, "sets_without_best": found.without_best}
+
+
+def style_hits(s: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """RM-Bench's 3×3: hits [S, chosen style, rejected style] and the first row of each set.
+
+    A set is nine pairs in the data's order, chosen style by chosen style, each against the three rejected styles,
+    plainest first. UserError for a set of another make: its styles could not be told.
+    """
+    set_N, names = codes(s.table["set_id"])
+    odd_N = np.bincount(set_N) != 9
+    if s.table["set_id"].null_count or odd_N.any():
+        odd = "a pair has none" if s.table["set_id"].null_count else repr(names[int(np.argmax(odd_N))])
+        raise UserError(f"3×3 needs sets of nine pairs: {odd}", fix="score the whole set, or take other --sections")
+    order = np.argsort(set_N, kind="stable").reshape(-1, 3, 3)
+    for side, axis in (("chosen", 2), ("rejected", 1)):
+        chars = s.column(f"chars_{side}")[order]
+        same = (chars == chars.take([0], axis)).all(axis=(1, 2))
+        if not same.all():
+            bad = names[int(set_N[order[int(np.argmin(same)), 0, 0]])]
+            raise UserError(
+                f"set {bad!r} is no 3×3 of styles in order", fix="keep the order in which the pairs were made"
+            )
+    return s.hit_N[order], order[:, 0, 0]

@@ -1,0 +1,44 @@
+"""The accuracy within each subset, source, length ratio and strength of the label."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evalkit.metrics import share
+from evalkit.scored import Scored, codes
+from prefkit.statistics import holm
+
+RATIOS = {  # tokens of chosen / tokens of rejected, upper ends
+    "chosen < half": 0.5,
+    "chosen shorter": 1 / 1.1,
+    "within 10 %": 1.1,
+    "chosen longer": 2.0,
+    "chosen > twice": np.inf,
+}
+STRENGTHS = {"0 to ¼": 0.25, "¼ to ½": 0.5, "½ to ¾": 0.75, "¾ to 1": np.inf}  # of the label's margin
+
+
+def slices(s: Scored) -> dict[str, list[dict]]:
+    """Accuracy within each subset, source, length bucket and strength of the label; Holm over each one's tests of ½."""
+    ratio_N = np.maximum(s.column("n_chosen"), 1) / np.maximum(s.column("n_rejected"), 1)
+    by = {"subset": codes(s.table["subset"]), "source": codes(s.table["source"]), "length": _buckets(ratio_N, RATIOS)}
+    strength_N = s.column("label_margin")
+    if not np.isnan(strength_N).all():
+        known, names = _buckets(np.nan_to_num(strength_N, nan=np.inf), STRENGTHS)
+        by["label margin"] = np.where(np.isnan(strength_N), len(names), known), [*names, "unknown"]
+    return {kind: _slice(s, *coded) for kind, coded in by.items()}
+
+
+def _buckets(value_N: np.ndarray, ends: dict[str, float]) -> tuple[np.ndarray, list[str]]:
+    return np.searchsorted(np.array(list(ends.values())), value_N, "left").clip(max=len(ends) - 1), list(ends)
+
+
+def _slice(s: Scored, code_N: np.ndarray, names: list[str]) -> list[dict]:
+    rows = []
+    order_N = np.argsort(code_N, kind="stable")
+    for where in np.split(order_N, np.flatnonzero(np.diff(code_N[order_N])) + 1):
+        p = share(s.hit_N[where], s.group_N[where]).as_dict()
+        rows.append({"name": names[code_N[where[0]]], **p, "margin": float(s.margin_N[where].mean())})
+    for row, p_holm in zip(rows, holm([r["p_half"] for r in rows]), strict=True):
+        row["p_holm"] = p_holm
+    return rows

@@ -1,0 +1,82 @@
+"""Calibration against plain loops, scipy's optimiser, and margins whose temperature is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scored_pairs import random_scores, with_margins
+
+from evalkit.calibration import best_scale, brier_of, calibration, nll_of
+from evalkit.scored import load
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_nll_and_brier_are_their_formulas_for_soft_labels_too():
+    rng = np.random.default_rng(0)
+    m, p = rng.normal(0, 2, 50), rng.random(50)
+    expected = [-(q * np.log(sigmoid(x)) + (1 - q) * np.log(1 - sigmoid(x))) for x, q in zip(m, p, strict=True)]
+    assert nll_of(m, p) == pytest.approx(expected)
+    assert brier_of(m, p) == pytest.approx((p - sigmoid(m)) ** 2)
+    assert np.isfinite(nll_of(np.array([-800.0, 800.0]), np.array([1.0, 0.0]))).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fitted_scale_is_that_of_a_general_optimiser(seed):
+    rng = np.random.default_rng(seed)
+    m = rng.normal(0.3, 3, 200)
+    p = rng.choice([1.0, 0.7], 200)
+    best = minimize_scalar(lambda a: nll_of(a * m, p).mean(), bounds=(0, 20), method="bounded", options={"xatol": 1e-9})
+    assert best_scale(m, p) == pytest.approx(best.x, abs=1e-5)
+
+
+def drawn(n, temperature, seed=0):
+    """Margins m of pairs that hold with probability σ(m / temperature)."""
+    rng = np.random.default_rng(seed)
+    size = rng.gamma(2, 2, n)
+    return with_margins(np.where(rng.random(n) < sigmoid(size / temperature), size, -size))
+
+
+def test_a_known_temperature_is_found_and_mends_the_error():
+    s = drawn(20_000, 3.0)
+    found = calibration(s)
+    assert found["temperature"] == pytest.approx(3.0, rel=0.05)
+    assert found["nll_after"] < found["nll"]
+    assert found["ece"] > 0.1
+    assert found["signed"] == pytest.approx(found["ece"], abs=1e-9)  # it claims too much throughout
+    assert calibration(drawn(20_000, 1.0))["ece"] < 0.02
+
+
+def test_the_error_is_that_of_ten_bins_of_equal_size():
+    s = load(random_scores(1000, 1000))
+    order = np.argsort(np.abs(s.margin_N))
+    confidence, right = sigmoid(np.abs(s.margin_N)), (s.margin_N > 0) * 1.0
+    bins = np.array_split(order, 10)
+    expected = sum(len(b) / 1000 * abs(confidence[b].mean() - right[b].mean()) for b in bins)
+    found = calibration(s)
+    assert found["ece"] == pytest.approx(expected)
+    assert [b["n"] for b in found["curve"]] == [100] * 10
+
+
+@pytest.mark.parametrize(
+    "margins",
+    [[1.0, 2.0, 3.0] * 4, [-1.0, -2.0, -3.0] * 4, [0.0] * 12],
+    ids=["always right", "always wrong", "all ties"],
+)
+def test_where_no_temperature_is_best_none_is_given(margins):
+    found = calibration(with_margins(margins))
+    assert found["temperature"] is None
+    assert np.isfinite([found["nll"], found["brier"], found["ece"], found["nll_after"]]).all()
+    assert not found["reliable"]
+
+
+def test_soft_labels_move_the_temperature():
+    s = drawn(4000, 1.0)
+    labels = replace(
+        s, table=s.table.set_column(s.table.schema.get_field_index("p_chosen"), "p_chosen", [[0.6] * 4000])
+    )
+    assert calibration(labels)["nll"] != calibration(s)["nll"]
+    assert calibration(labels)["temperature"] != calibration(s)["temperature"]

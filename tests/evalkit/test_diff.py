@@ -1,0 +1,135 @@
+"""Two policies on the same pairs: tests that are valid with and without groups, and what must not be compared."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.stats import binomtest
+from scored_pairs import random_scores, scores, with_margins, write
+
+from evalkit.diff import changed_pairs, compare, side
+from evalkit.markdown import verdict_line
+from evalkit.report import build_report, pair_table
+from evalkit.report_files import write_report
+from evalkit.scored import load
+from prefkit.errors import UserError
+
+
+def two(margins_a, margins_b, **columns):
+    return side(with_margins(margins_a, **columns)), side(with_margins(margins_b, **columns))
+
+
+def test_single_pairs_are_compared_by_mcnemars_mid_p():
+    a = [1.0] * 50 + [1.0] * 6 + [-1.0] * 16 + [-1.0] * 20
+    b = [2.0] * 50 + [-1.0] * 6 + [0.5] * 16 + [-1.0] * 20
+    found = compare(*two(a, b))
+    assert found["accuracy"]["test"] == "McNemar, mid-p"
+    assert (found["accuracy"]["won"], found["accuracy"]["lost"]) == (16, 6)
+    assert found["accuracy"]["p"] == pytest.approx(0.0347, abs=5e-5)
+    assert found["accuracy"]["p_exact"] == pytest.approx(binomtest(6, 22).pvalue)
+    assert found["verdict"] == "better"
+    assert compare(*two(b, a))["verdict"] == "worse"
+
+
+def test_pairs_of_one_prompt_and_ties_go_to_the_sign_flip():
+    a, b = [1.0, -1.0] * 20, [1.0, 1.0] * 20
+    grouped = compare(*two(a, b, group_id=[f"g{i // 4}" for i in range(40)]))
+    assert grouped["accuracy"]["test"] == "sign-flip over groups"
+    assert grouped["accuracy"]["p"] == 2 / 2**10  # ten groups, all the same way
+    tied = compare(*two(a, [0.0] * 40))
+    assert tied["accuracy"]["test"] == "sign-flip over groups"
+
+
+def test_copies_of_a_pair_do_not_make_a_verdict():
+    """Five of six prompts prefer the second; written twenty times each, they still are six."""
+    a, b = [-1.0] * 5 + [1.0], [1.0] * 5 + [-1.0]
+    once = compare(*two(a, b))
+    often = compare(*two(np.repeat(a, 20), np.repeat(b, 20), group_id=[f"g{i // 20}" for i in range(120)]))
+    assert once["verdict"] == often["verdict"] == "not distinguishable"
+    assert "would show a difference of" in verdict_line(often)
+
+
+def test_the_same_scores_are_no_different():
+    found = compare(*two([1.0, -1.0, 2.0], [1.0, -1.0, 2.0]))
+    assert (found["accuracy"]["p"], found["accuracy"]["difference"]) == (1.0, 0.0)
+    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == (0.0, 0.0)
+
+
+def test_two_models_of_equal_skill_are_rarely_told_apart():
+    rng, found = np.random.default_rng(0), []
+    for _ in range(300):
+        skill = np.repeat(rng.normal(0.3, 1, 40), 4)
+        a, b = (skill + rng.normal(0, 1, 160) for _ in range(2))
+        found.append(compare(*two(a, b, group_id=[f"g{i // 4}" for i in range(160)]))["accuracy"]["p"])
+    assert 0.02 <= np.mean(np.array(found) < 0.05) <= 0.08
+
+
+def test_differences_are_paired_and_their_intervals_hold_them():
+    a, b = load(random_scores(600, 150, seed=1)), load(random_scores(600, 150, seed=1, policy=["other"] * 600))
+    moved = b.table.set_column(
+        b.table.schema.get_field_index("policy_chosen"),
+        "policy_chosen",
+        pa.array(b.column("policy_chosen") + 1.0),
+    )
+    found = compare(side(a), side(load(moved)))
+    assert found["margin"]["difference"] == pytest.approx(0.5)
+    assert (found["margin"]["low"], found["margin"]["high"]) == pytest.approx((0.5, 0.5))
+    assert found["nll"]["high"] < 0
+    assert found["accuracy"]["low"] <= found["accuracy"]["difference"] <= found["accuracy"]["high"]
+
+
+def test_only_shared_pairs_are_compared_and_the_rest_is_counted():
+    whole = random_scores(100, 50)
+    found = compare(side(load(whole.slice(0, 80))), side(load(whole.slice(30).take(list(range(69, -1, -1))))))
+    assert (found["n"], found["only_first"], found["only_second"]) == (50, 30, 20)
+    assert found["accuracy"]["difference"] == 0
+
+
+def test_scores_of_another_data_set_are_refused():
+    with pytest.raises(UserError, match="no pair of dpo is among those of dpo"):
+        compare(side(load(random_scores(20, 10, seed=1))), side(load(random_scores(20, 10, seed=2))))
+
+
+def test_modes_are_not_mixed():
+    table = random_scores(20, 10)
+    with pytest.raises(UserError, match="one was scored as implicit, the other as sum"):
+        compare(side(load(table)), side(load(table, "sum")))
+
+
+def test_changed_pairs_come_largest_first():
+    found = changed_pairs(*two([1.0, -1.0, 5.0, 2.0], [-1.0, 1.5, 6.0, -9.0])).to_pylist()
+    assert [p["id"] for p in found] == ["p3", "p1", "p0"]
+    assert (found[0]["margin_first"], found[0]["margin_second"], found[0]["hit_second"]) == (2.0, -9.0, 0.0)
+
+
+def test_one_group_gives_a_difference_without_an_interval():
+    found = compare(*two([1.0, -1.0], [1.0, 1.0], group_id=["g", "g"]))
+    assert np.isnan(found["accuracy"]["low"])
+    assert found["verdict"] == "not distinguishable"
+    assert "nan" not in verdict_line(found)
+
+
+def test_a_report_stands_for_its_scores(tmp_path):
+    tables = {name: random_scores(200, 60, seed=4, policy=[name] * 200) for name in ("sft", "dpo")}
+    tables["dpo"] = tables["dpo"].set_column(
+        10, "policy_chosen", pa.array(tables["dpo"]["policy_chosen"].to_numpy() + 0.7)
+    )
+    for name, table in tables.items():
+        folder = write(table, tmp_path / name)
+        write_report(build_report(folder), pair_table(load(folder)), tmp_path / f"{name}-report")
+    of_scores = compare(*(side(tmp_path / name) for name in tables))
+    of_reports = compare(*(side(tmp_path / f"{name}-report") for name in tables))
+    assert json.dumps(of_reports) == json.dumps(of_scores)
+    with pytest.raises(UserError, match="mode and pairs already"):
+        side(tmp_path / "sft-report", mode="sum")
+    (tmp_path / "sft-report" / "pairs.parquet").write_bytes((tmp_path / "dpo-report" / "pairs.parquet").read_bytes())
+    with pytest.raises(UserError, match="not the pairs that report"):
+        side(tmp_path / "sft-report")
+
+
+def test_a_report_of_several_policies_is_ambiguous(tmp_path):
+    both = [load(scores(policy_chosen=[-3.0, -6.0], policy=[name] * 2)) for name in ("a", "b")]
+    write_report(build_report(*both), pair_table(*both), tmp_path)
+    with pytest.raises(UserError, match="several policies"):
+        side(tmp_path)

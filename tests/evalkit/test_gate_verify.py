@@ -1,0 +1,215 @@
+"""Checks that say no: a gate for continuous integration, and the chain from a number back to its data."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+from scored_pairs import random_scores, with_margins, write
+
+from evalkit.gate import check
+from evalkit.report import build_report, pair_table
+from evalkit.report_commands import report as report_command
+from evalkit.report_files import write_report
+from evalkit.scored import load
+from evalkit.verify import check_chain
+from prefkit import convert_dataset, open_pairs
+from prefkit.errors import UserError
+from prefkit.shards import read_manifest
+from train.core.locate import weights_digest
+
+
+def reported(scored, out):
+    write_report(build_report(scored), pair_table(scored), out)
+    return out
+
+
+def right(n, of):
+    return with_margins([1.0] * n + [-1.0] * (of - n))
+
+
+def test_the_lower_end_of_the_interval_must_reach_what_is_demanded(tmp_path):
+    folder = reported(right(70, 100), tmp_path)
+    low = json.loads((folder / "report.json").read_text())["accuracy"]["low"]
+    assert 0.55 < low < 0.65
+    assert [c.passed for c in check(folder, 0.55, None, None)] == [True]
+    assert [c.passed for c in check(folder / "report.json", 0.65, None, None)] == [False]  # .70 itself would pass
+
+
+def test_significantly_worse_fails_and_not_distinguishable_passes(tmp_path):
+    good, bad, near = (reported(right(n, 100), tmp_path / f"{n}") for n in (80, 50, 78))
+    assert [c.passed for c in check(bad, None, good, None)] == [False]
+    assert [c.passed for c in check(good, None, bad, None)] == [True]
+    (close,) = check(near, None, good, None)
+    assert close.passed
+    assert "not distinguishable" in close.text
+
+
+def test_displacement_is_held_to_its_limit(tmp_path):
+    folder = reported(load(random_scores(200, 60)), tmp_path)
+    share = json.loads((folder / "report.json").read_text())["displacement"]["chosen_fell"]["value"]
+    assert [c.passed for c in check(folder, None, None, share)] == [True]
+    assert [c.passed for c in check(folder, None, None, share - 0.01)] == [False]
+
+
+def test_each_policy_of_a_report_must_pass(tmp_path):
+    both = [right(90, 100), right(40, 100)]
+    write_report(build_report(*both), pair_table(*both), tmp_path)
+    assert [c.passed for c in check(tmp_path, 0.5, None, None)] == [True, False]
+    (tmp_path / "pairs.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="not the pairs"):
+        check(tmp_path, None, tmp_path, None)
+
+
+def test_a_gate_without_a_demand_or_with_no_share_is_refused(tmp_path):
+    folder = reported(right(5, 9), tmp_path)
+    with pytest.raises(UserError, match="nothing is demanded"):
+        check(folder, None, None, None)
+    with pytest.raises(UserError, match="is no share"):
+        check(folder, 60.0, None, None)
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Data, scores of it and a report, each where the command leaves them."""
+    with (tmp_path / "pairs.jsonl").open("w") as f:
+        for n in range(40):
+            f.write(json.dumps({"prompt": f"How is number {n}?", "chosen": f"Well, {n}.", "rejected": "No."}) + "\n")
+    convert_dataset(tmp_path / "pairs.jsonl", tmp_path / "data", source="pairs", splits="test=1")
+    ids = open_pairs(tmp_path / "data", "test")["id"].to_pylist()
+    table = random_scores(len(ids), len(ids), seed=1)
+    table = table.set_column(0, "id", [ids])
+    digest = read_manifest(tmp_path / "data").digest
+    for name, digests in (("dpo", {"data": digest, "model": "a"}), ("sft", {"data": digest})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.yaml").write_text(json.dumps({"digests": digests}))
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    models = {
+        "policy_digest": weights_digest(str(tmp_path / "dpo")),
+        "reference_digest": weights_digest(str(tmp_path / "sft")),
+    }
+    write(
+        table,
+        tmp_path / "scores",
+        data="data",
+        manifest=digest,
+        run={"digests": {"data": digest, "model": "a"}},
+        **models,
+    )
+    report_command(tmp_path / "scores", out=tmp_path / "report")
+    return tmp_path
+
+
+def states(folder):
+    return {link.name: link.state for link in check_chain(folder / "report", None, None, None)}
+
+
+def test_an_unbroken_chain_holds(chain):
+    found = states(chain)
+    assert set(found.values()) == {"ok"}
+    assert set(found) == {
+        "report ← pairs.parquet",
+        "report ← scores of dpo",
+        "number ← scores",
+        "scores of dpo ← policy",
+        "scores of dpo ← reference",
+        "policy dpo ← run",
+        "run dpo ← shards",
+        "scores of dpo ← pairs",
+        "scores ← shards",
+        "shards",
+        "shards ← pairs.jsonl",
+    }
+
+
+def change_number(folder):
+    file = folder / "report" / "report.json"
+    report = json.loads(file.read_text())
+    report["accuracy"]["value"] += 0.1
+    file.write_text(json.dumps(report))
+
+
+def change_scores(folder):
+    file = folder / "scores" / "scores.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.slice(1), file)
+
+
+def append(path, more):
+    with path.open("ab") as f:
+        f.write(more)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (change_number, "number ← scores"),
+        (change_scores, "report ← scores of dpo"),
+        (lambda d: append(d / "report" / "pairs.parquet", b"x"), "report ← pairs.parquet"),
+        (lambda d: append(next((d / "data" / "test").glob("*.arrow")), b"x"), "shards"),
+        (lambda d: append(d / "pairs.jsonl", b"\n"), "shards ← pairs.jsonl"),
+        (lambda d: append(d / "dpo" / "model.safetensors", b"x"), "scores of dpo ← policy"),
+        (lambda d: append(d / "sft" / "model.safetensors", b"x"), "scores of dpo ← reference"),
+        (lambda d: (d / "dpo" / "run.yaml").write_text('{"digests": {"data": "x"}}'), "policy dpo ← run"),
+    ],
+)
+def test_each_broken_link_is_named(chain, damage, name):
+    damage(chain)
+    assert states(chain)[name] == "broken"
+
+
+def test_another_data_set_in_its_place_is_found_out(chain):
+    shutil.rmtree(chain / "data")
+    lines = (chain / "pairs.jsonl").read_text().splitlines()
+    (chain / "fewer.jsonl").write_text("\n".join(lines[:30]))
+    convert_dataset(chain / "fewer.jsonl", chain / "data", source="pairs", splits="test=1")
+    found = states(chain)
+    assert found["scores ← shards"] == "broken"
+    assert found["scores of dpo ← pairs"] == "broken"
+
+
+def test_what_is_gone_is_unknown_not_fine(chain):
+    shutil.rmtree(chain / "dpo")
+    (chain / "pairs.jsonl").unlink()
+    found = states(chain)
+    assert [n for n, s in found.items() if s == "unknown"] == [
+        "scores of dpo ← policy", "policy dpo ← run", "shards ← pairs.jsonl",
+    ]  # fmt: skip
+    (chain / "report" / "_run.log").unlink()
+    assert states(chain)["report ← scores of dpo"] == "unknown"
+    given = {link.name: link.state for link in check_chain(chain / "report", [chain / "scores"], None, None)}
+    assert given["number ← scores"] == "ok"
+    shutil.rmtree(chain / "scores")
+    shutil.rmtree(chain / "data")
+    found = states(chain)
+    assert found["report ← scores of dpo"] == found["number ← scores"] == "unknown"
+
+
+def test_a_folder_of_scores_named_like_its_policy_is_no_model(chain):
+    """`evalkit score --policy A --policy B --out DIR` makes DIR/A and DIR/B."""
+    (chain / "scores").rename(chain / "moved")
+    (chain / "all").mkdir()
+    (chain / "moved").rename(chain / "all" / "dpo")
+    given = list(check_chain(chain / "report", [chain / "all" / "dpo"], chain / "data", None))
+    assert {link.state for link in given} == {"ok"}
+
+
+def test_models_are_found_where_they_scored_and_under_the_folder_given(chain):
+    elsewhere = chain / "elsewhere"
+    elsewhere.mkdir()
+    (chain / "dpo").rename(elsewhere / "dpo")
+    assert states(chain)["scores of dpo ← policy"] == "unknown"
+    found = {link.name: link.state for link in check_chain(chain / "report", None, None, elsewhere)}
+    assert (found["scores of dpo ← policy"], found["scores of dpo ← reference"]) == ("ok", "unknown")
+    record = json.loads((chain / "scores" / "scores.json").read_text())
+    (chain / "scores" / "scores.json").write_text(json.dumps(record | {"policy_path": str(elsewhere / "dpo")}))
+    assert states(chain)["scores of dpo ← policy"] == "ok"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}'])
+def test_what_is_no_report_is_refused(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(UserError, match="report again"):
+        list(check_chain(tmp_path, None, None, None))
+    with pytest.raises(UserError, match="no report"):
+        list(check_chain(tmp_path / "absent.json", None, None, None))

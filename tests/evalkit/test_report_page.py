@@ -1,0 +1,214 @@
+"""report.html in a real browser: one file that asks for nothing, reads in light and dark, and lets no text act."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scored_pairs import random_scores, write
+
+from evalkit.page import page
+from evalkit.report import build_report, load_all
+from evalkit.report_commands import report as report_command
+from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of, readable
+from prefkit import convert_dataset, open_pairs
+from prefkit.errors import UserError
+from prefkit.html import json_block
+from prefkit.shards import read_manifest
+from prefkit.unseen import visible
+
+HOSTILE = [
+    "</script><script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "<svg/onload=document.title='owned'>",
+    '"><a href="javascript:document.title=1">x</a>',
+    "<!--<script>",
+    "\u202eevil\u202c right to left \u2066isolate\u2069",
+    "{{ 7 * 7 }} {% raw %} ${7*7}",
+    "]]> \u2028 & &amp; <b>bold</b>",
+]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory):
+    """A data set of hostile texts, its scores and tokens, and the report the command makes of them."""
+    folder = tmp_path_factory.mktemp("page")
+    with (folder / "pairs.jsonl").open("w") as f:
+        for n in range(60):
+            word = HOSTILE[n % len(HOSTILE)]
+            row = {"prompt": f"Question {n}? {word}", "chosen": f"Yes, {n}. {word}", "rejected": f"No: {word}"}
+            f.write(json.dumps(row) + "\n")
+    convert_dataset(folder / "pairs.jsonl", folder / "data", source="pairs", splits="test=1")
+    pairs = open_pairs(folder / "data", "test")
+    n = pairs.num_rows
+    table = random_scores(n, n, seed=2)
+    table = table.set_column(0, "id", [pairs["id"].to_pylist()])
+    table = table.set_column(4, "subset", [[HOSTILE[i % 3] for i in range(n)]])
+    table = table.set_column(5, "policy", [[HOSTILE[0]] * n])
+    write(table, folder / "scores", data="data", manifest=read_manifest(folder / "data").digest, template=HOSTILE[1])
+    tokens = [
+        {
+            "id": p["id"],
+            "prompt_tokens": ["Q"],
+            **{f"{s}_tokens": ["<b>", HOSTILE[0], "▁word", "\u202e"] for s in ("chosen", "rejected")},
+            **{f"{w}_{s}": [row[f"{w}_{s}"] / 4] * 4 for w in ("policy", "ref") for s in ("chosen", "rejected")},
+        }
+        for p, row in zip(pairs.to_pylist(), table.to_pylist(), strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(tokens), folder / "scores" / "tokens.parquet")
+    report_command(folder / "scores", out=folder / "report")
+    return folder
+
+
+@pytest.fixture
+def opened(road, chromium):
+    """The page as a file in a browser, with all it asked for and all that went wrong."""
+    seen = {"requests": [], "errors": []}
+    window = chromium.new_context(viewport={"width": 1280, "height": 900})
+    tab = window.new_page()
+    tab.on("request", lambda r: seen["requests"].append(r.url))
+    tab.on("pageerror", lambda e: seen["errors"].append(str(e)))
+    tab.on("console", lambda m: seen["errors"].append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("dialog", lambda d: (seen["errors"].append(d.message), d.dismiss()))
+    tab.goto((road / "report" / "report.html").as_uri())
+    yield tab, seen
+    window.close()
+
+
+def test_the_page_asks_for_nothing_and_no_text_acts(opened, road):
+    tab, seen = opened
+    for _ in range(tab.locator("#pairs details").count()):
+        tab.evaluate("document.querySelector('#pairs details:not([open])')?.setAttribute('open', '')")
+    tab.wait_for_function("[...document.querySelectorAll('#pairs details')].every(d => d.children.length > 1)")
+    assert seen["requests"] == [(road / "report" / "report.html").as_uri()]
+    assert seen["errors"] == []
+    assert tab.title() != "owned"
+    assert tab.locator("#pairs img, #pairs svg, #pairs a, #pairs b, #pairs script, main a").count() == 0
+    assert "‹U+202E›evil" in tab.inner_text("#pairs")
+    assert "\u202e" not in tab.content()
+    assert "{{ 7 * 7 }}" in tab.inner_text("#pairs")
+
+
+def test_numbers_and_plots_are_there_without_the_program(opened, road):
+    tab, _ = opened
+    report = json.loads((road / "report" / "report.json").read_text())
+    assert f"{report['accuracy']['value']:.3f}" in tab.inner_text("header")
+    assert tab.locator("svg[role=img]").count() >= 5
+    assert all(tab.locator("svg[role=img]").nth(i).get_attribute("aria-label") for i in range(5))
+    for title in ("Length.", "Displacement.", "Calibration."):
+        assert title in tab.inner_text("main")
+
+
+def test_pairs_are_filtered_searched_and_ordered(opened):
+    tab, _ = opened
+    count = tab.locator("#pairs details").count
+    assert count() == 60
+    tab.select_option("#side", "0")
+    wrong = count()
+    assert tab.inner_text("#count") == f"{wrong} pairs"
+    assert 0 < wrong < 60
+    assert all(m.startswith("−") for m in tab.locator("#pairs .margin").all_inner_texts())
+    tab.select_option("#side", "")
+    tab.fill("#search", "question 17?")
+    assert count() == 1
+    tab.fill("#search", "")
+    tab.select_option("#order", "-margin")
+    margins = [float(m.replace("−", "-")) for m in tab.locator("#pairs .margin").all_inner_texts()]
+    assert margins == sorted(margins, reverse=True)
+    tab.select_option("#kind", "worst")
+    assert 0 < count() < 60
+
+
+def test_a_pair_opens_by_keyboard_and_shows_its_tokens(opened):
+    tab, _ = opened
+    tab.focus("#pairs summary >> nth=0")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#pairs details[open] .sides")
+    tokens = tab.locator("#pairs details[open] .text span").all_inner_texts()
+    assert HOSTILE[0] in tokens
+    assert " word" in tokens
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_dark(road, chromium, scheme):
+    tab = chromium.new_page(color_scheme=scheme)
+    tab.goto((road / "report" / "report.html").as_uri())
+    colours = tab.evaluate(
+        "['color', 'backgroundColor'].map(k => getComputedStyle(document.body)[k].match(/[0-9]+/g).slice(0, 3).map(Number))"
+    )
+
+    def luminance(rgb):
+        parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    low, high = sorted(map(luminance, colours))
+    assert (high + 0.05) / (low + 0.05) > 7
+    tab.close()
+
+
+def test_the_page_is_the_same_twice(road, tmp_path):
+    report_command(road / "scores", out=tmp_path / "again")
+    for name in ("report.html", "report.md", "report.json", "pairs.parquet"):
+        assert (tmp_path / "again" / name).read_bytes() == (road / "report" / name).read_bytes(), name
+
+
+def test_no_more_pairs_than_asked_for_and_each_kind_has_some():
+    first, other = load_all([random_scores(3000, 900), random_scores(3000, 900, policy=["b"] * 3000)], None, None)
+    other = load_all([other.table.take(pa.array(range(2999, -1, -1)))], "sum", None)[0]
+    chosen = choose(first, [other], 160)
+    assert len(chosen) == 160
+    kinds = {k for why in chosen.values() for k in why}
+    assert kinds == set(KINDS)
+    worst = [row for row, why in chosen.items() if "worst" in why]
+    assert set(worst) >= set(first.margin_N.argsort()[:10])
+    assert choose(first, [], 0) == {}
+
+
+def test_the_data_set_given_must_be_the_one_scored(road):
+    (s,) = load_all([road / "scores"], None, None)
+    assert find_data(s, road / "scores", None) == road / "data"
+    convert_dataset(road / "pairs.jsonl", road / "other", source="pairs", splits="test=.5,train=.5")
+    with pytest.raises(UserError, match="not the data set that was scored"):
+        find_data(s, road / "scores", road / "other")
+
+
+def test_tokens_of_other_scores_are_refused_and_a_damaged_data_set_nearby_is_not_taken(road, tmp_path):
+    shutil.copytree(road / "scores", tmp_path / "scores")
+    file = tmp_path / "scores" / "tokens.parquet"
+    kept = pq.read_table(file).to_pylist()
+    kept[7]["policy_chosen"][0] -= 5.0
+    pq.write_table(pa.Table.from_pylist(kept), file)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{")
+    (s,) = load_all([tmp_path / "scores"], None, None)
+    assert find_data(s, tmp_path / "scores", None) is None
+    with pytest.raises(UserError, match=f"not those of the scores, first in pair {kept[7]['id']}"):
+        pairs_of(s, [], 100, tmp_path / "scores" / "scores.parquet", None)
+    file.write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="cannot read the tokens"):
+        pairs_of(s, [], 100, tmp_path / "scores" / "scores.parquet", None)
+
+
+def test_long_texts_are_cut_and_say_so(tmp_path):
+    rows = [{"prompt": "p" * (MOST_CHARS + 5), "chosen": "yes", "rejected": "no"}]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    convert_dataset(tmp_path / "pairs.jsonl", tmp_path / "data", source="pairs", splits="test=1")
+    table = random_scores(1, 1).set_column(0, "id", [open_pairs(tmp_path / "data", "test")["id"].to_pylist()])
+    (s,) = load_all([table], None, None)
+    (shown,) = pairs_of(s, [], 10, None, tmp_path / "data")
+    assert shown["texts"]["prompt"].endswith(f"cut here: {MOST_CHARS + 5:,} characters in all")
+    assert "owned" not in page(build_report(s), [shown])
+
+
+def test_tokens_join_to_the_text_they_spell():
+    assert "".join(readable(["ĠCaf", "Ã", "©", "Ċ", "ð", "Ł", "ĺ", "Ģ"])) == " Café\n😀"
+    assert "".join(readable(["▁Caf", "<0xC3>", "<0xA9>", "<0x0A>", "</s>"])) == " Café\n</s>"
+    assert readable([]) == []
+
+
+def test_nothing_unseen_and_nothing_that_ends_a_block_is_left():
+    assert visible("a\u202eb\x00c\ud800\n\t") == "a‹U+202E›b‹U+0000›c‹U+D800›\n\t"
+    block = json_block({"x": HOSTILE})
+    assert not set("<>&\u2028") & set(block)
+    assert json.loads(str(block)) == {"x": HOSTILE}

@@ -1,0 +1,176 @@
+"""Items of several pairs: best of n by a plain loop and by RewardBench 2's rule, RM-Bench's 3×3 by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scored_pairs import with_margins
+
+from evalkit.scored import load
+from evalkit.sections import Sections, from_dict, read_sections, weighted
+from evalkit.sets import best_of_n, items, style_hits
+from prefkit.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def loaded(sets):
+    """Scores of sets {name: (rewards of chosen, rewards of rejected)}: every chosen against every rejected."""
+    rows = [(name, c, r) for name, (chosen, rejected) in sets.items() for c in chosen for r in rejected]
+    names, chosen, rejected = zip(*rows, strict=True)
+    zeros = np.zeros(len(rows))
+    numbers = {"policy_chosen": chosen, "policy_rejected": rejected, "ref_chosen": zeros, "ref_rejected": zeros}
+    return with_margins(zeros, set_id=list(names), **numbers)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 3), min_size=2, max_size=3)), min_size=1, max_size=6)
+)
+def test_one_right_answer_among_n_is_rewardbench_2s_rule(drawn):
+    """Credit 1/k where the right one ties with k - 1 others on top, 0 where a wrong one is above it."""
+    sets = {f"s{i}": ([c], list(dict.fromkeys(wrong))) for i, (c, wrong) in enumerate(drawn) if len(set(wrong)) > 1}
+    if not sets:
+        return
+    expected = []
+    for (right,), wrong in sets.values():
+        top = max([right, *wrong])
+        expected.append(1 / sum(x == top for x in [right, *wrong]) if right == top else 0.0)
+    assert best_of_n(loaded(sets)).credit_S == pytest.approx(expected)
+
+
+def test_several_right_answers_share_the_top():
+    found = best_of_n(loaded({"a": ([3.0, 1.0], [2.0, 0.0]), "b": ([1.0, 0.0], [2.0, 3.0])}))
+    assert found.credit_S.tolist() == [1.0, 0.0]
+
+
+def test_a_ranked_set_is_won_by_its_first_alone():
+    s = with_margins(
+        [0.0] * 3,
+        set_id=["s"] * 3,
+        policy_chosen=[5.0, 5.0, 7.0],  # a over b, a over c, b over c; the policy likes b best
+        policy_rejected=[7.0, 1.0, 1.0],
+        ref_chosen=[0.0] * 3,
+        ref_rejected=[0.0] * 3,
+        chars_chosen=[1, 1, 2],
+        chars_rejected=[2, 3, 3],
+        n_rejected=[3] * 3,
+    )
+    assert best_of_n(s).credit_S.tolist() == [0.0]
+
+
+def test_pairs_without_a_set_and_sets_without_a_best_are_counted():
+    s = with_margins(
+        [1.0] * 4,
+        set_id=[None, "alone", "ring", "ring"],
+        policy_chosen=[1.0, 1.0, 1.0, 2.0],
+        policy_rejected=[0.0, 0.0, 2.0, 1.0],
+        ref_chosen=[0.0] * 4,
+        ref_rejected=[0.0] * 4,
+        chars_chosen=[1, 1, 1, 2],
+        chars_rejected=[5, 5, 2, 1],
+        n_chosen=[1] * 4,
+        n_rejected=[1] * 4,
+    )
+    found = best_of_n(s)
+    assert (len(found.credit_S), found.single_pairs, found.without_best) == (0, 2, 1)
+    assert items(with_margins([1.0, 2.0])) is None
+
+
+def styles(margins):
+    """Scores of 3×3 sets, domain and nine margins each, chosen style by chosen style."""
+    n = 9 * len(margins)
+    return with_margins(
+        np.concatenate([m for _, m in margins]),
+        set_id=[f"s{i // 9}" for i in range(n)],
+        subset=[d for d, _ in margins for _ in range(9)],
+        chars_chosen=[10 + i // 3 % 3 for i in range(n)],
+        chars_rejected=[20 + i % 3 for i in range(n)],
+    )
+
+
+RM_BENCH = Sections("RM-Bench", "styles", {"Chat": 1, "Math": 1}, {"Chat": {"chat": 1}, "Math": {"math": 1}})
+
+
+def test_easy_normal_and_hard_are_the_triangles_of_the_matrix():
+    fancy_wins = np.array([[1, -1, -1], [1, 1, -1], [1, 1, 1]]).ravel()  # row: style of chosen, plainest first
+    found = weighted(styles([("chat", fancy_wins), ("math", np.ones(9)), ("math", -np.ones(9))]), RM_BENCH)
+    assert {k: found["sections"][0][k] for k in ("easy", "normal", "hard")} == {"easy": 1, "normal": 1, "hard": 0}
+    assert found["total"]["value"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found["total"]["hard"] == pytest.approx((0 + 0.5) / 2)
+
+
+def test_sets_of_another_make_are_no_matrix():
+    with pytest.raises(UserError, match="needs sets of nine pairs"):
+        style_hits(with_margins(np.ones(4), set_id=["a"] * 4))
+    with pytest.raises(UserError, match="a pair has none"):
+        style_hits(with_margins(np.ones(2)))
+    shuffled = styles([("chat", np.ones(9))]).table.take([3, 1, 2, 0, 4, 5, 6, 7, 8])
+    with pytest.raises(UserError, match="no 3×3 of styles in order"):
+        style_hits(load(shuffled))
+
+
+def subsets_scored(counts_right, **columns):
+    """Scores of subsets {name: (pairs, right ones)}."""
+    names = [n for n, (pairs, _) in counts_right.items() for _ in range(pairs)]
+    margins = [1.0 if i < right else -1.0 for pairs, right in counts_right.values() for i in range(pairs)]
+    return with_margins(margins, subset=names, **columns)
+
+
+def test_rewardbench_is_weighted_as_published():
+    sections = read_sections(ROOT / "recipes" / "sections" / "rewardbench.yaml")
+    weights = {n: w for subsets in list(sections.subsets.values())[:4] for n, w in subsets.items()}
+    assert len(weights) == 23
+    assert sum(weights.values()) - 984 + 447 == 2985
+    right = {name: (20, (3 * i) % 21) for i, name in enumerate(n for s in sections.subsets.values() for n in s)}
+    found = weighted(subsets_scored(right), sections)
+    mean = {name: k / n for name, (n, k) in right.items()}
+    parts = [sum(w * mean[n] for n, w in s.items()) / sum(s.values()) for s in sections.subsets.values()]
+    assert [x["value"] for x in found["sections"]] == pytest.approx(parts)
+    assert found["total"]["value"] == pytest.approx((2 * sum(parts[:4]) + parts[4]) / 9)
+    assert found["total"]["low"] < found["total"]["value"] < found["total"]["high"]
+
+
+def test_the_interval_of_a_total_is_that_of_its_parts():
+    s = subsets_scored({"chat": (400, 300), "math": (400, 200)})
+    found = weighted(s, Sections("two", "pairs", {"C": 3, "M": 1}, {"C": {"chat": 1}, "M": {"math": 1}}))
+    se = (9 * 0.75 * 0.25 / 400 + 0.25 / 400) ** 0.5 / 4
+    assert (found["total"]["high"] - found["total"]["low"]) / 2 == pytest.approx(1.96 * se, rel=0.1)
+
+
+def test_a_total_of_which_a_part_is_missing_is_none():
+    sections = Sections("x", "pairs", {"A": 1, "B": 1}, {"A": {"ale": 1}, "B": {"bock": 1, "brew": 1}})
+    found = weighted(subsets_scored({"ale": (10, 7), "bock": (10, 1), "stout": (5, 5)}), sections)
+    assert found["total"] is None
+    assert found["present"]["value"] == pytest.approx(0.7)
+    assert found["missing"] == ["brew"]
+    assert found["sections"][1]["value"] is None
+    assert found["unused"] == 5
+    nothing = weighted(subsets_scored({"stout": (5, 5)}), sections)
+    assert (nothing["total"], nothing["present"], nothing["units"]) == (None, None, 0)
+
+
+@pytest.mark.parametrize("name", ["rewardbench", "rewardbench2", "rm-bench"])
+def test_recipes_are_read(name):
+    sections = read_sections(ROOT / "recipes" / "sections" / f"{name}.yaml")
+    assert from_dict(sections.as_dict()) == sections
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "these are no sections"),
+        ("a: [", "not YAML"),
+        ("name: x\nsections: {A: {weight: -1, subsets: {a: 1}}}", "negative"),
+        ("name: x\nsections: {A: {weight: 1, subsets: {}}}", "all are zero"),
+        ("name: x\nsections: {A: {weight: .nan, subsets: {a: 1}}}", "not finite"),
+        ("name: x\nmetric: pair\nsections: {A: {weight: 1, subsets: {a: 1}}}", "did you mean 'pairs'"),
+    ],
+)
+def test_sections_that_are_none_are_refused(tmp_path, text, message):
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_sections(tmp_path / "s.yaml")
+    with pytest.raises(UserError, match="cannot read"):
+        read_sections(tmp_path / "absent.yaml")
