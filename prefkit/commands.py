@@ -265,17 +265,23 @@ def rejects(
         STDOUT.print(row["raw"])
 
 
-def stats(data: Path, /) -> None:
-    """Describe a data set: counts, strengths, lengths, and what length gives away.
+def stats(data: Path, /, *, html: Path | None = None) -> None:
+    """Describe a data set: counts, strengths, lengths, and what length and markup give away.
 
     Parameters
     ----------
     data
         Folder that convert wrote.
+    html
+        Write the same with plots as one page that needs no network.
     """
     from prefkit.stats import QUANTILES, describe
 
     found = describe(data)
+    if html is not None:
+        from prefkit.stats_page import write_page
+
+        write_page(found, data, html)
     for split, counts in found.splits.items():
         subsets = ", ".join(f"{s or '-'} {n:,}" for s, n in found.subsets[split].items())
         STDOUT.print(f"{split:<10} {counts['rows']:,} pairs, {counts['groups']:,} groups: {subsets}")
@@ -292,9 +298,17 @@ def stats(data: Path, /) -> None:
             STDOUT.print(f"  {name:<9}" + "".join(f"{v:>9,}" for v in values))
     if found.longer_wins is not None:
         STDOUT.print(f"longer is chosen in {found.longer_wins:.1%} of pairs (equal lengths count half)")
+        STDOUT.print(f"length alone tells chosen from rejected with an AUC of {found.length_auc:.3f}")
+    for name, (chosen, rejected) in found.formats.items():
+        if chosen or rejected:
+            STDOUT.print(f"  {name:<12} in {chosen:6.1%} of chosen, {rejected:6.1%} of rejected")
+    for subset, years in found.years.items():
+        STDOUT.print(f"written    {subset or '-'}: {', '.join(f'{year} {n:,}' for year, n in years.items())}")
     if found.flags:
         STDOUT.print(f"flags      {_counts(found.flags)}")
     STDOUT.print(f"rejects    {_counts(found.rejects) if found.rejects else 'none'}")
+    if html is not None:
+        STDOUT.print(f"wrote {html}")
 
 
 def diff(a: Path, b: Path, /) -> int:

@@ -14,11 +14,26 @@ from prefkit.tables import offsets
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 10  # of margins, each a tenth wide
+LENGTHS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)  # characters: edges of the length distributions
+FORMATS = {  # what a response is dressed in: RE2 patterns, looked for line by line
+    "list": r"(?m)^\s*(?:[-*+]|\d+[.)])\s",
+    "code block": r"(?m)^\s*```",
+    "inline code": r"`[^`\n]+`",
+    "heading": r"(?m)^#{1,6}\s",
+    "bold": r"\*\*\S",
+    "link": r"\]\(|https?://",
+    "table": r"(?m)^\|.*\|\s*$",
+}
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Numbers of a data set; lengths are characters, quantiles those of `QUANTILES`."""
+    """Numbers of a data set; lengths are characters, quantiles those of `QUANTILES`.
+
+    `length_auc` is the probability that a random chosen response is longer than a random rejected one, of any pair:
+    what a classifier achieves that sees nothing but the length. `formats` holds, of each kind of markup, the shares of
+    chosen and of rejected responses with it; `histograms` counts by `LENGTHS`, the last bin open.
+    """
 
     splits: dict[str, dict[str, int]]
     subsets: dict[str, dict[str, int]]
@@ -28,6 +43,10 @@ class Stats:
     longer_wins: float | None
     rejects: dict[str, int]
     flags: dict[str, int]
+    years: dict[str, dict[str, int]]
+    length_auc: float | None
+    formats: dict[str, tuple[float, float]]
+    histograms: dict[str, list[int]]
 
 
 def describe(path: Path | str) -> Stats:
@@ -49,7 +68,43 @@ def describe(path: Path | str) -> Stats:
         longer_wins=float((longer + 1).mean() / 2) if whole.num_rows else None,
         rejects=dict(_counts(rejects["reason"])),
         flags=manifest.flags,
+        years=_years(whole),
+        length_auc=auc(chars["chosen"], chars["rejected"]) if whole.num_rows else None,
+        formats=_formats(whole) if whole.num_rows else {},
+        histograms={k: np.histogram(v, [*LENGTHS, np.inf])[0].tolist() for k, v in chars.items()},
     )
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """P(a positive is larger than a negative), ties counted half: Mann and Whitney's U over its maximum."""
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left")
+    not_above = np.searchsorted(ordered, positive, "right")
+    return float((below + not_above).mean() / 2 / len(negative))
+
+
+def _years(whole: pa.Table) -> dict[str, dict[str, int]]:
+    """Pairs of each subset by the year of their later response; without a date under "?"."""
+    years = pc.fill_null(pc.cast(pc.year(whole["created"]), pa.string()), "?")
+    found: dict[str, dict[str, int]] = {}
+    table = (
+        pa.table({"subset": whole["subset"], "year": years}).group_by(["subset", "year"]).aggregate([([], "count_all")])
+    )
+    for row in table.sort_by([("subset", "ascending"), ("year", "ascending")]).to_pylist():
+        found.setdefault(row["subset"] or "", {})[row["year"]] = row["count_all"]
+    return found
+
+
+def _formats(whole: pa.Table) -> dict[str, tuple[float, float]]:
+    """Of each kind of markup, the shares of chosen and rejected responses that have it."""
+    first = {
+        side: pa.concat_arrays([c.flatten().field(1) for c in whole[side].chunks]) for side in ("chosen", "rejected")
+    }
+    shares = {
+        name: [float(pc.mean(pc.match_substring_regex(texts, pattern)).as_py()) for texts in first.values()]
+        for name, pattern in FORMATS.items()
+    }
+    return {name: (chosen, rejected) for name, (chosen, rejected) in shares.items()}
 
 
 def content_chars(column: pa.ChunkedArray) -> np.ndarray:
