@@ -1,4 +1,4 @@
-"""tile_dump.py OUT MB POSTS.xml…  Tiles real posts to any size: ids are shifted and, from the second tile on, a quarter of
+"""tile_dump.py OUT MB POSTS.xml…  Tiles real posts to any size: ids are shifted and, from the second tile on, half of
 the word types are swapped for others of the same length, so that a deduplicator finds about as much in the whole as in
 the source."""
 
@@ -17,11 +17,11 @@ MARKUP = set(
 
 
 def swaps(words: list[bytes], seed: int) -> dict[bytes, bytes]:
-    """A quarter of the words, each with another of the same length."""
+    """Half of the words, each with another of the same length."""
     rng, same_length = random.Random(seed), {}
     for word in words:
         same_length.setdefault(len(word), []).append(word)
-    return {w: rng.choice(same_length[len(w)]) for w in words if rng.random() < 0.25}
+    return {w: rng.choice(same_length[len(w)]) for w in words if rng.random() < 0.5}
 
 
 def perturbed(line: bytes, offset: int, swap: dict[bytes, bytes]) -> bytes:

@@ -30,7 +30,7 @@ from prefkit.card import card
 from prefkit.errors import UserError
 from prefkit.finish import rejects_table
 from prefkit.near import THRESHOLD, near_duplicates
-from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
+from prefkit.plan import SMALL_BYTES, Plan, Settings, make_plan, prepare, size_of, tool_versions
 from prefkit.publish import Publication, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
@@ -92,7 +92,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
     """plan → `work` → publish, into a local folder that nobody else writes to."""
     inputs = local_copies(inputs)
     _refuse_finished(out)
-    if workers != 1:
+    if workers != 1 and size_of(inputs) > SMALL_BYTES:
         engines.warm_up()
     plan = make_plan(inputs, out / ".work", settings, workers)
     _make_folder(out)

@@ -22,6 +22,7 @@ N_WORDS = 3
 BANDS, ROWS = 16, 6
 SIGNATURE = np.dtype([("prompt", "u8"), ("group", "u8"), ("row", "u4"), ("bands", "u8", (BANDS,))])
 THRESHOLD = 0.8
+AT_A_TIME = 1 << 20  # bytes of text
 AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
 
 # Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK
@@ -49,8 +50,24 @@ class Grams(NamedTuple):
 
 def shingles(texts: pa.Array, n_words: int = N_WORDS) -> Grams:
     """The word n-grams of each text, in order and with repeats; a text of fewer words is one gram of all its words."""
-    data, cuts = string_bytes(texts), string_offsets(texts).astype(np.int64)
-    begins, ends, hashes = _words(data, cuts - cuts[0] if len(cuts) else cuts)
+    cuts = string_offsets(texts).astype(np.int64) if len(texts) else np.zeros(1, np.int64)
+    cuts -= cuts[0]
+    data, parts, begin = string_bytes(texts), [], 0
+    while begin < len(texts):  # about `AT_A_TIME` bytes, at least one text
+        end = max(begin + 1, int(np.searchsorted(cuts, cuts[begin] + AT_A_TIME, side="right")) - 1)
+        parts.append(_shingles(data[cuts[begin] : cuts[end]], cuts[begin : end + 1], n_words))
+        begin = end
+    if not parts:
+        return Grams(np.zeros(0, np.uint64), np.zeros(1, np.int64), *(np.zeros(0, np.int64),) * 2)
+    hashes, starts, stops = (
+        np.concatenate(a) for a in zip(*((p.hashes, p.starts, p.stops) for p in parts), strict=True)
+    )
+    counts = np.concatenate([np.diff(p.cuts) for p in parts])
+    return Grams(hashes, np.concatenate([[0], np.cumsum(counts)]), starts, stops)
+
+
+def _shingles(data: np.ndarray, cuts: np.ndarray, n_words: int) -> Grams:
+    begins, ends, hashes = _words(data, cuts - cuts[0])
     first = np.searchsorted(begins, cuts - cuts[0])  # the first word of each text
     counts = np.diff(first)
     grams = np.where(counts >= n_words, counts - n_words + 1, np.minimum(counts, 1))
@@ -63,7 +80,9 @@ def shingles(texts: pa.Array, n_words: int = N_WORDS) -> Grams:
         step = np.where(inside, hashes[np.minimum(head + k, max(len(hashes) - 1, 0))], 0) if len(hashes) else mixed
         mixed = np.where(inside, _mix(mixed ^ step) + np.uint64(k + 1), mixed)
     last = head + length - 1
-    return Grams(mixed, out, begins[head] if len(head) else head, ends[last] if len(head) else head)
+    return Grams(
+        mixed, out, (begins[head] if len(head) else head) + cuts[0], (ends[last] if len(head) else head) + cuts[0]
+    )
 
 
 def _mix(h: np.ndarray) -> np.ndarray:
@@ -96,7 +115,7 @@ def _words(data: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     return begins, ends, _mix((sums[ends] - sums[begins]) * down[begins])
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _all_powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     base = int(_SEED) | 1
     return tuple(np.cumprod(np.full(n, b, dtype=np.uint64)) for b in (base, pow(base, -1, 2**64)))  # type: ignore[return-value]
@@ -104,7 +123,7 @@ def _all_powers(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     """pⁱ⁺¹ and p⁻ⁱ⁻¹ for i < n, modulo 2⁶⁴; lengths are rounded up so that few are ever made."""
-    return _all_powers(max(1 << 21, 1 << n.bit_length()))
+    return _all_powers(max(2 * AT_A_TIME, 1 << n.bit_length()))
 
 
 def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:

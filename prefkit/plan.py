@@ -143,6 +143,13 @@ def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
     return paths
 
 
+def size_of(inputs: Sequence[Path | str]) -> int:
+    """Bytes of all files given or in the folders given, read or not."""
+    paths = [Path(p) for p in inputs]
+    files = [f for p in paths for f in (p.rglob("*") if p.is_dir() else [p])]
+    return sum(f.stat().st_size for f in files if f.is_file())
+
+
 def prepare(plan: Plan) -> None:
     """What tasks need beside their slices, in the work folder."""
     if plan.against and not (plan.job.work / EVALUATION).exists():

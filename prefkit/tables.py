@@ -75,12 +75,12 @@ def clean(text: str, tally: Counter[str]) -> str:
     return kept.decode()
 
 
-def clean_column(texts: Sequence[str], tally: Counter[str]) -> pa.Array:
+def clean_column(texts: Sequence[str | None], tally: Counter[str]) -> pa.Array:
     """Texts as a string column, each as `clean` leaves it."""
     try:
         column = pa.array(texts, pa.string())
     except UnicodeEncodeError:
-        return pa.array([clean(t, tally) for t in texts], pa.string())
+        return pa.array([None if t is None else clean(t, tally) for t in texts], pa.string())
     data = string_bytes(column)
     low = np.flatnonzero((data < 32) | (data == 127))
     dirty = low[(data[low] != 9) & (data[low] != 10)]
@@ -90,7 +90,7 @@ def clean_column(texts: Sequence[str], tally: Counter[str]) -> pa.Array:
     rows = np.unique(np.searchsorted(cuts, cuts[0] + dirty, side="right") - 1).tolist()
     pieces, done = [], 0
     for i in rows:
-        pieces += [column.slice(done, i - done), pa.array([clean(texts[i], tally)], pa.string())]
+        pieces += [column.slice(done, i - done), pa.array([clean(texts[i] or "", tally)], pa.string())]
         done = i + 1
     return pa.concat_arrays([*pieces, column.slice(done)])
 
@@ -127,30 +127,36 @@ def single_turns(roles: pa.Array, contents: pa.Array) -> pa.ListArray:
 
 def candidates(pairs: Sequence[Pair], records: Sequence[int], tally: Counter[str]) -> Candidates:
     """Pairs as `Candidates`; `records[i]` is the record that pair i came from."""
-
-    def text(value: str | None) -> str | None:
-        return None if value is None else clean(value, Counter())
-
     turns = [m for p in pairs for side in (p.prompt, p.chosen, p.rejected) for m in side]
     lengths = [len(side) for p in pairs for side in (p.prompt, p.chosen, p.rejected)]
     messages = pa.StructArray.from_arrays(
-        [clean_column([m[k] for m in turns], tally) for k in ("role", "content")], fields=list(MESSAGES.value_type)
+        [clean_column([m["role"] for m in turns], tally), clean_column([m["content"] for m in turns], tally)],
+        fields=list(MESSAGES.value_type),
     )
-    cuts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
     columns: dict[str, Any] = {
         side: np.arange(k, 3 * len(pairs), 3, dtype=np.int32) for k, side in enumerate(SIDES)
     } | {
-        "meta": [text(json.dumps(p.meta, ensure_ascii=False, sort_keys=True)) for p in pairs],
-        "group_key": [text(p.group_key) for p in pairs],
-        "_records": [[r] for r in records],
+        "meta": clean_column([_meta(p.meta) for p in pairs], Counter()),
+        "_records": pa.ListArray.from_arrays(
+            pa.array(np.arange(len(pairs) + 1, dtype=np.int32)), pa.array(records, pa.int32())
+        ),
     }
-    for name in ("set_id", "source", "subset", "source_id"):
-        columns[name] = [text(getattr(p, name)) for p in pairs]
+    for name in ("group_key", "set_id", "source", "subset", "source_id"):
+        columns[name] = clean_column([getattr(p, name) for p in pairs], Counter())
     for name in ("licenses", "urls", "authors", "flags"):
-        columns[name] = [[text(v) for v in getattr(p, name)] for p in pairs]
+        lists = [getattr(p, name) for p in pairs]
+        cuts = pa.array(_cuts([len(v) for v in lists]))
+        columns[name] = pa.ListArray.from_arrays(cuts, clean_column([v for values in lists for v in values], Counter()))
     for name in ("score_chosen", "score_rejected", "margin", "p_chosen", "created"):
         columns[name] = [getattr(p, name) for p in pairs]
-    return with_ids(pa.ListArray.from_arrays(pa.array(cuts), messages), columns)
+    return with_ids(pa.ListArray.from_arrays(pa.array(_cuts(lengths)), messages), columns)
+
+
+_meta = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+
+
+def _cuts(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
 
 
 def with_ids(cells: pa.ListArray, columns: dict[str, Any]) -> Candidates:

@@ -228,10 +228,10 @@ def read_slice(task: Task) -> None:
     owners: list[int] = []
     fates: list[str] = []
     rejects: list[Reject] = []
+    n_made = n_ties = 0
     numbers = range(len(job.slices)) if reads_together(job) else [task.number]
     found_records = _records(source, job, [(job.slices[n], task.base[n]) for n in numbers], tally)
     for position, record in islice(found_records, job.limit):
-        tally["records.read"] += 1
         fates.append("")
         try:
             if isinstance(record, str):
@@ -247,14 +247,15 @@ def read_slice(task: Task) -> None:
             fates[-1] = unused.reason
             continue
         found = [p for p in made if isinstance(p, Pair)]
-        tally["candidates.made"] += len(made)
-        tally["candidates.ties"] += len(made) - len(found)
+        n_made += len(made)
+        n_ties += len(made) - len(found)
         if not found:
             fates[-1] = "only_ties" if made else "no_candidates"
         for pair in found:
             pairs.append(pair)
             owners.append(len(fates) - 1)
             pair.meta.setdefault("positions", [position])
+    tally.update({"records.read": len(fates), "candidates.made": n_made, "candidates.ties": n_ties})
     _finish(task, tables.candidates(pairs, owners, tally), fates, rejects, tally)
 
 

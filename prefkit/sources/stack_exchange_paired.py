@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from prefkit.schema import Pair
@@ -35,8 +36,7 @@ def to_pairs(record: Record, options: PairedOptions) -> Iterator[Pair]:
     links = [v for v in record.get("metadata") or [] if isinstance(v, str)]
     url = next((v for v in links if "/questions/" in v), "")
     author = next((v for v in links if "/users/" in v), "")
-    host = re.sub(r"^https?://|/.*$", "", url or next(iter(links), ""))
-    site = re.sub(r"\.(stackexchange\.com|com|net)$", "", host)
+    site = _site((url or next(iter(links), "")).partition("://")[2].partition("/")[0])
     number = record.get("qid")
     key = (
         f"{site}/{number}"
@@ -57,6 +57,11 @@ def to_pairs(record: Record, options: PairedOptions) -> Iterator[Pair]:
         licenses=["CC BY-SA"] * 3,
         created=_date(record.get("date")),
     )
+
+
+@cache
+def _site(host: str) -> str:
+    return re.sub(r"\.(stackexchange\.com|com|net)$", "", host)
 
 
 def _date(text: object) -> datetime | None:
