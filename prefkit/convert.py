@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from prefkit import engine as engines
 from prefkit import tables
@@ -119,15 +117,6 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
             raise _cannot_write(e, out) from e
         shutil.rmtree(plan.job.work)
     return manifest
-
-
-def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> tuple[Manifest, pa.Table]:
-    """The manifest that `convert_dataset` would write, without files, and the first pairs; leaves nothing on disk."""
-    with tempfile.TemporaryDirectory(prefix="prefkit-") as folder:
-        workers = arguments.pop("workers", None)
-        plan = make_plan(local_copies(inputs), Path(folder), Settings(**arguments), workers)
-        outcome = work(plan, lambda phase, **more: None)
-        return describe(plan, outcome, {}), outcome.publication.head(plan.job, 3)
 
 
 def work(plan: Plan, lap: Any) -> Outcome:
