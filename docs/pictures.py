@@ -3,6 +3,7 @@
 python docs/pictures.py                      the pages of labelling and comparison over synthetic text
 python docs/pictures.py report.html          the top of a report, without texts of its pairs
 python docs/pictures.py report.html pairs    its list of pairs, the first one open
+python docs/pictures.py stats.html stats     the top of a page of prefkit stats
 """
 
 from __future__ import annotations
@@ -106,18 +107,19 @@ def judged_comparison(store: Store) -> BlindSession:
     return session
 
 
-def photograph_report(report: Path, pairs: bool) -> None:
-    """What one sees first of a report.html, or of its list of pairs."""
+def photograph_file(file: Path, part: str) -> None:
+    """What one sees first of a report or of a page of statistics, or a report's list of pairs."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1180, "height": 1390}, color_scheme="light")
-        page.goto(report.resolve().as_uri())
-        if pairs:
+        height = 1290 if part == "stats" else 1390
+        page = browser.new_page(viewport={"width": 1180, "height": height}, color_scheme="light")
+        page.goto(file.resolve().as_uri())
+        if part == "pairs":
             page.locator("#pairs summary").first.click()
             page.locator("#pairs details[open] .sides").wait_for()
             page.set_viewport_size({"width": 1180, "height": 640})
             page.evaluate("document.querySelector('#controls').scrollIntoView()")
-        page.screenshot(path=IMAGES / ("report-pairs.png" if pairs else "report.png"))
+        page.screenshot(path=IMAGES / {"pairs": "report-pairs.png", "stats": "stats.png", "": "report.png"}[part])
         browser.close()
 
 
@@ -126,7 +128,7 @@ def main() -> None:
     if CHROMIUM is None:
         sys.exit("no Chromium on PATH: run `make system`")
     if len(sys.argv) > 1:
-        return photograph_report(Path(sys.argv[1]), pairs="pairs" in sys.argv[2:])
+        return photograph_file(Path(sys.argv[1]), (sys.argv[2:] or [""])[0])
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         store = Store(str(Path(folder) / "labels.db"))
         drafts = [

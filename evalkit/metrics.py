@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from evalkit.scored import Scored
-from prefkit.statistics import clustered_se, design_effect, half_test, minimum_detectable, numbered, wilson
+from prefkit.statistics import clustered_se, design_effect, half_test, minimum_detectable, numbered, placement, wilson
 from train.core.rewards import hits
 
 FEW_GROUPS = 10
@@ -199,19 +199,11 @@ def comparability(s: Scored) -> dict:
     `agreement` is how often reward and mean likelihood rank a pair alike.
     """
     chosen_N, rejected_N = s.rewards.chosen, s.rewards.rejected
-    above_N, below_N = _placement(chosen_N, rejected_N), 1 - _placement(rejected_N, chosen_N)
+    above_N, below_N = placement(chosen_N, rejected_N), 1 - placement(rejected_N, chosen_N)
     auc, se = float(above_N.mean()), clustered_se(above_N + below_N, s.group_N)
     agree_N = np.sign(mean_likelihood(s)) == np.sign(s.margin_N)
     ends = {"low": max(0.0, auc - 1.96 * se), "high": min(1.0, auc + 1.96 * se)} if se == se else {}
     return {"auc": auc, "se": se, **ends, "agreement": float(agree_N.mean())}
-
-
-def _placement(value_N: np.ndarray, other_M: np.ndarray) -> np.ndarray:
-    """For each value the share of others below it, equal ones half."""
-    ordered_M = np.sort(other_M)
-    return (np.searchsorted(ordered_M, value_N, "left") + np.searchsorted(ordered_M, value_N, "right")) / (
-        2 * len(ordered_M)
-    )
 
 
 def risk_coverage(s: Scored) -> dict:

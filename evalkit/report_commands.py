@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from prefkit.errors import UserError
 from prefkit.unseen import visible
@@ -70,7 +72,13 @@ def report(
 
 
 def diff(
-    first: Path, second: Path, *, mode: Mode | None = None, where: str | None = None, out: Path | None = None
+    first: Path,
+    second: Path,
+    *,
+    n: Annotated[int, Parameter(name=["-n", "--number"])] = 5,
+    mode: Mode | None = None,
+    where: str | None = None,
+    out: Path | None = None,
 ) -> None:
     """Say whether the second policy is better than the first on the pairs both scored, and on which pairs they part.
 
@@ -80,6 +88,8 @@ def diff(
         Scores or report of the policy to compare with.
     second
         Scores or report of the policy in question.
+    n
+        How many of the pairs that changed are printed, largest first.
     mode
         What a reward is, for scores: see `evalkit report`.
     where
@@ -95,9 +105,10 @@ def diff(
     changed = changed_pairs(a, b)
     say(verdict_line(found))
     _print_limits(found)
-    counts = found["accuracy"]
-    say(f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}; the largest changes:")
-    for pair in changed.slice(0, 5).to_pylist():
+    counts, shown = found["accuracy"], changed.slice(0, max(n, 0)).to_pylist()
+    more = "; the largest changes:" if shown else ""
+    say(f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}{more}")
+    for pair in shown:
         say(f"  {pair['id']}  {pair['margin_first']:+.3f} → {pair['margin_second']:+.3f}  {pair['subset'] or ''}")
     if out is not None:
         _check_out(out, "diff.json")

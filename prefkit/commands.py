@@ -269,14 +269,14 @@ def rejects(
 
 
 def stats(data: Path, /, *, html: Path | None = None) -> None:
-    """Describe a data set: counts, strengths, lengths, and what length and markup give away.
+    """Describe a data set: counts, years, strengths, lengths, and what length and format give away.
 
     Parameters
     ----------
     data
         Folder that convert wrote.
     html
-        Write the same with plots as one page that needs no network.
+        File for the same as a page with plots.
     """
     from prefkit.stats import QUANTILES, describe
 
@@ -285,6 +285,8 @@ def stats(data: Path, /, *, html: Path | None = None) -> None:
         from prefkit.stats_page import write_page
 
         write_page(found, data, html)
+        STDOUT.print(f"wrote {html}")
+        return
     for split, counts in found.splits.items():
         subsets = ", ".join(f"{s or '-'} {n:,}" for s, n in found.subsets[split].items())
         STDOUT.print(f"{split:<10} {counts['rows']:,} pairs, {counts['groups']:,} groups: {subsets}")
@@ -299,19 +301,22 @@ def stats(data: Path, /, *, html: Path | None = None) -> None:
         )
         for name, values in found.chars.items():
             STDOUT.print(f"  {name:<9}" + "".join(f"{v:>9,}" for v in values))
-    if found.longer_wins is not None:
-        STDOUT.print(f"longer is chosen in {found.longer_wins:.1%} of pairs (equal lengths count half)")
-        STDOUT.print(f"length alone tells chosen from rejected with an AUC of {found.length_auc:.3f}")
-    for name, (chosen, rejected) in found.formats.items():
-        if chosen or rejected:
-            STDOUT.print(f"  {name:<12} in {chosen:6.1%} of chosen, {rejected:6.1%} of rejected")
     for subset, years in found.years.items():
-        STDOUT.print(f"written    {subset or '-'}: {', '.join(f'{year} {n:,}' for year, n in years.items())}")
+        STDOUT.print(f"years      {subset or '-'} " + ", ".join(f"{year}: {n:,}" for year, n in years.items()))
+    if found.longer_wins is not None:
+        STDOUT.print(f"longer     is chosen in {_share(found.longer_wins)} of pairs, equal lengths half")
+        STDOUT.print(f"           chosen is longer than a rejected one of any prompt in {found.length_auc:.3f}")
+    for name, f in found.formats.items():
+        if f.wins is not None:
+            sides = f"{f.chosen:.1%} of chosen, {f.rejected:.1%} of rejected"
+            STDOUT.print(f"{name:<12} {sides}; of {f.n:,} pairs with one, chosen has it in {_share(f.wins)}")
     if found.flags:
         STDOUT.print(f"flags      {_counts(found.flags)}")
     STDOUT.print(f"rejects    {_counts(found.rejects) if found.rejects else 'none'}")
-    if html is not None:
-        STDOUT.print(f"wrote {html}")
+
+
+def _share(share: Any) -> str:
+    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"
 
 
 def diff(a: Path, b: Path, /) -> int:

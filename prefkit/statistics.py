@@ -127,6 +127,14 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
     return McNemar(min(1.0, tail), min(1.0, tail - float(probability[-1])))
 
 
+def placement(value_N: np.ndarray, other_M: np.ndarray) -> np.ndarray:
+    """For each value the share of others below it, equal ones half."""
+    ordered_M = np.sort(other_M)
+    return (np.searchsorted(ordered_M, value_N, "left") + np.searchsorted(ordered_M, value_N, "right")) / (
+        2 * len(ordered_M)
+    )
+
+
 def fold(clusters: int, seed: int) -> np.ndarray:
     """Which of at most `FOLDED` joint clusters each belongs to, at random: int[C].
 

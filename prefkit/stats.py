@@ -1,52 +1,71 @@
-"""What a data set looks like: counts, strengths, lengths and what length gives away."""
+"""What a data set looks like: counts, years, strengths, lengths, and what length and format give away."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefkit.shards import Manifest, open_pairs, read_shard
+from prefkit.statistics import design_effect, numbered, placement, wilson
 from prefkit.tables import offsets
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 10  # of margins, each a tenth wide
-LENGTHS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)  # characters: edges of the length distributions
-FORMATS = {  # what a response is dressed in: RE2 patterns, looked for line by line
-    "list": r"(?m)^\s*(?:[-*+]|\d+[.)])\s",
-    "code block": r"(?m)^\s*```",
+FORMATS = {  # what a response may hold, as an RE2 pattern over Markdown
+    "code block": r"(?m)^\s*(```|~~~)",
     "inline code": r"`[^`\n]+`",
+    "list": r"(?m)^\s*([-*+]|\d+[.)])\s",
     "heading": r"(?m)^#{1,6}\s",
-    "bold": r"\*\*\S",
-    "link": r"\]\(|https?://",
-    "table": r"(?m)^\|.*\|\s*$",
+    "bold": r"\*\*[^*\n]+\*\*",
+    "link": r"\]\([^)\s]+",
+    "table": r"(?m)^\s*\|?\s*:?-{3,}:?\s*\|",
+    "quotation": r"(?m)^>\s",
+    "mathematics": r"\$[^$\n]+\$",
 }
+
+
+class Share(NamedTuple):
+    """A share of pairs with its 95 % interval (Wilson on the effective number of pairs, by group)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Format(NamedTuple):
+    """How often each side holds something; of the `n` pairs where one side alone does, how often the chosen one."""
+
+    chosen: float
+    rejected: float
+    n: int
+    wins: Share | None
 
 
 @dataclass(frozen=True)
 class Stats:
     """Numbers of a data set; lengths are characters, quantiles those of `QUANTILES`.
 
-    `length_auc` is the probability that a random chosen response is longer than a random rejected one, of any pair:
-    what a classifier achieves that sees nothing but the length. `formats` holds, of each kind of markup, the shares of
-    chosen and of rejected responses with it; `histograms` counts by `LENGTHS`, the last bin open.
+    `longer_wins` counts equal lengths half. `length_auc` is the probability that a chosen response of any prompt is
+    longer than a rejected one of any prompt: what length alone tells without knowing the prompt.
     """
 
     splits: dict[str, dict[str, int]]
     subsets: dict[str, dict[str, int]]
     scores: dict[str, int]
+    years: dict[str, dict[int, int]]
     margins: list[int]
     chars: dict[str, list[int]]
-    longer_wins: float | None
+    doublings: dict[str, list[int]]  # responses and prompts of 0, 1, 2 to 3, 4 to 7, … characters
+    longer_wins: Share | None
+    length_auc: float | None
+    formats: dict[str, Format]
     rejects: dict[str, int]
     flags: dict[str, int]
-    years: dict[str, dict[str, int]]
-    length_auc: float | None
-    formats: dict[str, tuple[float, float]]
-    histograms: dict[str, list[int]]
 
 
 def describe(path: Path | str) -> Stats:
@@ -56,6 +75,7 @@ def describe(path: Path | str) -> Stats:
     whole = pa.concat_tables(tables.values())
     chars = {column: content_chars(whole[column]) for column in ("prompt", "chosen", "rejected")}
     longer = np.sign(chars["chosen"] - chars["rejected"])
+    groups, _ = numbered(whole["group_id"].to_numpy())
     margins = whole["margin"].drop_null().to_numpy()
     gap = pc.subtract(whole["score_chosen"], whole["score_rejected"]).drop_null()
     rejects = read_shard(Path(path) / next(f for f in manifest.files if f.startswith("_rejects/")))
@@ -63,48 +83,55 @@ def describe(path: Path | str) -> Stats:
         splits=manifest.splits,
         subsets={s: dict(_counts(t["subset"])) for s, t in tables.items()},
         scores={f"{k:g}": n for k, n in sorted(_counts(gap))},
+        years=_years(whole),
         margins=np.histogram(margins, bins=BINS, range=(0, 1))[0].tolist() if len(margins) else [],
         chars={k: [int(q) for q in np.quantile(v, QUANTILES)] for k, v in chars.items()} if whole.num_rows else {},
-        longer_wins=float((longer + 1).mean() / 2) if whole.num_rows else None,
+        doublings={k: np.bincount(np.ceil(np.log2(v + 1)).astype(int)).tolist() for k, v in chars.items()},
+        longer_wins=share((longer + 1) / 2, groups),
+        length_auc=float(placement(chars["chosen"], chars["rejected"]).mean()) if whole.num_rows else None,
+        formats=_formats(whole, groups),
         rejects=dict(_counts(rejects["reason"])),
         flags=manifest.flags,
-        years=_years(whole),
-        length_auc=auc(chars["chosen"], chars["rejected"]) if whole.num_rows else None,
-        formats=_formats(whole) if whole.num_rows else {},
-        histograms={k: np.histogram(v, [*LENGTHS, np.inf])[0].tolist() for k, v in chars.items()},
     )
 
 
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """P(a positive is larger than a negative), ties counted half: Mann and Whitney's U over its maximum."""
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, "left")
-    not_above = np.searchsorted(ordered, positive, "right")
-    return float((below + not_above).mean() / 2 / len(negative))
+def share(won: np.ndarray, groups: np.ndarray) -> Share | None:
+    """Mean of wins in 0..1 with its interval; pairs of one group are not independent. None without pairs."""
+    if not len(won):
+        return None
+    n = len(won) / max(1.0, design_effect(won, groups))
+    return Share(float(won.mean()), *wilson(float(won.mean()) * n, n))
 
 
-def _years(whole: pa.Table) -> dict[str, dict[str, int]]:
-    """Pairs of each subset by the year of their later response; without a date under "?"."""
-    years = pc.fill_null(pc.cast(pc.year(whole["created"]), pa.string()), "?")
-    found: dict[str, dict[str, int]] = {}
-    table = (
-        pa.table({"subset": whole["subset"], "year": years}).group_by(["subset", "year"]).aggregate([([], "count_all")])
-    )
-    for row in table.sort_by([("subset", "ascending"), ("year", "ascending")]).to_pylist():
-        found.setdefault(row["subset"] or "", {})[row["year"]] = row["count_all"]
+def _years(pairs: pa.Table) -> dict[str, dict[int, int]]:
+    """Pairs of each subset by the year in which they were made; those without a date are left out."""
+    dated = pairs.filter(pairs["created"].is_valid())
+    table = pa.table({"subset": dated["subset"], "year": pc.year(dated["created"])})
+    found: dict[str, dict[int, int]] = {}
+    for row in table.group_by(["subset", "year"]).aggregate([([], "count_all")]).sort_by("year").to_pylist():
+        found.setdefault(row["subset"], {})[row["year"]] = row["count_all"]
     return found
 
 
-def _formats(whole: pa.Table) -> dict[str, tuple[float, float]]:
-    """Of each kind of markup, the shares of chosen and rejected responses that have it."""
-    first = {
-        side: pa.concat_arrays([c.flatten().field(1) for c in whole[side].chunks]) for side in ("chosen", "rejected")
-    }
-    shares = {
-        name: [float(pc.mean(pc.match_substring_regex(texts, pattern)).as_py()) for texts in first.values()]
-        for name, pattern in FORMATS.items()
-    }
-    return {name: (chosen, rejected) for name, (chosen, rejected) in shares.items()}
+def _formats(pairs: pa.Table, groups: np.ndarray) -> dict[str, Format]:
+    found = {}
+    for name, pattern in FORMATS.items() if pairs.num_rows else ():
+        chosen, rejected = (_holds(pairs[side], pattern) for side in ("chosen", "rejected"))
+        one = chosen != rejected
+        wins = share(chosen[one].astype(float), groups[one])
+        found[name] = Format(float(chosen.mean()), float(rejected.mean()), int(one.sum()), wins)
+    return found
+
+
+def _holds(column: pa.ChunkedArray, pattern: str) -> np.ndarray:
+    """Whether any message of each cell matches: bool[n]."""
+    marks = []
+    for chunk in column.chunks:
+        hit = pc.match_substring_regex(chunk.flatten().field(1), pattern).to_numpy(zero_copy_only=False)
+        sums = np.concatenate([[0], np.cumsum(hit.astype(np.int64))])
+        cuts = offsets(chunk)
+        marks.append(sums[cuts[1:]] > sums[cuts[:-1]])
+    return np.concatenate(marks) if marks else np.zeros(0, bool)
 
 
 def content_chars(column: pa.ChunkedArray) -> np.ndarray:

@@ -1,69 +1,80 @@
-"""The numbers of `prefkit stats` as one self-contained page."""
+"""`prefkit stats --html`: the numbers of a data set as pictures, one file that asks for nothing."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
 
-from markupsafe import Markup
+import numpy as np
 
 from prefkit import plots
+from prefkit.errors import UserError
 from prefkit.html import HERE, render
-from prefkit.shards import Manifest, write_text
-from prefkit.stats import LENGTHS, Stats
+from prefkit.plots import Mark
+from prefkit.shards import Manifest
+from prefkit.stats import BINS, Share, Stats
+from prefkit.unseen import visible
+
+MOST_YEARS = 30  # subsets in the table of years: the largest
 
 
 def write_page(found: Stats, data: Path, file: Path) -> None:
-    """Write the page of a data set whose numbers are known, whole or not at all."""
+    """Write the page under a temporary name and rename it; `UserError` where there is a file already."""
+    if file.exists():
+        raise UserError("the file exists already", file, "give another --html or remove it")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, page(found, data.resolve().name, Manifest.read(data)))
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(page(found, Manifest.read(data), Path(data).resolve().name), "utf-8")
+    os.replace(temporary, file)
 
 
-def page(found: Stats, name: str, manifest: Manifest) -> str:
-    """The page as HTML; all names in it are anybody's and are escaped."""
+def page(found: Stats, manifest: Manifest, name: str) -> str:
+    """The page of a data set's numbers; texts of the data do not enter it, its names are escaped."""
+    ledgers = [
+        (source, ledger, entries) for source, both in manifest.sources.items() for ledger, entries in both.items()
+    ]
     return render(
         HERE,
         "stats.html",
         title=name,
-        stats=found,
-        rows=sum(c["rows"] for c in found.splits.values()),
-        sources=manifest.sources,
-        warnings=manifest.warnings,
-        years=sorted({year for years in found.years.values() for year in years}),
-        plots=_plots(found),
+        found=found,
+        ledgers=[(source, ledger, list(_entries(entries))) for source, ledger, entries in ledgers],
+        years=_years(found),
+        margins=_margins(found),
+        lengths=[(side, _lengths(side, counts)) for side, counts in found.doublings.items() if counts],
+        gives_away=_gives_away(found),
     )
 
 
-def _plots(found: Stats) -> list[dict[str, Any]]:
-    drawn = []
-    if found.longer_wins is not None and found.length_auc is not None:
-        marks = [plots.Mark("longer is chosen", found.longer_wins), plots.Mark("AUC of length", found.length_auc)]
-        note = "½ means that length gives nothing away. AUC compares chosen and rejected responses of any pair."
-        drawn.append(_plot("What length alone tells", note, plots.intervals(marks, "what length alone tells")))
-    if found.margins:
-        edges = [i / len(found.margins) for i in range(len(found.margins) + 1)]
-        drawn.append(
-            _plot("Margins", "strength of the preference, 0 to 1", plots.histogram(edges, found.margins, "margins"))
-        )
-    for side, counts in found.histograms.items():
-        if sum(counts):
-            steps = list(range(len(LENGTHS) + 1))
-            note = "characters; a bar a doubling: " + ", ".join(f"{n:,}" for n in LENGTHS)
-            drawn.append(_plot(f"Length of {side}", note, plots.histogram(steps, counts, f"length of {side}")))
-    rows = [
-        mark
-        for name, (chosen, rejected) in found.formats.items()
-        if chosen or rejected
-        for mark in (
-            plots.Mark(f"{name}, chosen", chosen, kind="right"),
-            plots.Mark(f"{name}, rejected", rejected, kind="wrong"),
-        )
-    ]
-    if rows:
-        note = "share of responses with such markup"
-        drawn.append(_plot("Markup in chosen and rejected", note, plots.intervals(rows, "share with markup")))
-    return drawn
+def _entries(ledger: dict) -> list[tuple[str, str, int]]:
+    """(kind, reason, count) of a ledger, reasons under their kind."""
+    rows: list[tuple[str, str, int]] = []
+    for kind, value in ledger.items():
+        rows += [(kind, reason, n) for reason, n in value.items()] if isinstance(value, dict) else [(kind, "", value)]
+    return rows
 
 
-def _plot(title: str, note: str, drawing: Markup) -> dict[str, Any]:
-    return {"title": title, "note": note, "drawing": drawing}
+def _years(found: Stats) -> dict:
+    """A table of the largest subsets by year, and how many are left out."""
+    largest = sorted(found.years, key=lambda s: (-sum(found.years[s].values()), s))
+    columns = sorted({year for years in found.years.values() for year in years})
+    rows = [(visible(s) or "-", [found.years[s].get(year, 0) for year in columns]) for s in largest[:MOST_YEARS]]
+    return {"columns": columns, "rows": rows, "left_out": max(0, len(largest) - MOST_YEARS)}
+
+
+def _margins(found: Stats):
+    edges = np.linspace(0, 1, BINS + 1).tolist()
+    return plots.histogram(edges, found.margins, "Pairs by margin") if found.margins else None
+
+
+def _lengths(side: str, counts: list[int]):
+    """Each bar is a doubling of the number of characters; the axis counts doublings."""
+    return plots.histogram(list(range(len(counts) + 1)), counts, f"Characters of {side}, by doublings")
+
+
+def _gives_away(found: Stats):
+    """How often the chosen response is the longer one, or the one with a list, code, …: ½ gives nothing away."""
+    shares: list[tuple[str, Share | None]] = [("longer", found.longer_wins)]
+    shares += [(f"with {name}", f.wins) for name, f in found.formats.items()]
+    marks = [Mark(label, s.value, s.low, s.high, "right") for label, s in shares if s is not None]
+    return plots.intervals(marks, "How often the chosen response is the one that …") if marks else None

@@ -252,6 +252,11 @@ def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
     assert run(app, ["verify", out]) == 0
     (tmp_path / "out" / "pairs.parquet").write_bytes(b"")
     assert run(app, ["verify", out]) == 1
+    swapped = random_scores(200, 60)
+    swapped = swapped.set_column(11, "policy_rejected", swapped["policy_chosen"])
+    write(swapped, tmp_path / "other")
+    assert run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "other"), "-n", "2"]) == 0
+    assert len(capsys.readouterr().out.rpartition("the largest changes:\n")[2].splitlines()) == 2
     assert run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "scores"), "--out", str(tmp_path / "d")]) == 0
     assert "not distinguishable" in capsys.readouterr().out
     assert json.loads((tmp_path / "d" / "diff.json").read_text())["accuracy"]["p"] == 1.0

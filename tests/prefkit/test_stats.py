@@ -1,67 +1,83 @@
-"""Numbers of a data set against plain counting, and a page that stays a page whatever the texts say."""
+"""What `prefkit stats` says of a data set, against counts made by hand and by plain loops."""
 
-import re
-from itertools import product
+import json
 
-import numpy as np
 import pytest
-from dumps import answer, question, write_dump
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prefkit import convert_dataset, open_pairs
-from prefkit.cli import app, run
-from prefkit.stats import auc, describe
+from prefkit.errors import UserError
+from prefkit.stats import FORMATS, describe
+from prefkit.stats_page import write_page
+
+HOLDS = {
+    "code block": "Do\n```\nx\n```",
+    "inline code": "Use `x` there",
+    "list": "Either\n- this\n- that",
+    "heading": "# First\nthen",
+    "bold": "It is **so**",
+    "link": "[here](http://x.org/a)",
+    "table": "| a | b |\n|---|---|\n| 1 | 2 |",
+    "quotation": "> they said\n\nno",
+    "mathematics": "so $x^2$ grows",
+}
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.lists(st.integers(0, 9), min_size=1, max_size=12))
-def test_auc_is_the_share_of_pairs_won(positive, negative):
-    won = [(a > b) + 0.5 * (a == b) for a, b in product(positive, negative)]
-    assert auc(np.array(positive), np.array(negative)) == pytest.approx(sum(won) / len(won))
+def made(folder, rows):
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    convert_dataset(file, folder / "<b>data", source="pairs", splits="train=.5,test=.5", near=0)
+    return folder / "<b>data"
 
 
-@pytest.fixture
-def data(tmp_path):
-    rows = [
-        question(1),
-        answer(2, 1, 9, body="<ul>\n<li>one</li>\n<li>two</li>\n</ul>\n<p>and <code>so</code> on</p>"),
-        answer(3, 1, 1, CreationDate="2021-05-01T00:00:00", body="<p>plain</p>"),
-        question(10),
-        answer(11, 10, 4, CreationDate="2018-01-01T00:00:00", body="<pre><code>x = 1\n</code></pre>"),
-        answer(12, 10, 0, CreationDate="2017-01-01T00:00:00", body="<p><strong>Bold</strong> words</p>"),
-        answer(21, 20, 1),
-    ]
-    convert_dataset(write_dump(tmp_path / "a<img src=x>", rows), tmp_path / "out", splits="train=1")
-    return tmp_path / "out"
+def test_every_format_is_seen_and_nothing_else_is(tmp_path):
+    assert HOLDS.keys() == FORMATS.keys()
+    rows = [{"prompt": f"{n}?", "chosen": text, "rejected": "plain words"} for n, text in HOLDS.items()]
+    rows.append({"prompt": "list!", "chosen": "plain words 2", "rejected": HOLDS["list"]})
+    found = describe(made(tmp_path, rows))
+    for name, f in found.formats.items():
+        assert f.chosen == pytest.approx(1 / 10), name
+        assert f.n == (2 if name == "list" else 1)
+        assert f.wins.value == (0.5 if name == "list" else 1)
 
 
-def test_years_formats_and_lengths(data):
+def test_lengths_are_those_of_plain_loops(tmp_path):
+    rows = [{"prompt": f"What {n}?", "chosen": "c" * (n * 7 % 11 + 1), "rejected": "r" * (n + 1)} for n in range(12)]
+    data = made(tmp_path, rows)
     found = describe(data)
-    assert found.years == {"a<img src=x>": {"2018": 1, "2021": 1}}
-    assert found.formats["list"] == (0.5, 0)
-    assert found.formats["code block"] == (0.5, 0)
-    assert found.formats["inline code"] == (0.5, 0)
-    assert found.formats["bold"] == (0, 0.5)
-    assert found.rejects == {"orphan_answer": 1}
-    rows = open_pairs(data).to_pylist()
-    longer = [len(r["chosen"][0]["content"]) > len(r["rejected"][0]["content"]) for r in rows]
-    assert found.longer_wins == sum(longer) / 2
-    assert sum(found.histograms["prompt"]) == 2
+    pairs = [p for split in ("train", "test") for p in open_pairs(data, split).to_pylist()]
+    lengths = [(len(p["chosen"][0]["content"]), len(p["rejected"][0]["content"])) for p in pairs]
+
+    def beats(a, b):
+        return (a > b) + 0.5 * (a == b)
+
+    assert found.longer_wins.value == pytest.approx(sum(beats(c, r) for c, r in lengths) / len(lengths))
+    assert found.longer_wins.low < found.longer_wins.value < found.longer_wins.high
+    every = [beats(c, r) for c, _ in lengths for _, r in lengths]
+    assert found.length_auc == pytest.approx(sum(every) / len(every))
+    assert sum(found.doublings["chosen"]) == len(pairs)
+    assert found.doublings["chosen"][1] == sum(c == 1 for c, _ in lengths)
+    assert found.doublings["chosen"][2] == sum(c in (2, 3) for c, _ in lengths)
 
 
-def test_the_page_needs_nothing_and_escapes_everything(data, tmp_path, capsys):
-    assert run(app, ["stats", str(data), "--html", str(tmp_path / "page/stats.html")]) == 0
-    assert "AUC of" in capsys.readouterr().out
-    page = (tmp_path / "page/stats.html").read_text("utf-8")
-    assert "<img" not in page
-    assert "a&lt;img src=x&gt;" in page
-    assert not re.search(r"(?:src|href)=[\"']?(?:https?:)?//", page)
-    assert page.count("<svg") >= 4
-    assert "default-src 'none'" in page
+def test_the_page_is_one_file_without_requests_and_escapes_names(tmp_path):
+    data = made(tmp_path, [{"prompt": "Why?", "chosen": "So.", "rejected": "No."}])
+    page = tmp_path / "page.html"
+    write_page(describe(data), data, page)
+    text = page.read_text()
+    assert "&lt;b&gt;data" in text
+    assert "<b>" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    with pytest.raises(UserError, match="exists already"):
+        write_page(describe(data), data, page)
 
 
-def test_an_empty_data_set_has_numbers_too(tmp_path):
-    manifest = convert_dataset(write_dump(tmp_path / "in", [question(1)]), tmp_path / "out")
-    assert describe(tmp_path / "out").longer_wins is None
-    assert manifest.splits["train"]["rows"] == 0
-    assert run(app, ["stats", str(tmp_path / "out"), "--html", str(tmp_path / "s.html")]) == 0
+def test_years_are_those_of_the_posts(tmp_path):
+    from prefkit.sample import write_sample
+
+    write_sample(tmp_path / "s.example")
+    convert_dataset(tmp_path / "s.example", tmp_path / "data")
+    years = describe(tmp_path / "data").years
+    pairs = [p for split in ("train", "test") for p in open_pairs(tmp_path / "data", split).to_pylist()]
+    assert sum(n for subset in years.values() for n in subset.values()) == len(pairs)
+    for year in years["s.example"]:
+        assert years["s.example"][year] == sum(p["created"].year == year for p in pairs)
