@@ -77,8 +77,9 @@ def convert(
     options
         Options of the source, such as --options.site beer.
     """
-    from prefkit.convert import convert_dataset, discard
+    from prefkit.convert import convert_dataset
     from prefkit.errors import UserError
+    from prefkit.folder import discard
     from prefkit.preview import preview_dataset
 
     shared: dict[str, Any] = {
