@@ -1,7 +1,6 @@
 """What a valid pair is: name → columnar rule. A rule marks rows; its severity says what happens to them.
 
-Rules look at cells, where each text stands once, and not at rows. Of the rules that look for a pattern, one pass of
-RE2 over all patterns together finds the few cells that need a closer look.
+Rules look at cells, where each text stands once, and not at rows.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefkit.errors import UserError, unknown_name
-from prefkit.near import jaccard_of, shingles
+from prefkit.near import jaccard_of, shingles, texts_of
+from prefkit.patterns import PATTERNS, RESPONSES, Suspects
 from prefkit.tables import SIDES, Candidates, edges, offsets
 
 ROLES = ("system", "user", "assistant", "tool")
 INVISIBLE = "".join(c for c in map(chr, range(0x10000)) if c.isspace()) + "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e"
-RESPONSES = SIDES[1:]
 Severity = Literal["reject", "flag", "off"]
 SEVERITIES = ("reject", "flag", "off")
 Rule = Callable[[Candidates], np.ndarray]
@@ -63,7 +62,7 @@ def run(made: Candidates, chosen: Mapping[str, str], tally: Counter[str], second
     reasons = np.full(made.rows, "", dtype=object)
     flagged: dict[str, np.ndarray] = {}
     started = time.perf_counter()
-    suspects = _Suspects(made, {n for n, s in chosen.items() if s != "off"})
+    suspects = Suspects(made, {n for n, s in chosen.items() if s != "off"})
     seconds["all patterns"] += time.perf_counter() - started
     for name, check in CHECKS.items():
         if chosen[name] == "off":
@@ -235,7 +234,7 @@ def _short(made: Candidates) -> np.ndarray:
 
 def _repetition(made: Candidates) -> np.ndarray:
     """A response of 60 words or more, fewer than three in ten of whose word 3-grams are different ones."""
-    grams = shingles(_joined(made.cells))
+    grams = shingles(texts_of(made.cells))
     counts = np.diff(grams.cuts)
     distinct = np.array([len(np.unique(grams.hashes[a:b])) for a, b in pairwise(grams.cuts)])
     looping = (counts >= 60) & (distinct < 0.3 * counts)
@@ -244,7 +243,7 @@ def _repetition(made: Candidates) -> np.ndarray:
 
 def _mixed_scripts(made: Candidates) -> np.ndarray:
     """The prompt is mostly Latin letters and a response mostly not, or the other way round."""
-    contents = _joined(made.cells)
+    contents = texts_of(made.cells)
     all_chars = pc.utf8_length(contents).to_numpy(zero_copy_only=False)
     foreign = pc.binary_length(contents).to_numpy(zero_copy_only=False) - all_chars  # bytes beyond one a character
     script = np.where(
@@ -254,94 +253,9 @@ def _mixed_scripts(made: Candidates) -> np.ndarray:
     return ((prompt * chosen) == 2) | ((prompt * rejected) == 2)
 
 
-def _joined(cells: pa.ListArray) -> pa.Array:
-    """All contents of each cell as one text."""
-    cuts, _, contents = _turns(cells)
-    if len(contents) == len(cells) and (np.diff(cuts) == 1).all():
-        return contents
-    return pc.binary_join(pa.ListArray.from_arrays(pa.array(cuts.astype(np.int32)), contents), "\n")
-
-
-# --- rules that look for a pattern ---------------------------------------------------------------------------------
-
-
-class Pattern(NamedTuple):
-    """A rule for texts: an RE2 pattern, and on which sides it counts; `sure(text)` decides where it alone cannot."""
-
-    regex: str
-    sides: tuple[str, ...] = SIDES
-    sure: Callable[[str], bool] | None = None
-
-
-def _outside_code(pattern: str) -> Callable[[str], bool]:
-    found, code = re.compile(pattern), re.compile(r"^(```+|~~~+)[^\n]*\n.*?^\1|`[^`\n]+`", re.S | re.M)
-    return lambda text: found.search(code.sub("", text)) is not None
-
-
-def _only(link: str) -> Callable[[str], bool]:
-    found = re.compile(link)
-    return lambda text: len(found.sub("", text).strip()) < 20
-
-
-def _cut_off(text: str) -> bool:
-    return "```" not in text or len(re.findall(r"^\s*(?:>\s*)*(?:[-*+]\s+|\d+\.\s+)?```", text, re.M)) % 2 == 1
-
-
-HTML_TAG = r"</?(?:p|div|pre|code|br|span|ul|ol|li|td|tr|table|blockquote|strong|em)(?:\s[^<>]*)?/?>"
-HTML = HTML_TAG + r"|&(?:lt|gt|amp|quot|nbsp);"
-LINK = r"\[[^\]\n]*\]\([^)\n]*\)|https?://\S+"
-ROLE_MARKER = (
-    r"\n\n(?:Human|Assistant):|<\|(?:im_start|im_end|eot_id|end|user|assistant|system)\|>"
-    r"|\[/?INST\]|<extra_id_1>|</?think>"
-)
-REFUSAL = (
-    r"(?i)^\W*(?:I'm|I am) (?:sorry|unable|not able)[^.]{0,60}(?:cannot|can't|unable|assist|help with)"
-    r"|^\W*I (?:cannot|can't) (?:assist|help|provide|answer)"
-)
-IDENTITY = r"(?i)\b(?:as|I am) an AI(?: language)? model\b|trained by (?:OpenAI|Anthropic|Google)"
-API_ERROR = r"API REQUEST ERROR|NETWORK ERROR DUE TO HIGH TRAFFIC|CONTENT VIOLATES OUR GUIDELINES"
-PATTERNS: dict[str, Pattern] = {
-    "api_error_text": Pattern(API_ERROR, RESPONSES),
-    "deleted_placeholder": Pattern(r"^\s*\[(?:deleted|removed)\]\s*$"),
-    "role_marker_in_text": Pattern(ROLE_MARKER),
-    "model_identity": Pattern(IDENTITY, RESPONSES),
-    "refusal": Pattern(REFUSAL, ("chosen",)),
-    "truncated": Pattern(r"▌\s*$|<span class=\"cursor\">|```", RESPONSES, _cut_off),
-    "replacement_character": Pattern("\ufffd"),
-    "bidi_control": Pattern(r"[\x{202a}-\x{202e}\x{2066}-\x{2069}]"),
-    "mojibake": Pattern(r"â€[™œ\x{9d}“”¦]|Ã[©¨¼¶¤Ÿ±³¡]|ï»¿"),
-    "html_leftover": Pattern(HTML, SIDES, _outside_code(HTML)),
-    "link_only": Pattern(r"^[^\n]{0,40}(?:\[[^\]\n]*\]\(|https?://)", RESPONSES, _only(LINK)),
-    "image_only": Pattern(r"!\[[^\]\n]*\]\(", RESPONSES, _only(rf"!(?:{LINK})")),
-    "email_address": Pattern(r"\b[A-Za-z0-9._%+-]{2,}@[A-Za-z0-9-]{2,}\.[a-z]{2,6}\b"),
-}
-
-
-class _Suspects:
-    """The cells in which any of the wanted patterns occurs, found in one pass, and the rows that a pattern marks."""
-
-    def __init__(self, made: Candidates, names: set[str]):
-        self.made, self.contents = made, _joined(made.cells)
-        wanted = [p.regex for n, p in PATTERNS.items() if n in names]
-        anything = "|".join(f"(?:{p})" for p in wanted)
-        hits = pc.match_substring_regex(self.contents, anything) if wanted else pa.array([False] * len(made.cells))
-        self.cells = np.flatnonzero(hits.to_numpy(zero_copy_only=False))
-        self.texts = self.contents.take(pa.array(self.cells))
-
-    def rows(self, name: str) -> np.ndarray:
-        """Which rows the pattern marks: bool[n]."""
-        pattern = PATTERNS[name]
-        here = self.cells[pc.match_substring_regex(self.texts, pattern.regex).to_numpy(zero_copy_only=False)]
-        if pattern.sure is not None:
-            here = np.array([c for c in here.tolist() if pattern.sure(self.contents[c].as_py())], dtype=np.int64)
-        marked = np.zeros(len(self.made.cells), dtype=bool)
-        marked[here] = True
-        return np.logical_or.reduce([marked[self.made.side(side)] for side in pattern.sides])
-
-
 def _pattern(name: str, made: Candidates) -> np.ndarray:
     """The rule of a pattern by itself; `run` finds all patterns together."""
-    return _Suspects(made, {name}).rows(name)
+    return Suspects(made, {name}).rows(name)
 
 
 def _text(severity: Severity, name: str, meaning: str) -> Check:

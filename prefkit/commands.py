@@ -57,7 +57,7 @@ def convert(
     limit
         At most so many questions (records, for sources of lines).
     dry_run
-        Count and show a few pairs, write nothing.
+        Count, show a few pairs, estimate time and disk, write nothing; with --limit, from so many questions.
     format
         parquet for tools that do not read Arrow streams.
     check
@@ -77,18 +77,22 @@ def convert(
     options
         Options of the source, such as --options.site beer.
     """
-    from prefkit.convert import convert_dataset, discard, preview_dataset
+    from prefkit.convert import convert_dataset
     from prefkit.errors import UserError
+    from prefkit.folder import discard
+    from prefkit.preview import preview_dataset
 
     shared: dict[str, Any] = {
         "source": source, "splits": splits, "where": where, "seed": seed, "workers": workers, "limit": limit,
         "checks": _severities(check), "near": near, "against": against or (), "splits_from": splits_from,
     }  # fmt: skip
     if dry_run:
-        manifest, pairs = preview_dataset(inputs, options=options, format=format, **shared)
-        _print_ledgers(manifest)
-        for pair in pairs.to_pylist():
+        seen = preview_dataset(inputs, options=options, format=format, **shared)
+        _print_ledgers(seen.manifest)
+        for pair in seen.pairs.to_pylist():
             _print_pair(pair)
+        sizes = f"{seen.data_bytes / 1e6:.1f} MB on disk, {seen.work_bytes / 1e6:.1f} MB more while it runs"
+        STDOUT.print(f"estimate for all of it, from {seen.share:.1%} of the records: {seen.seconds:.1f} s, {sizes}")
         STDOUT.print("dry run: nothing was written")
         return
     if out is None:

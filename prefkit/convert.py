@@ -6,22 +6,14 @@ What is published depends on the inputs, the configuration and the tool versions
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
-import os
 import shutil
-import tempfile
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
 from prefkit import engine as engines
 from prefkit import tables
@@ -29,15 +21,16 @@ from prefkit.card import NAME as CARD
 from prefkit.card import card
 from prefkit.errors import UserError
 from prefkit.finish import rejects_table
+from prefkit.folder import cannot_write, claim_work, log_of, make_folder, only_writer, refuse_finished
 from prefkit.near import THRESHOLD, near_duplicates
 from prefkit.plan import SMALL_BYTES, Plan, Settings, make_plan, prepare, size_of, tool_versions
 from prefkit.publish import Publication, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
-from prefkit.shards import MANIFEST, Manifest, ledgers_out_of_balance, write_text
+from prefkit.shards import Manifest, ledgers_out_of_balance, write_text
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
-from prefkit.split import DEFAULT_SPLITS, KEYS, Resolved, resolve
+from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, resolve
 from prefkit.tasks import Job, Task, bucket_keys, count_slice, reads_together, run, write_table
 
 TALLIED = {"records", "candidates", "repairs", "flags", "links"}  # parts of the manifest of their own
@@ -91,14 +84,14 @@ def convert_dataset(
 def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Settings, workers: int | None) -> Manifest:
     """plan → `work` → publish, into a local folder that nobody else writes to."""
     inputs = local_copies(inputs)
-    _refuse_finished(out)
+    refuse_finished(out)
     if workers != 1 and size_of(inputs) > SMALL_BYTES:
         engines.warm_up()
     plan = make_plan(inputs, out / ".work", settings, workers)
-    _make_folder(out)
-    with _only_writer(out), _log(out, plan) as lap:
-        _refuse_finished(out)  # another convert may have finished since
-        _claim_work(plan)
+    make_folder(out)
+    with only_writer(out), log_of(out, plan) as lap:
+        refuse_finished(out)  # another convert may have finished since
+        claim_work(plan)
         try:
             outcome = work(plan, lap)
         except engines.WorkerLost:
@@ -107,7 +100,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
             shutil.rmtree(plan.job.work)
             raise
         except OSError as e:
-            raise _cannot_write(e, out) from e
+            raise cannot_write(e, out) from e
         try:
             files = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
             lap("publish")
@@ -116,18 +109,9 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
             manifest.files[CARD] = describe_file(out / CARD)
             manifest.write(out)
         except OSError as e:
-            raise _cannot_write(e, out) from e
+            raise cannot_write(e, out) from e
         shutil.rmtree(plan.job.work)
     return manifest
-
-
-def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> tuple[Manifest, pa.Table]:
-    """The manifest that `convert_dataset` would write, without files, and the first pairs; leaves nothing on disk."""
-    with tempfile.TemporaryDirectory(prefix="prefkit-") as folder:
-        workers = arguments.pop("workers", None)
-        plan = make_plan(local_copies(inputs), Path(folder), Settings(**arguments), workers)
-        outcome = work(plan, lambda phase, **more: None)
-        return describe(plan, outcome, {}), outcome.publication.head(plan.job, 3)
 
 
 def work(plan: Plan, lap: Any) -> Outcome:
@@ -170,7 +154,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
         lap("near duplicates")
     resolved = resolve(rows, links, job.seed, plan.splits, plan.anchors)
     resolved = _settle_conflicts(resolved, job.checks["conflicting_labels"], tally)
-    tally["candidates.duplicate"] += int((resolved.split == -1).sum())
+    tally["candidates.duplicate"] += int((resolved.split == DUPLICATE).sum())
     tally["candidates.pairs"] += int((resolved.split >= 0).sum())
     lap("resolve")
     publication = Publication.of(stems, [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits))
@@ -180,26 +164,15 @@ def work(plan: Plan, lap: Any) -> Outcome:
 
 
 def _settle_conflicts(found: Resolved, severity: str, tally: Counter[str]) -> Resolved:
-    """Contradicted rows flagged, refused (split −2) or left alone; a duplicate of an earlier row is none."""
+    """Contradicted rows flagged, refused or left alone; a duplicate of an earlier row is none."""
     conflict = found.conflict & (found.split >= 0)
     if severity == "flag":
         tally["flags.conflicting_labels"] += int(conflict.sum())
         return found._replace(conflict=conflict)
     if severity == "reject":
         tally["candidates.rejected.conflicting_labels"] += int(conflict.sum())
-        return found._replace(split=np.where(conflict, -2, found.split))
+        return found._replace(split=np.where(conflict, REFUSED, found.split))
     return found._replace(conflict=np.zeros_like(conflict))
-
-
-def discard(out: Path) -> None:
-    """Remove a data set and nothing else that may lie in its folder."""
-    for name in [*Manifest.read(out).files, MANIFEST, "_run.log"]:
-        (out / name).unlink(missing_ok=True)
-    for folder in sorted((p for p in out.rglob("*") if p.is_dir()), reverse=True):
-        if not any(folder.iterdir()):
-            folder.rmdir()
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 # --- between the phases -------------------------------------------------------------------------------------------
@@ -242,74 +215,6 @@ def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]
     ]
     if rejects:
         write_table(job.work / "map.rejects.arrow", rejects_table(job.source, ["record"] * len(rejects), rejects))
-
-
-# --- the folder ---------------------------------------------------------------------------------------------------
-
-
-def _refuse_finished(out: Path) -> None:
-    if (out / MANIFEST).exists():
-        raise UserError("the output folder already holds a data set", out, "choose another --out or delete it")
-    if out.exists() and not out.is_dir():
-        raise UserError("the output is a file", out, "choose another --out")
-    if out.is_dir() and not (out / ".work").exists() and any(p.name != "_run.log" for p in out.iterdir()):
-        raise UserError("the output folder is not empty", out, "choose another --out or empty it")
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "_run.log").touch()
-    except OSError as e:
-        raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
-
-
-def _cannot_write(e: OSError, out: Path) -> Exception:
-    """A full disk and its like as one line; what is done stays, and the same command goes on."""
-    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-        return e
-    return UserError(f"cannot write: {os.strerror(e.errno)}", out, "make room and run the same command again")
-
-
-def _claim_work(plan: Plan) -> None:
-    """Take up the work folder if it is of this very conversion."""
-    note = plan.job.work / "conversion"
-    if note.exists() and note.read_text() != plan.digest:
-        fix = f"run that command again to finish it, or delete {plan.job.work}"
-        raise UserError("an unfinished conversion of other inputs or settings is there", plan.job.work, fix)
-    plan.job.work.mkdir(parents=True, exist_ok=True)
-    note.write_text(plan.digest)
-
-
-@contextmanager
-def _only_writer(out: Path) -> Iterator[None]:
-    with (out / "_run.log").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError("another convert is writing there", out, "wait for it, or choose another --out") from None
-        yield
-
-
-@contextmanager
-def _log(out: Path, plan: Plan) -> Iterator[Any]:
-    """`_run.log`: what is not part of the data set, such as times, workers and where the inputs lay."""
-    started = last = time.perf_counter()
-    with (out / "_run.log").open("a") as log:
-        for path in dict.fromkeys(s.path for s in plan.job.slices):
-            print(json.dumps({"input": str(path.resolve())}, ensure_ascii=False), file=log)
-
-        def lap(phase: str, **more: object) -> None:
-            nonlocal last
-            now = time.perf_counter()
-            print(json.dumps({"phase": phase, "wall_seconds": round(now - last, 3), **more}), file=log, flush=True)
-            last = now
-
-        yield lap
-        megabytes = sum(i["bytes"] for i in plan.inputs) / 1e6
-        wall = time.perf_counter() - started
-        rate = {"wall_seconds": round(wall, 3), "mb_per_second": round(megabytes / wall, 1), "workers": plan.workers}
-        print(json.dumps({"phase": "all", **rate, "cores": os.cpu_count()}), file=log)
 
 
 # --- manifest -----------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def finish(
     bad = np.flatnonzero(reasons != "")
     for i, row in zip(bad.tolist(), found.spelled(bad).to_pylist(), strict=True):
         tally[f"candidates.rejected.{reasons[i].partition(' ')[0]}"] += 1
-        rejects.append(_reject_of(reasons[i], row, matches.get(i)))
+        rejects.append(reject_of(reasons[i], row, matches.get(i)))
     checked = found.filter(reasons == "")
     kept = checked.filter(matching(checked, rules.where))
     tally["candidates.filtered"] += checked.rows - kept.rows
@@ -85,7 +85,8 @@ def _settle(fates: list[str], by_pairs: list[tuple[str, pa.Table]]) -> list[str]
     return settled
 
 
-def _reject_of(reasons: str, row: dict, match: dict | None) -> Reject:
+def reject_of(reasons: str, row: dict, match: dict | None) -> Reject:
+    """A row with its messages as a reject; `match` is what it has in common with an evaluation set."""
     positions = json.loads(row["meta"]).get("positions", [])
     kept = {k: v for k, v in row.items() if not k.startswith("_") and k not in ("id", "created")}
     kept |= {"matches": match} if match else {}

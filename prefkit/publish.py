@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +14,10 @@ import pyarrow as pa
 
 from prefkit import engine
 from prefkit.checks import with_flag
-from prefkit.finish import REJECTS
+from prefkit.finish import REJECTS, reject_of, rejects_table
 from prefkit.schema import PAIRS
 from prefkit.shards import BATCH_ROWS, SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
-from prefkit.split import Resolved
+from prefkit.split import REFUSED, Resolved
 from prefkit.tables import Candidates
 from prefkit.tasks import Job, read_cells
 
@@ -97,12 +99,24 @@ def publish(out: Path, publication: Publication, job: Job, workers: int, suffix:
     files = {s.path.relative_to(out).as_posix(): e for s, e in zip(shards, entries, strict=True)}
     rejects = f"_rejects/{shard_name(0, 1)}"
     sources = [job.work / "map.rejects.arrow", *(s.with_suffix(".rejects.arrow") for s in publication.stems)]
-    files[rejects] = write_shard(out / rejects, REJECTS, (_stream(p) for p in sources if p.exists()))
+    refused = chain((_stream(p) for p in sources if p.exists()), _refused(publication, job.source))
+    files[rejects] = write_shard(out / rejects, REJECTS, refused)
     if suffix == "arrow":
         names = {n: [s.path.name for s in found] for n, found in planned.items()}
         prints = {n: _fingerprint([files[f"{n}/{s}"]["sha256"] for s in found]) for n, found in names.items()}
         files |= {name: describe(out / name) for name in write_datasets_files(out, names, prints)}
     return dict(sorted(files.items()))
+
+
+def _refused(publication: Publication, source: str) -> Iterator[pa.Table]:
+    """The rows that `resolve` refused: their labels contradict others."""
+    for stem, a, b in zip(publication.stems, publication.starts[:-1], publication.starts[1:], strict=True):
+        rows = np.flatnonzero(publication.split[a:b] == REFUSED)
+        if len(rows):
+            path = stem.with_suffix(".arrow")
+            spelled = Candidates(read_cells(path), _stream(path)).spelled(rows).to_pylist()
+            found = [reject_of("conflicting_labels", row, None) for row in spelled]
+            yield rejects_table(source, ["candidate"] * len(found), found)
 
 
 def _write(shard: _Shard) -> dict[str, Any]:

@@ -25,8 +25,11 @@ KEYS = np.dtype(
 )
 
 
+DUPLICATE, REFUSED = -1, -2  # in place of a split
+
+
 class Resolved(NamedTuple):
-    """Per candidate row: the split it goes to (−1 = the pair is a duplicate of an earlier row), its group, and whether
+    """Per candidate row: the split it goes to (`DUPLICATE` of an earlier row: none), its group, and whether
     another row has the same prompt and responses with the other one chosen."""
 
     split: np.ndarray  # int32[n]
@@ -91,7 +94,7 @@ def resolve(
         here[here] = names[where[here]] == held[here, 0]
         of_name[where[here]] = held[here, 1].astype(np.int32)
     split = of_name[inverse]
-    split[_repeated(rows)] = -1
+    split[_repeated(rows)] = DUPLICATE
     return Resolved(split, group, _contradicted(rows))
 
 

@@ -1,4 +1,4 @@
-"""Rows of a Stack Exchange dump as columns: posts by question, links of duplicates, users' names, votes of posts."""
+"""Rows of a Stack Exchange dump as columns: posts by question, and what lies in the tables beside them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prefkit import archives, tables
 from prefkit.errors import UserError
 from prefkit.sources import MapOutput, Slice
 from prefkit.sources.dump_files import DumpOptions, address, is_utf16, members_of, tables_in, token
+from prefkit.sources.dump_tables import Links, Rows, Users, Votes
 from prefkit.xmlrows import Damaged, Framer, Row, byte_range, elements, utf16
 
 QUESTION, ANSWER = 1, 2
 UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site"
 NO_LINKS = "no PostLinks.xml, so no duplicate questions are known"
-NOTED_ROWS = 200_000  # names or counts are written out each time there are so many
 PART_BYTES = 32 << 20  # a stream is written out each time it has grown by so much
 FABRICATED = {
     "1000000001",
@@ -58,9 +58,6 @@ POSTS = pa.schema(
         ("closed", pa.string()),
     ]
 )
-
-
-Rows = list[tuple[int, Row | Damaged]]
 
 
 def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
@@ -182,81 +179,6 @@ def _warn_if_no_links(name: str, out: MapOutput) -> None:
         out.warn("no row in it, so no duplicate questions are known", name)
 
 
-class _Links:
-    """PostLinks.xml: links of type 3 say that one question is a duplicate of the other."""
-
-    def __init__(self, site: str, options: DumpOptions, out: MapOutput):
-        self.site, self.out = token(site), out
-
-    def take(self, rows: Rows) -> None:
-        for _, row in rows:
-            if isinstance(row, Damaged):
-                self.out.tally["links.damaged"] += 1
-            elif row.get("LinkTypeId") != "3":
-                self.out.tally["links.other_type"] += 1
-            elif row.get("PostId") is None or row.get("RelatedPostId") is None:
-                self.out.tally["links.damaged"] += 1
-            else:
-                self.out.link(f"{self.site}/{row.get('PostId')}", f"{self.site}/{row.get('RelatedPostId')}")
-                self.out.tally["links.duplicates"] += 1
-
-    def close(self) -> None:
-        """Nothing is left over."""
-
-
-class _Users:
-    """Users.xml: names by user number."""
-
-    def __init__(self, site: str, options: DumpOptions, out: MapOutput):
-        self.site, self.out = token(site), out
-        self.names: dict[str, str] = {}
-
-    def take(self, rows: Rows) -> None:
-        for _, row in rows:
-            if isinstance(row, Damaged) or row.get("Id") is None or not row.get("DisplayName"):
-                self.out.tally["users.damaged" if isinstance(row, Damaged) else "users.nameless"] += 1
-            else:
-                self.names[row.get("Id")] = row.get("DisplayName")
-                self.out.tally["users.names"] += 1
-        if len(self.names) >= NOTED_ROWS:
-            self.close()
-
-    def close(self) -> None:
-        keys = tables.hash64(f"{self.site}/{number}" for number in self.names)
-        names = tables.clean_column(list(self.names.values()), Counter())
-        self.out.note("names", pa.table({"key": keys, "name": names}))
-        self.names = {}
-
-
-class _Votes:
-    """Votes.xml: how many votes up (type 2) and down (type 3) each post has."""
-
-    def __init__(self, site: str, options: DumpOptions, out: MapOutput):
-        self.site, self.out = token(site), out
-        self.up: Counter[str] = Counter()
-        self.down: Counter[str] = Counter()
-
-    def take(self, rows: Rows) -> None:
-        count = {"2": self.up, "3": self.down}
-        for _, row in rows:
-            if isinstance(row, Damaged) or row.get("PostId") is None:
-                self.out.tally["votes.damaged"] += 1
-            elif (kind := row.get("VoteTypeId", "")) in count:
-                count[kind][row.get("PostId")] += 1
-                self.out.tally["votes.up" if kind == "2" else "votes.down"] += 1
-            else:
-                self.out.tally["votes.other_type"] += 1
-        if len(self.up) + len(self.down) >= NOTED_ROWS:
-            self.close()
-
-    def close(self) -> None:
-        posts = [*dict.fromkeys([*self.up, *self.down])]
-        columns = {name: [of[p] for p in posts] for name, of in (("up", self.up), ("down", self.down))}
-        counts = {name: pa.array(values, pa.int64()) for name, values in columns.items()}
-        self.out.note("votes", pa.table({"key": tables.hash64(f"{self.site}/{p}" for p in posts), **counts}))
-        self.up, self.down = Counter(), Counter()
-
-
 class _Posts:
     """Questions and answers of one slice, as columns."""
 
@@ -351,7 +273,7 @@ def _numbers(rows: list[tuple[int, Row]]) -> dict[str, list[int]]:
 
 TAKERS: dict[str, Callable[[str, DumpOptions, MapOutput], Any]] = {
     "posts": _Posts,
-    "postlinks": _Links,
-    "users": _Users,
-    "votes": _Votes,
+    "postlinks": Links,
+    "users": Users,
+    "votes": Votes,
 }

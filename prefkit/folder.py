@@ -1,0 +1,96 @@
+"""The folder that a conversion writes into: new or its own, one writer at a time, and a log that is not published."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefkit.errors import UserError
+from prefkit.plan import Plan
+from prefkit.shards import MANIFEST, Manifest
+
+
+def discard(out: Path) -> None:
+    """Remove a data set and nothing else that may lie in its folder."""
+    for name in [*Manifest.read(out).files, MANIFEST, "_run.log"]:
+        (out / name).unlink(missing_ok=True)
+    for folder in sorted((p for p in out.rglob("*") if p.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+def refuse_finished(out: Path) -> None:
+    """A `UserError` unless the folder is new, empty or holds an unfinished conversion."""
+    if (out / MANIFEST).exists():
+        raise UserError("the output folder already holds a data set", out, "choose another --out or delete it")
+    if out.exists() and not out.is_dir():
+        raise UserError("the output is a file", out, "choose another --out")
+    if out.is_dir() and not (out / ".work").exists() and any(p.name != "_run.log" for p in out.iterdir()):
+        raise UserError("the output folder is not empty", out, "choose another --out or empty it")
+
+
+def make_folder(out: Path) -> None:
+    """Make it, with the log that also serves as its lock."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "_run.log").touch()
+    except OSError as e:
+        raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
+
+
+def cannot_write(e: OSError, out: Path) -> Exception:
+    """A full disk and its like as one line; what is done stays, and the same command goes on."""
+    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        return e
+    return UserError(f"cannot write: {os.strerror(e.errno)}", out, "make room and run the same command again")
+
+
+def claim_work(plan: Plan) -> None:
+    """Take up the work folder if it is of this very conversion."""
+    note = plan.job.work / "conversion"
+    if note.exists() and note.read_text() != plan.digest:
+        fix = f"run that command again to finish it, or delete {plan.job.work}"
+        raise UserError("an unfinished conversion of other inputs or settings is there", plan.job.work, fix)
+    plan.job.work.mkdir(parents=True, exist_ok=True)
+    note.write_text(plan.digest)
+
+
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Hold the lock, or a `UserError`: another process is writing there."""
+    with (out / "_run.log").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError("another convert is writing there", out, "wait for it, or choose another --out") from None
+        yield
+
+
+@contextmanager
+def log_of(out: Path, plan: Plan) -> Iterator[Any]:
+    """`_run.log`: what is not part of the data set, such as times, workers and where the inputs lay."""
+    started = last = time.perf_counter()
+    with (out / "_run.log").open("a") as log:
+        for path in dict.fromkeys(s.path for s in plan.job.slices):
+            print(json.dumps({"input": str(path.resolve())}, ensure_ascii=False), file=log)
+
+        def lap(phase: str, **more: object) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            print(json.dumps({"phase": phase, "wall_seconds": round(now - last, 3), **more}), file=log, flush=True)
+            last = now
+
+        yield lap
+        megabytes = sum(i["bytes"] for i in plan.inputs) / 1e6
+        wall = time.perf_counter() - started
+        rate = {"wall_seconds": round(wall, 3), "mb_per_second": round(megabytes / wall, 1), "workers": plan.workers}
+        print(json.dumps({"phase": "all", **rate, "cores": os.cpu_count()}), file=log)

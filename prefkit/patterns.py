@@ -1,0 +1,90 @@
+"""Checks that look for a pattern in texts: one pass of RE2 over all of them finds the few texts to look at closely."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefkit.near import texts_of
+from prefkit.tables import SIDES, Candidates
+
+RESPONSES = SIDES[1:]
+
+
+class Pattern(NamedTuple):
+    """A rule for texts: an RE2 pattern, and on which sides it counts; `sure(text)` decides where it alone cannot."""
+
+    regex: str
+    sides: tuple[str, ...] = SIDES
+    sure: Callable[[str], bool] | None = None
+
+
+def _outside_code(pattern: str) -> Callable[[str], bool]:
+    found, code = re.compile(pattern), re.compile(r"^(```+|~~~+)[^\n]*\n.*?^\1|`[^`\n]+`", re.S | re.M)
+    return lambda text: found.search(code.sub("", text)) is not None
+
+
+def _only(link: str) -> Callable[[str], bool]:
+    found = re.compile(link)
+    return lambda text: len(found.sub("", text).strip()) < 20
+
+
+def _cut_off(text: str) -> bool:
+    return "```" not in text or len(re.findall(r"^\s*(?:>\s*)*(?:[-*+]\s+|\d+\.\s+)?```", text, re.M)) % 2 == 1
+
+
+HTML_TAG = r"</?(?:p|div|pre|code|br|span|ul|ol|li|td|tr|table|blockquote|strong|em)(?:\s[^<>]*)?/?>"
+HTML = HTML_TAG + r"|&(?:lt|gt|amp|quot|nbsp);"
+LINK = r"\[[^\]\n]*\]\([^)\n]*\)|https?://\S+"
+ROLE_MARKER = (
+    r"\n\n(?:Human|Assistant):|<\|(?:im_start|im_end|eot_id|end|user|assistant|system)\|>"
+    r"|\[/?INST\]|<extra_id_1>|</?think>"
+)
+REFUSAL = (
+    r"(?i)^\W*(?:I'm|I am) (?:sorry|unable|not able)[^.]{0,60}(?:cannot|can't|unable|assist|help with)"
+    r"|^\W*I (?:cannot|can't) (?:assist|help|provide|answer)"
+)
+IDENTITY = r"(?i)\b(?:as|I am) an AI(?: language)? model\b|trained by (?:OpenAI|Anthropic|Google)"
+API_ERROR = r"API REQUEST ERROR|NETWORK ERROR DUE TO HIGH TRAFFIC|CONTENT VIOLATES OUR GUIDELINES"
+PATTERNS: dict[str, Pattern] = {
+    "api_error_text": Pattern(API_ERROR, RESPONSES),
+    "deleted_placeholder": Pattern(r"^\s*\[(?:deleted|removed)\]\s*$"),
+    "role_marker_in_text": Pattern(ROLE_MARKER),
+    "model_identity": Pattern(IDENTITY, RESPONSES),
+    "refusal": Pattern(REFUSAL, ("chosen",)),
+    "truncated": Pattern(r"▌\s*$|<span class=\"cursor\">|```", RESPONSES, _cut_off),
+    "replacement_character": Pattern("\ufffd"),
+    "bidi_control": Pattern(r"[\x{202a}-\x{202e}\x{2066}-\x{2069}]"),
+    "mojibake": Pattern(r"â€[™œ\x{9d}“”¦]|Ã[©¨¼¶¤Ÿ±³¡]|ï»¿"),
+    "html_leftover": Pattern(HTML, SIDES, _outside_code(HTML)),
+    "link_only": Pattern(r"^[^\n]{0,40}(?:\[[^\]\n]*\]\(|https?://)", RESPONSES, _only(LINK)),
+    "image_only": Pattern(r"!\[[^\]\n]*\]\(", RESPONSES, _only(rf"!(?:{LINK})")),
+    "email_address": Pattern(r"\b[A-Za-z0-9._%+-]{2,}@[A-Za-z0-9-]{2,}\.[a-z]{2,6}\b"),
+}
+
+
+class Suspects:
+    """The cells in which any of the wanted patterns occurs, found in one pass, and the rows that a pattern marks."""
+
+    def __init__(self, made: Candidates, names: set[str]):
+        self.made, self.contents = made, texts_of(made.cells)
+        wanted = [p.regex for n, p in PATTERNS.items() if n in names]
+        anything = "|".join(f"(?:{p})" for p in wanted)
+        hits = pc.match_substring_regex(self.contents, anything) if wanted else pa.array([False] * len(made.cells))
+        self.cells = np.flatnonzero(hits.to_numpy(zero_copy_only=False))
+        self.texts = self.contents.take(pa.array(self.cells))
+
+    def rows(self, name: str) -> np.ndarray:
+        """Which rows the pattern marks: bool[n]."""
+        pattern = PATTERNS[name]
+        here = self.cells[pc.match_substring_regex(self.texts, pattern.regex).to_numpy(zero_copy_only=False)]
+        if pattern.sure is not None:
+            here = np.array([c for c in here.tolist() if pattern.sure(self.contents[c].as_py())], dtype=np.int64)
+        marked = np.zeros(len(self.made.cells), dtype=bool)
+        marked[here] = True
+        return np.logical_or.reduce([marked[self.made.side(side)] for side in pattern.sides])

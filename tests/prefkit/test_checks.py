@@ -1,0 +1,111 @@
+"""Every check finds what it is for, in the side it is for, and nothing in sound text."""
+
+import json
+
+import pytest
+
+from prefkit import convert_dataset, open_pairs
+from prefkit.checks import CHECKS, severities
+from prefkit.errors import UserError
+from prefkit.shards import verify
+from prefkit.sources.rejects import rows
+
+SOUND = {
+    "prompt": "How do I sort a list in Python?",
+    "chosen": "Call `sorted` on it: it gives a new list.",
+    "rejected": "Write a loop that compares all neighbours.",
+}
+LONG = "The quick brown fox jumps over the lazy dog and runs into the dark forest where nobody has ever seen it. "
+FOUND = {  # check → what to change in a sound pair
+    "bad_role": {"prompt": [{"role": "robot", "content": "Beep, this is a sound question otherwise."}]},
+    "role_alternation": {"chosen": [{"role": "assistant", "content": "One sound answer and"}, {"role": "assistant", "content": "another sound answer."}]},
+    "empty_prompt": {"prompt": " \u200b\n"},
+    "empty_chosen": {"chosen": "\u00a0 \ufeff"},
+    "empty_rejected": {"rejected": "\u3000"},
+    "identical_pair": {"chosen": "It is cafe\u0301  time, is it not, dear friends?", "rejected": "It is café time, is it not, dear friends?"},
+    "api_error_text": {"rejected": "**API REQUEST ERROR** Reason: it did not work out."},
+    "deleted_placeholder": {"rejected": "[deleted]"},
+    "near_identical_pair": {"chosen": LONG * 2 + "First.", "rejected": LONG * 2 + "Second."},
+    "role_marker_in_text": {"chosen": "Call sorted.<|im_end|> And then some more words here."},
+    "model_identity": {"rejected": "As an AI language model, I cannot have lists to sort."},
+    "refusal": {"chosen": "I'm sorry, but I can't help with lists of any kind."},
+    "truncated": {"chosen": "Do it like this:\n\n```python\nsorted(", "rejected": "Like so:\n\n```\nx\n```\n\nand that is all of it."},
+    "replacement_character": {"prompt": "What does caf\ufffd mean in French?"},
+    "bidi_control": {"rejected": "Write \u202eloop\u202c that compares all neighbours."},
+    "mojibake": {"chosen": "Itâ€™s easy: call sorted on it and be done."},
+    "html_leftover": {"rejected": "<p>Write a loop</p> that compares all neighbours."},
+    "link_only": {"rejected": "[here](https://example.org/a/very/long/address/indeed)"},
+    "image_only": {"rejected": "![see](https://example.org/a/very/long/address.png)"},
+    "email_address": {"rejected": "Write to somebody@example.org and ask them for a loop."},
+    "too_short": {"rejected": "A loop, then."},
+    "too_long": {"rejected": LONG * 1000},
+    "licence_missing": {},
+    "mixed_scripts": {"prompt": "How do I sort a list of numbers in Python, please?", "rejected": "すべての隣り合う要素を比較するループを書いてください。そうすればうまくいきますよ、きっと。"},
+    "repetition": {"rejected": "do it again and " * 40},
+}  # fmt: skip
+
+
+def converted(tmp_path, *pairs, name="out", **arguments):
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    return convert_dataset(file, tmp_path / name, splits="train=1", **arguments)
+
+
+def test_there_is_a_case_for_every_check():
+    assert FOUND.keys() | {"score_sign_conflict", "conflicting_labels"} == CHECKS.keys()
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_it_finds_what_it_is_for(tmp_path, name):
+    everything = {n: "flag" for n in CHECKS if n != "licence_missing"} | {name: "reject"}
+    manifest = converted(tmp_path, SOUND | FOUND[name], checks=everything)
+    assert manifest.sources["pairs"]["candidates"]["rejected"] == {
+        next(n for n in CHECKS if everything.get(n) == "reject"): 1
+    }
+    (row,) = rows(tmp_path / "out")
+    assert name in row["reasons"]
+
+
+def test_a_sound_pair_has_no_flag(tmp_path):
+    converted(tmp_path, SOUND, checks=dict.fromkeys(CHECKS.keys() - {"licence_missing"}, "flag"))
+    assert open_pairs(tmp_path / "out")["flags"].to_pylist() == [[]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use `<p>` for a paragraph, and never leave out its end.",
+        "```html\n<div>kept as code</div>\n```\n\nand that is all of it.",
+        "See [this page](https://example.org), where all of it is explained at length and with examples.",
+        "As an AI researcher I trained models; the model of a list is a row.",
+        "Human: all too human, wrote somebody, and that was long ago.",
+    ],
+)
+def test_what_only_looks_like_it_is_left_alone(tmp_path, text):
+    converted(tmp_path, SOUND | {"rejected": text})
+    assert open_pairs(tmp_path / "out")["flags"].to_pylist() == [[]]
+
+
+@pytest.mark.parametrize("severity", ["flag", "reject", "off"])
+def test_labels_that_contradict_each_other(tmp_path, severity):
+    other = SOUND | {"chosen": SOUND["rejected"], "rejected": SOUND["chosen"]}
+    manifest = converted(tmp_path, SOUND, other, SOUND | {"prompt": "Else?"}, checks={"conflicting_labels": severity})
+    flags = open_pairs(tmp_path / "out")["flags"].to_pylist()
+    ledger = manifest.sources["pairs"]["candidates"]
+    if severity == "reject":
+        assert (ledger["pairs"], ledger["rejected"]) == (1, {"conflicting_labels": 2})
+        kept = {json.loads(r["raw"])["chosen"][0]["content"] for r in rows(tmp_path / "out", "conflicting_labels")}
+        assert kept == {SOUND["chosen"], SOUND["rejected"]}
+    else:
+        expected = ["conflicting_labels"] if severity == "flag" else []
+        assert flags == [expected, expected, []]
+    assert verify(tmp_path / "out") == []
+
+
+def test_severities_are_what_was_asked_for(tmp_path):
+    assert severities({"too_long": "reject"})["too_long"] == "reject"
+    for bad in ({"too_lung": "off"}, {"too_long": "drop"}):
+        with pytest.raises(UserError):
+            severities(bad)
+    manifest = converted(tmp_path, SOUND, checks={"too_long": "reject"})
+    assert manifest.config["checks"] == {"too_long": "reject"}
