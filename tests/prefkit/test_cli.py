@@ -83,11 +83,7 @@ def test_show_stats_sources_trace(folder):
     ):
         assert words in traced.stdout
     stats = prefkit("stats", "data", cwd=folder)
-<<<<<<< HEAD
     assert "is chosen in" in stats.stdout
-=======
-    assert "longer     is chosen in" in stats.stdout
->>>>>>> conversion
     assert "stack-exchange-paired" in prefkit("sources", cwd=folder).stdout
 
 
