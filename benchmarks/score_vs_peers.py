@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from train_vs_trl import MAX_TOKENS, REAL, prepare
+from train_vs_trl import MAX_TOKENS, REAL, prepare, trl_lora
 
 TEMPLATE = "question"
 
@@ -118,14 +118,11 @@ def peer(folder: Path, batch: str, limit: str) -> dict:
 def write_policy(folder: Path) -> None:
     """A LoRA over the base that changes what it says."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    adapted = get_peft_model(
-        model, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    )
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "model"), trl_lora())
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)

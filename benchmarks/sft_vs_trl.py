@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from train_vs_trl import MAX_TOKENS, REAL, matmul_rate, prepare, run_process
+from train_vs_trl import MAX_TOKENS, REAL, matmul_rate, prepare, run_process, trl_arguments, trl_lora
 
 EXAMPLES_PER_STEP = 8
 
@@ -44,7 +44,6 @@ def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
     """TRL on the same text."""
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
@@ -57,18 +56,13 @@ def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
         }
         for r in open_pairs(folder / "data", "train").to_pylist()
     }
-    args = SFTConfig(
-        output_dir=str(out), per_device_train_batch_size=batch, gradient_accumulation_steps=EXAMPLES_PER_STEP // batch,
-        num_train_epochs=1, learning_rate=1e-4, logging_steps=10, report_to="none", use_cpu=not torch.cuda.is_available(),
-        bf16=dtype == "bfloat16", max_length=2 * MAX_TOKENS, save_strategy="no", gradient_checkpointing=False,
-        disable_tqdm=True,
-    )  # fmt: skip
+    args = SFTConfig(**trl_arguments(out, dtype, batch, EXAMPLES_PER_STEP))
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype)),
         args=args,
         train_dataset=Dataset.from_list(list(rows.values())),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        peft_config=trl_lora(),
     )
     start = time.monotonic()
     trainer.train()

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("PREFKIT_REAL_DATA", ROOT.parent / "shared" / "data"))
@@ -145,11 +146,29 @@ def run_process(command: list[str], folder: Path) -> float:
     return usage.ru_maxrss / 1024
 
 
+def trl_arguments(out: Path, dtype: str, batch: int, per_step: int) -> dict:
+    """What TRL's trainers are told, SFT's too."""
+    import torch
+
+    return {
+        "output_dir": str(out), "per_device_train_batch_size": batch, "gradient_accumulation_steps": per_step // batch,
+        "num_train_epochs": 1, "learning_rate": 1e-4, "logging_steps": 10, "report_to": "none",
+        "use_cpu": not torch.cuda.is_available(), "bf16": dtype == "bfloat16", "max_length": 2 * MAX_TOKENS,
+        "save_strategy": "no", "gradient_checkpointing": False, "disable_tqdm": True,
+    }  # fmt: skip
+
+
+def trl_lora() -> Any:
+    """The LoRA of both sides."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+
 def peer_main(folder: Path, out: Path, dtype: str, batch: int, reference: str) -> None:
     """TRL on the same text: the boundary is where ours is, after "Answer:"."""
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
@@ -172,19 +191,14 @@ def peer_main(folder: Path, out: Path, dtype: str, batch: int, reference: str) -
         }
         for r in open_pairs(folder / "data", "train").to_pylist()
     ]
-    args = DPOConfig(
-        output_dir=str(out), per_device_train_batch_size=batch, gradient_accumulation_steps=PAIRS_PER_STEP // batch,
-        num_train_epochs=1, learning_rate=1e-4, logging_steps=10, report_to="none", use_cpu=not torch.cuda.is_available(),
-        bf16=dtype == "bfloat16", max_length=2 * MAX_TOKENS, save_strategy="no", gradient_checkpointing=False,
-        disable_tqdm=True, precompute_ref_log_probs=reference == "cached",
-    )  # fmt: skip
+    args = DPOConfig(**trl_arguments(out, dtype, batch, PAIRS_PER_STEP), precompute_ref_log_probs=reference == "cached")
     clock = Clock()
     trainer = DPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype)),
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
-        peft_config=LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        peft_config=trl_lora(),
         callbacks=[clock],
     )
     trainer.train()

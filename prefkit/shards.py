@@ -63,8 +63,11 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """blake2b-128 of the manifest's content: one name for exactly this data set."""
-        text = json.dumps(asdict(self), ensure_ascii=False)
+        """blake2b-128 of the manifest's content: one name for exactly this data set.
+
+        Empty entries are left out, so that an entry that a later version adds renames no older data set.
+        """
+        text = json.dumps({k: v for k, v in asdict(self).items() if v}, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def write(self, path: Path) -> None:

@@ -57,7 +57,7 @@ class Stats:
     splits: dict[str, dict[str, int]]
     subsets: dict[str, dict[str, int]]
     scores: dict[str, int]
-    years: dict[str, dict[int, int]]
+    years: dict[str, dict[str, int]]
     margins: list[int]
     chars: dict[str, list[int]]
     doublings: dict[str, list[int]]  # responses and prompts of 0, 1, 2 to 3, 4 to 7, … characters
@@ -103,14 +103,14 @@ def share(won: np.ndarray, groups: np.ndarray) -> Share | None:
     return Share(float(won.mean()), *wilson(float(won.mean()) * n, n))
 
 
-def _years(pairs: pa.Table) -> dict[str, dict[int, int]]:
-    """Pairs of each subset by the year in which they were made; those without a date are left out."""
-    dated = pairs.filter(pairs["created"].is_valid())
-    table = pa.table({"subset": dated["subset"], "year": pc.year(dated["created"])})
-    found: dict[str, dict[int, int]] = {}
+def _years(pairs: pa.Table) -> dict[str, dict[str, int]]:
+    """Pairs of each subset by the year in which they were made, "?" where that is not known; none where it never is."""
+    years = pc.fill_null(pc.cast(pc.year(pairs["created"]), pa.string()), "?")
+    table = pa.table({"subset": pairs["subset"], "year": years})
+    found: dict[str, dict[str, int]] = {}
     for row in table.group_by(["subset", "year"]).aggregate([([], "count_all")]).sort_by("year").to_pylist():
         found.setdefault(row["subset"], {})[row["year"]] = row["count_all"]
-    return found
+    return {subset: counts for subset, counts in found.items() if counts.keys() != {"?"}}
 
 
 def _formats(pairs: pa.Table, groups: np.ndarray) -> dict[str, Format]:

@@ -352,3 +352,15 @@ def test_a_reference_with_another_vocabulary_is_refused(road):
     run("prefkit", "train", "tiny-model", "--data.path", "data", "--out", "other", *shape, cwd=road)
     with pytest.raises(UserError, match="different vocabularies"):
         score_pairs(str(road / "dpo"), road / "data", reference=str(road / "other"))
+
+
+def test_a_model_without_its_base_or_configuration_is_one_line(road, tmp_path):
+    adapter = copied(road, tmp_path, "dpo")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "/nowhere/base"}))
+    with pytest.raises(UserError, match="adapter's base cannot be loaded"):
+        score_pairs(str(adapter), road / "data")
+    model = copied(road, tmp_path, "tiny")
+    (model / "config.json").write_text('{"model_type": "no such thing"}')
+    with pytest.raises(UserError, match="model"):
+        score_pairs(str(model), road / "data", reference="none")

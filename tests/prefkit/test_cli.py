@@ -83,7 +83,7 @@ def test_show_stats_sources_trace(folder):
     ):
         assert words in traced.stdout
     stats = prefkit("stats", "data", cwd=folder)
-    assert "longer     is chosen in" in stats.stdout
+    assert "is chosen in" in stats.stdout
     assert "stack-exchange-paired" in prefkit("sources", cwd=folder).stdout
 
 
