@@ -23,7 +23,8 @@ from prefkit.errors import UserError, unknown_name
 from prefkit.progress import progress
 
 # Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
-PRELOAD = ["prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
+# (pyarrow imports pandas, if it is there, with the first list that becomes an array.)
+PRELOAD = ["pandas", "prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
 
 ENGINES = ("local", "ray")
 _cluster = False  # whether `on` has a Ray cluster
