@@ -19,6 +19,7 @@ from prefkit.schema import SCHEMA_VERSION
 MANIFEST = "manifest.json"
 BATCH_ROWS = 1000
 SHARD_BYTES = 256 << 20
+WORK = ".work"  # what an unfinished conversion goes on from
 UNLISTED = {MANIFEST, "_run.log"}
 
 
@@ -188,7 +189,7 @@ def _file_problems(path: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{name}: {rows} rows where the manifest says {entry['rows']}"
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
-        if file.is_file() and name not in manifest.files and name not in UNLISTED:
+        if file.is_file() and name not in manifest.files and name not in UNLISTED and not name.startswith(f"{WORK}/"):
             yield f"{name}: not in the manifest"
 
 
