@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from evalkit.engines import Engine, Found, compute_local, compute_on_ray
-from evalkit.inputs import open_data
+from evalkit.inputs import Data, open_data
 from evalkit.models import Models, Role, context_length, same_vocabulary, short_name, short_names
 from evalkit.noise import noise_floor
 from evalkit.overlap import Overlap, training_overlap
@@ -81,16 +81,17 @@ def score_pairs(
     return pd.concat(frames, ignore_index=True)
 
 
-def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line: None) -> Result:
+def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lambda line: None) -> Result:
     """Encode the split, compute what no cache holds, and put the numbers beside their pairs.
 
-    `data` is a folder of shards. Of several processes (torchrun) each computes its share; all return the same.
+    `data` is a folder of shards, or what `open_data` made of something else. Of several processes (torchrun) each computes its share; all return the same.
     """
-    pairs = open_pairs(data, options.split)
+    data = data if isinstance(data, Data) else Data(data, data.resolve().name)
+    pairs = open_pairs(data.folder, options.split)
     pairs = pairs.slice(0, options.limit) if options.limit is not None else pairs
     models = find_models(policy, options)
-    limits = Limits(options.max_tokens or context_length(models.policy) or 4096, None, options.too_long)
-    built = _read(data, options, models.policy, limits)
+    limits = _limits(models.policy, options)
+    built = _read(data.folder, options, models.policy, limits)
     boundary = _boundary(built, models.policy.tokenizer)
     counts = built.counts()
     dropped = "".join(f", {n} dropped: {reason}" for reason, n in counts["dropped"].items())
@@ -114,9 +115,10 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line
     names = {"policy": short_name(policy), "reference": reference, "beta": beta}
     record = {
         **names,
-        "data": Path(data).name,
-        "data_path": str(Path(data).resolve()),
-        "manifest": read_manifest(data).digest,
+        "data": data.name,
+        "data_path": str(data.folder.resolve()),
+        "ledgers": data.ledgers,
+        "manifest": read_manifest(data.folder).digest,
         "split": options.split,
         "template": models.policy.template.source,
         "max_tokens": limits.max_tokens,
@@ -130,6 +132,8 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line
         "noise": noise._asdict() if noise is not None else None,
         "overlap": overlap._asdict() if overlap.run_data else None,
         "policy_path": policy,
+        "reference_path": models.path("reference") if models.referenced else None,
+        "asked": asdict(options),
         "policy_digest": models.digest("policy"),
         "reference_digest": models.digest("reference") if models.referenced else None,
         "tokenizer_digest": tokenizer_digest(models.policy.tokenizer),
@@ -155,6 +159,15 @@ def find_models(policy: str, options: ScoreOptions) -> Models:
         other = replace(other, four_bit=True)
     same_vocabulary(described, other)
     return Models(described, other)
+
+
+def _limits(policy: Policy, options: ScoreOptions) -> Limits:
+    """Of tokens: those asked for, else all that the model has positions for."""
+    context = context_length(policy)
+    if options.max_tokens is not None and context is not None and options.max_tokens > context:
+        what = f"--max-tokens {options.max_tokens} is more than the model's {context} positions"
+        raise UserError(what, policy.path, f"--max-tokens {context} at most")
+    return Limits(options.max_tokens or context or 4096, None, options.too_long)
 
 
 def _read(data: Path, options: ScoreOptions, policy: Policy, limits: Limits) -> Rows:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -219,11 +219,17 @@ def test_records_that_are_no_pairs_are_told(road, tmp_path, capsys):
     sound = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
     file.write_text(json.dumps(sound) + "\n" + json.dumps(sound | {"chosen": ""}) + "\n")
     lines: list[str] = []
-    folder = open_data(file, None, None, lines.append)
-    assert open_pairs(folder, "test").num_rows == 1
-    assert "2 records of pairs, 1 pairs" in lines[0]
-    assert "1 empty" in lines[0]
-    assert open_data(file, None, None, lines.append) == folder
+    data = open_data(file, None, None, lines.append)
+    assert data.name == "some.jsonl"
+    assert open_pairs(data.folder, "test").num_rows == 1
+    assert any("2 read = 1 used + 1 unused" in line for line in lines)
+    assert any("1 empty_chosen" in line for line in lines)
+    assert open_data(file, None, None, lines.append) == data
+    file.write_text(json.dumps({"question": "Why?", "good": "So.", "bad": "No."}) + "\n")
+    with pytest.raises(UserError, match="not one pair came out; its columns are question, good, bad"):
+        open_data(file, None, None, lines.append)
+    with pytest.raises(UserError, match="data that is to be converted"):
+        open_data(road / "data", None, {"prompt": "question"}, lines.append)
 
 
 def test_several_policies_in_one_call(road):
@@ -235,6 +241,13 @@ def test_several_policies_in_one_call(road):
         assert 0 <= record["noise"]["p95"] <= record["noise"]["max"] < 1e-3
         assert record["noise"]["pairs"] > 0
         assert record["overlap"]["exact"] == record["overlap"]["near"] == 0
+    shutil.rmtree(road / "both" / "sft")
+    again = subprocess.run(
+        [BIN / "evalkit", "score", *policies, "--data", "data", "--out", "both", "--noise"],
+        cwd=road, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "both/dpo/scores.parquet: there already" in again.stdout
+    assert (road / "both" / "sft" / "scores.json").exists()
     alone = score_pairs([str(road / "dpo"), str(road / "sft")], road / "data")
     assert list(alone["policy"].unique()) == ["dpo", "sft"]
     done = subprocess.run(
@@ -289,6 +302,7 @@ def naive_jaccard(a: str, b: str) -> float:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_near_prompts_are_those_of_naive_jaccard(data):
     word = st.sampled_from(["a", "b", "c", "D", "e"])
     texts = st.lists(st.lists(word, max_size=14).map(" ".join), max_size=8)
@@ -309,8 +323,8 @@ def test_marks_of_another_template_are_told(road, tmp_path):
     pair = {"prompt": "Human: Why?\n\nAssistant:", "chosen": "So.", "rejected": "No."}
     (tmp_path / "marked.jsonl").write_text(json.dumps(pair) + "\n")
     lines: list[str] = []
-    folder = open_data(tmp_path / "marked.jsonl", None, None, lines.append)
-    score(str(road / "dpo"), folder, ScoreOptions(), lines.append)
+    marked = open_data(tmp_path / "marked.jsonl", None, None, lines.append)
+    score(str(road / "dpo"), marked, ScoreOptions(), lines.append)
     assert any("marks of a template already ('Human:' in 1, 'Assistant:' in 1 of 1)" in line for line in lines)
 
 
