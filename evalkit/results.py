@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from evalkit.scores import SCORES, scores_path, sha256, write_scores
 from train.core.logprobs import Scored
 from train.core.rows import Row
 
+TOKEN_ROWS = 256  # pairs whose tokens are Python objects at once
 ByRole = Mapping[Role, list[Scored]]  # the reference is absent where there is none
 TOKENS = pa.schema(
     [
@@ -72,7 +74,9 @@ def score_table(pairs: pa.Table, rows: list[Row], scored: ByRole, names: dict[st
 
 def token_table(rows: list[Row], scored: ByRole, tokenizer: Any) -> pa.Table:
     """`TOKENS`: token strings as the tokenizer spells them, and each token's log-probabilities."""
-    return pa.Table.from_pylist(list(_token_rows(rows, scored, tokenizer)), TOKENS)
+    told = _token_rows(rows, scored, tokenizer)
+    batches = iter(lambda: list(islice(told, TOKEN_ROWS)), [])
+    return pa.Table.from_batches([pa.RecordBatch.from_pylist(b, TOKENS) for b in batches], TOKENS)
 
 
 def _token_rows(rows: list[Row], scored: ByRole, tokenizer: Any) -> Iterator[dict[str, Any]]:

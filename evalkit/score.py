@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from evalkit.engines import Engine, Found, compute_local, compute_on_ray
 from evalkit.inputs import open_data
-from evalkit.models import Models, Role, context_length, same_vocabulary, short_name
+from evalkit.models import Models, Role, context_length, same_vocabulary, short_name, short_names
 from evalkit.noise import noise_floor
 from evalkit.overlap import Overlap, training_overlap
 from evalkit.results import Result, score_table, token_table
@@ -68,12 +68,17 @@ def score_pairs(
 ) -> pd.DataFrame:
     """Scores of one policy or several on held-out pairs, as a pandas frame; keywords are fields of `ScoreOptions`.
 
-    Raises UserError for a missing model or data set, or a reference with another vocabulary.
+    Policies whose folders have one name are told apart by the folders above. Raises UserError for a missing model or
+    data set, or a reference with another vocabulary.
     """
+    import pandas as pd
+
     folder = open_data(Path(data), source, source_options, lambda line: None)
-    policies = [policy] if isinstance(policy, str) else policy
-    scored = [score(p, folder, ScoreOptions(**options)).table for p in policies]
-    return pa.concat_tables(scored).to_pandas()
+    if isinstance(policy, str):
+        return score(policy, folder, ScoreOptions(**options)).table.to_pandas()
+    named = zip(policy, short_names(policy), strict=True)
+    frames = [score(p, folder, ScoreOptions(**options)).table.to_pandas().assign(policy=name) for p, name in named]
+    return pd.concat(frames, ignore_index=True)
 
 
 def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line: None) -> Result:
@@ -95,7 +100,7 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line
     say(f"boundary {boundary}")
     for warning in _template_warnings(models.policy, pairs):
         say(f"warning: {warning}")
-    overlap = training_overlap(models.policy.config, pairs)
+    overlap = training_overlap(policy, pairs)
     say(f"overlap  {_overlap_line(overlap)}")
     scored = {role: _collect(models, role, built.rows, options, say) for role in models.roles}
     noise = noise_floor(models, built.rows, options.tokens_per_batch) if options.noise else None
@@ -121,8 +126,9 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line
         "dropped": counts["dropped"],
         "dtype": models.policy.dtype,
         "four_bit": models.policy.four_bit,
+        "reference_four_bit": models.kept("reference").four_bit if models.referenced else None,
         "noise": noise._asdict() if noise is not None else None,
-        "overlap": overlap._asdict() if isinstance(overlap, Overlap) else None,
+        "overlap": overlap._asdict() if overlap.run_data else None,
         "policy_path": policy,
         "policy_digest": models.digest("policy"),
         "reference_digest": models.digest("reference") if models.referenced else None,
@@ -145,6 +151,8 @@ def find_models(policy: str, options: ScoreOptions) -> Models:
             raise UserError("this policy names no reference", policy, fix)
         return Models(described)
     other = describe_policy(options.reference, dtype=described.dtype, reference=False)
+    if described.four_bit and not other.config:  # a plain model beside a QLoRA policy: over the same 4-bit weights
+        other = replace(other, four_bit=True)
     same_vocabulary(described, other)
     return Models(described, other)
 
@@ -163,12 +171,13 @@ def _read(data: Path, options: ScoreOptions, policy: Policy, limits: Limits) -> 
 def _collect(models: Models, role: Role, rows: list[Row], options: ScoreOptions, say: Say) -> list[Scored]:
     """One model's log-probabilities: from its cache, and what that lacks from the engine."""
     cache, name = models.cache(role), short_name(models.path(role))
-    total, started, asked = sum(len(r.response_ids) for r in rows), monotonic(), 0
+    total, started = sum(len(r.response_ids) for r in rows), monotonic()
+    asked = known = 0
     with progress(name, total) as advance:
 
         def compute(missing: list[Row]) -> Found:
-            nonlocal asked
-            asked = sum(len(r.response_ids) for r in missing)
+            nonlocal asked, known
+            known, asked = cache.hits, sum(len(r.response_ids) for r in missing)
             advance(total - asked)
             if options.engine == "ray" and missing:
                 return compute_on_ray(models, role, missing, options.tokens_per_batch, options.ray_address)
@@ -176,7 +185,7 @@ def _collect(models: Models, role: Role, rows: list[Row], options: ScoreOptions,
 
         scored = collect_logps(rows, compute, cache, advance)
     rate = f", {asked / (monotonic() - started):,.1f} a second" if asked else ""
-    say(f"forwards {asked} responses computed{rate}, {cache.hits} from the cache: {name} in {models.policy.dtype}")
+    say(f"forwards {asked} responses computed{rate}, {known} from the cache: {name} in {models.policy.dtype}")
     return scored
 
 
@@ -187,12 +196,12 @@ def _run_record(policy: Policy) -> dict[str, Any] | None:
     return {"digests": policy.config.get("digests"), "data_path": policy.config.get("data", {}).get("path")}
 
 
-def _overlap_line(overlap: Overlap | str) -> str:
-    if isinstance(overlap, str):
-        return overlap
-    return (
-        f"{overlap.exact} of {overlap.prompts} prompts were trained on, {overlap.near} more nearly ({overlap.run_data})"
-    )
+def _overlap_line(o: Overlap) -> str:
+    unknown = f"not known: {o.unknown}" if o.unknown else ""
+    if not o.run_data:
+        return unknown
+    counts = f"{o.exact} of {o.prompts} prompts were trained on, {o.near} more nearly ({o.run_data})"
+    return counts + f"; {unknown}" * bool(unknown)
 
 
 MARKS = (
