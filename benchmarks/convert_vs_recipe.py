@@ -3,7 +3,7 @@
 The peer is that recipe, step for step: ElementTree.iterparse, group in memory, markdownify through `datasets.map` on both
 cores, save_to_disk. It checks nothing, keeps no provenance and does not split. Real posts are tiled (tile_dump.py).
 
-    python benchmarks/convert_vs_recipe.py [MB=60] [POSTS.xml…]
+    python benchmarks/convert_vs_recipe.py [MB=300] [POSTS.xml…]
 """
 
 import json
@@ -86,7 +86,7 @@ def markup_rates(dump: Path) -> str:
     return f"markup on one core: ours {times[0]:.1f} MB/s, html-to-markdown alone {times[1]:.1f} MB/s"
 
 
-def main(megabytes: float = 60, *posts: str) -> None:
+def main(megabytes: float = 300, *posts: str) -> None:
     """Time both on the same file."""
     sources = [Path(p) for p in posts] or [REAL / s / "Posts.xml" for s in SOURCES]
     if missing := [p for p in sources if not p.is_file()]:
