@@ -110,7 +110,7 @@ def connect(address: str | None) -> Any:
         raise UserError("ray is not installed", fix="pip install 'prefkit[ray]'") from e
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as e:
             raise UserError("no Ray cluster answers", address, "ray start --head, or leave --ray-address out") from e
     return ray

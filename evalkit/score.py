@@ -84,7 +84,8 @@ def score_pairs(
 def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lambda line: None) -> Result:
     """Encode the split, compute what no cache holds, and put the numbers beside their pairs.
 
-    `data` is a folder of shards, or what `open_data` made of something else. Of several processes (torchrun) each computes its share; all return the same.
+    `data` is a folder of shards, or what `open_data` made of something else. Of several processes (torchrun) each
+    computes its share; all return the same.
     """
     data = data if isinstance(data, Data) else Data(data, data.resolve().name)
     pairs = open_pairs(data.folder, options.split)

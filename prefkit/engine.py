@@ -65,7 +65,7 @@ def on(engine: str, address: str | None = None) -> Iterator[None]:
         host, _, port = (address or "").removeprefix("ray://").rpartition(":")
         if host:  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        ray.init(address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address or "local", ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as e:
         raise UserError(f"no Ray cluster there: {e}", address or "", "start one with `ray start --head`") from None
     _cluster = True

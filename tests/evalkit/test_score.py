@@ -398,19 +398,20 @@ def test_two_processes_share_the_work(road, tmp_path):
     assert known == 0
 
 
-def test_a_ray_cluster_scores_the_same(road, tmp_path):
-    pytest.importorskip("ray", reason="ray is not installed")
-    env = {**os.environ, "PREFKIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
-    computed_by(tmp_path)
-    command = [BIN / "evalkit", "score", "--policy", "dpo", "--data", "data", "--out", tmp_path / "out"]
-    done = subprocess.run([*command, "--engine", "ray"], cwd=road, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    same_as(road, tmp_path / "out")
-    asked = int(re.search(r"forwards (\d+) responses", done.stdout).group(1))
-    shares = computed_by(tmp_path)
-    assert sum(shares.values()) == 2 * asked
-    assert len(shares) == 2, "a worker for the policy, one for the reference, and nothing in the process that asks"
+def test_a_ray_cluster_scores_the_same(road, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+    wanted = score_pairs(str(road / "dpo"), road / "data")
+    monkeypatch.setenv("PREFKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Models, "compute", None)  # nothing in this process computes
+    lines: list[str] = []
+    try:
+        got = score(str(road / "dpo"), road / "data", ScoreOptions(engine="ray"), lines.append).table.to_pandas()
+    finally:
+        ray.shutdown()
+    told = [re.match(r"forwards (\d+) responses computed.*, 0 from the cache", line) for line in lines]
+    assert [int(m.group(1)) > 0 for m in told if m] == [True, True], "policy and reference"
+    for name in ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"):
+        assert np.allclose(got[name], wanted[name], atol=1e-4)
 
 
 def test_a_reference_with_another_vocabulary_is_refused(road):
