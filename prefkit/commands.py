@@ -282,7 +282,7 @@ def stats(data: Path, /, *, html: Path | None = None) -> None:
     if found.scores:
         STDOUT.print(f"score gap  {', '.join(f'{gap}: {n:,}' for gap, n in found.scores.items())}")
     if found.margins:
-        bins = (f"{i / len(found.margins):.1f}: {n:,}" for i, n in enumerate(found.margins) if n)
+        bins = (f"{i / 10:.1f} to {(i + 1) / 10:.1f}: {n:,}" for i, n in enumerate(found.margins) if n)
         STDOUT.print(f"margin     {', '.join(bins)}")
     if found.chars:
         STDOUT.print(

@@ -42,7 +42,8 @@ def warm_up() -> None:
     """Start the process that workers are forked from, so that it loads libraries while the work is planned."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    forkserver.ensure_running()
+    with _interrupt_waits():
+        forkserver.ensure_running()
 
 
 def cores() -> int:
@@ -97,7 +98,8 @@ def _in_processes(
     context.set_forkserver_preload(PRELOAD)
     pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)
     try:
-        futures = [pool.submit(fn, task) for task in tasks]
+        with _interrupt_waits():
+            futures = [pool.submit(fn, task) for task in tasks]
         for done in as_completed(futures):
             advance(done.result())
         return [f.result() for f in futures]
@@ -141,6 +143,16 @@ def _on_ray(fn: Callable[[Task], Result], tasks: Sequence[Task], advance: Callab
 def _rows(result: object) -> int:
     """A task that returns a number says how many rows it was."""
     return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _interrupt_waits() -> Iterator[None]:
+    """Processes started inside never see Ctrl-C, not even while they import; this one sees it when it is out."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker() -> None:

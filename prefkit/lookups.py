@@ -22,23 +22,32 @@ def write_notes(stem: Path, kind: str, number: int, table: pa.Table, buckets: in
             )
 
 
-def merge(work: Path, stems: list[Path], kind: str, bucket: int, how: str) -> None:
-    """What was noted of a bucket's keys, sorted by key; one noted again keeps its last value, or all are summed up."""
-    batches = []
-    for stem in stems:
+def merge(work: Path, stems: list[Path], inputs: list[int], kind: str, bucket: int, how: str) -> None:
+    """What was noted of a bucket's keys, sorted by key; `inputs` numbers the input each stem was read from.
+
+    `last`: a key noted again keeps its last value. `sum`: values are summed up within an input, and of several inputs
+    (two snapshots of a site) the last one that knows the key stands, as for the posts themselves.
+    """
+    batches, origins = [], []
+    for stem, number in zip(stems, inputs, strict=True):
         for path in sorted(stem.parent.glob(f"{stem.name}.{kind}.*.arrow")):
             with pa.OSFile(str(path)) as source:
                 batches.append(pa.ipc.open_file(source).get_batch(bucket))
+            origins += [number] * batches[-1].num_rows
     whole = pa.Table.from_batches(batches)
     keys, values = whole["key"].to_numpy(), [c for c in whole.column_names if c != "key"]
-    order = np.argsort(keys, kind="stable")
-    begins = np.flatnonzero(np.concatenate([[True], np.diff(keys[order]) != 0]))[: len(keys)]
-    columns: dict[str, object] = {"key": keys[order][begins]}
+    origin = np.asarray(origins, np.int64) if how == "sum" else np.arange(len(keys))
+    order = np.lexsort((origin, keys))
+    keys, origin = keys[order], origin[order]
+    new_key = np.concatenate([[True], np.diff(keys) != 0])[: len(keys)]
+    begins = np.flatnonzero(new_key | np.concatenate([[True], np.diff(origin) != 0])[: len(keys)])
+    last = np.append(new_key[begins[1:]], True)[: len(begins)]  # the last of a key's inputs, or of its notes
+    columns: dict[str, object] = {"key": keys[begins][last]}
     for name in values:
         if how == "sum":
-            columns[name] = np.add.reduceat(whole[name].to_numpy()[order], begins) if len(keys) else whole[name]
+            columns[name] = np.add.reduceat(whole[name].to_numpy()[order], begins)[last] if len(keys) else whole[name]
         else:
-            columns[name] = whole[name].take(pa.array(order[np.append(begins[1:], len(keys))[: len(begins)] - 1]))
+            columns[name] = whole[name].take(pa.array(order[begins[last]]))
     with pa.ipc.new_file(str(_path(work, kind, bucket)), pa.table(columns).schema) as out:
         out.write_table(pa.table(columns).combine_chunks())
 

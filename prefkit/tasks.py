@@ -159,8 +159,10 @@ def merge_notes(task: Task) -> None:
     join = get_source(task.job.source).join
     assert join is not None
     stems = [Task(task.job, "map", n).stem for n in range(len(task.job.slices))]
+    paths = [s.path for s in task.job.slices]
+    numbers = {path: n for n, path in enumerate(dict.fromkeys(paths))}
     for kind in task.job.noted():
-        lookups.merge(task.job.work, stems, kind, task.number, join.lookups[kind])
+        lookups.merge(task.job.work, stems, [numbers[p] for p in paths], kind, task.number, join.lookups[kind])
     _mark(task)
 
 

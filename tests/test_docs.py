@@ -36,6 +36,10 @@ def test_every_command_is_shown_with_its_output(command):
     assert any(c.startswith(command + " ") or c == command for c in shown), f"README shows no `$ {command}`"
 
 
+def test_no_command_is_shown_with_an_error():
+    assert not [line for block in console.BLOCK.findall(README) for line in block.splitlines() if "error:" in line]
+
+
 def test_links_of_the_pages_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

@@ -199,3 +199,18 @@ def test_scores_and_pairings_of_choice(tmp_path):
     assert [p["source_id"] for p in pairs] == ["beer/1/2-5"]
     assert manifest.sources["stack-exchange-dump"]["candidates"]["filtered"] == 5
     assert manifest.sources["stack-exchange-dump"]["records"]["unused"] == {"not_paired": 2}
+
+
+def test_votes_of_a_later_snapshot_stand_for_those_of_an_earlier_one(tmp_path):
+    """As for the posts: counted within a snapshot, never added up over two."""
+    rows = [question(1), answer(2, 1, 9), answer(3, 1, 1)]
+    for name, up in (("old", 3), ("new", 5)):
+        (tmp_path / name).mkdir()
+        votes = [{"Id": n, "PostId": 2, "VoteTypeId": 2} for n in range(1, up + 1)]
+        votes += [{"Id": 90, "PostId": 3, "VoteTypeId": 3}] if name == "old" else []
+        with_tables(tmp_path / name, rows, votes=votes)
+    folders = [next(p for p in (tmp_path / name).iterdir()) for name in ("old", "new")]
+    convert_dataset(folders, tmp_path / "out", options=SITE, splits="train=1")
+    (pair,) = open_pairs(tmp_path / "out", "train").to_pylist()
+    meta = json.loads(pair["meta"])
+    assert (meta["up_chosen"], meta["down_rejected"]) == (5, 1)
