@@ -99,7 +99,8 @@ def checked(table: pa.Table, where: object = "") -> pa.Table:
     if beta is None or not 0 < beta < np.inf:
         raise UserError(f"β is {beta}", where, "score again with a --beta above 0")
     if len(table["id"].unique()) < table.num_rows:
-        raise UserError("a pair is scored twice in one file", where, "score again")
+        fix = "score again; two policies in one frame need distinct names in its column policy"
+        raise UserError("a pair is scored twice", where, fix)
     for name in ("id", "group_id", "policy", "truncated", *COUNTS):
         if table[name].null_count:
             raise UserError(f"{name} is missing in {table[name].null_count} rows", where, "score again")
