@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from evalkit.metrics import FEW_GROUPS
+
 LABELS = {
     "accuracy": "implicit-reward accuracy",
     "longer_wins": "longer answer wins",
@@ -19,6 +21,8 @@ MODES = {
     "mean": "mean log π accuracy, no reference",
     "norm": "−‖log π‖₂ accuracy, no reference",
 }
+
+ROUGH = f"rough: fewer than {FEW_GROUPS} groups, read the interval as a rough guide."
 
 
 def headline(report: dict[str, Any]) -> str:
@@ -66,7 +70,7 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
     yield (
         "A tie counts one half; `strict` counts it as wrong, as most tools do. The interval is "
         f"{a['method']}: {r['n']} pairs of {r['n_groups']} groups weigh as much as {a['n_effective']:.0f} independent "
-        f"pairs. An accuracy {r['detectable']['from_half']:.3f} off ½ would show in four of five such sets."
+        f"pairs. {_detectable(r['detectable']['from_half'])}"
     )
     if r["where"]:
         yield from ("", f"Only pairs where `{cell(r['where'])}`.")
@@ -85,11 +89,19 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
             yield from table(
                 (kind, "pairs", "groups", "accuracy", "95 % interval", "Holm's p of ½"), map(_slice, found)
             )
+            if any(x["n_groups"] < FEW_GROUPS for x in found):
+                yield from (ROUGH, "")
     if run := r["run"]:
         dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run.get("dropped", {}).items())) or "none"
         yield f"Pairs read {run.get('read')}, scored {run.get('scored')}, dropped: {dropped}."
         where = f"Data `{cell(str(run.get('data')))}` split `{cell(str(run.get('split')))}`"
         yield from ("", f"{where}, boundary of the first pair: `{cell(str(run.get('boundary')))}`.", "")
+
+
+def _detectable(effect: float | None) -> str:
+    if effect is None:
+        return "So few groups that hardly any accuracy would be told from ½."
+    return f"An accuracy {effect:.3f} off ½ would show in four of five such sets."
 
 
 def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -156,7 +168,7 @@ def _calibration(c: dict[str, Any]) -> str:
 
 
 def _slice(x: dict[str, Any]) -> tuple:
-    return cell(x["name"] or "(none)"), x["n"], x["n_groups"], number(x["value"]), ends(x), number(x["p_holm"])
+    return cell(x["name"] or "(none)"), x["n"], x["n_groups"], number(x["value"]), rough(x), number(x["p_holm"])
 
 
 def _length(n: dict[str, Any]) -> str:
@@ -218,6 +230,11 @@ def interval(p: dict[str, Any]) -> str:
 def ends(p: dict[str, Any]) -> str:
     """`[0.700, 0.800]`, or nothing where there is no interval."""
     return "" if p.get("low") is None else f"[{p['low']:.3f}, {p['high']:.3f}]"
+
+
+def rough(p: dict[str, Any]) -> str:
+    """`ends`, marked where so few groups made it that it is a rough guide."""
+    return ends(p) + (" rough" if p["n_groups"] < FEW_GROUPS else "")
 
 
 def number(value: float | None) -> str:

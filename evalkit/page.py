@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evalkit.markdown import LABELS, MODES, ends, findings, interval, number, styles_of, verdict_line
+from evalkit.markdown import LABELS, MODES, ROUGH, ends, findings, interval, number, rough, styles_of, verdict_line
 from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render
@@ -36,6 +36,8 @@ def page(report: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
         interval=interval,
         number=number,
         ends=ends,
+        rough=rough,
+        rough_note=ROUGH,
     )
 
 
@@ -70,7 +72,7 @@ def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:
         _plot(
             "Margins",
             "right of zero the model agrees with the judgement",
-            plots.histogram(r["histogram"]["edges"], r["histogram"]["counts"], "Pairs by margin"),
+            plots.histogram(**r["histogram"], what="Pairs by margin"),
         ),
         _plot(
             "Accuracy of the surest",
