@@ -37,15 +37,32 @@ def headline(report: dict[str, Any]) -> str:
 
 
 def verdict_line(d: dict[str, Any]) -> str:
-    """The one printed line of a comparison."""
+    """The one line of a comparison, the same wherever it is shown: what was seen, the verdict, and what limits it."""
     a = d["accuracy"]
     interval = "" if a["low"] is None or a["low"] != a["low"] else f" [{a['low']:+.3f}, {a['high']:+.3f}]"
-    p = f"p < {1e-4:g}" if a["p"] < 1e-4 else f"p {a['p']:.4f}"
+    p = f"{_p(a['p'])} ({a['test']})"
+    if d["comparisons"] > 1:
+        p += f", {_p(a['p_holm'])} by Holm over {d['comparisons']} comparisons"
     what = d["verdict"]
     if what == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
-        what += f"; {d['n']} pairs of {d['n_groups']} groups would show a difference of {d['detectable']:.3f}"
-    line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p} ({a['test']})"
-    return f"{d['second']} against {d['first']}: {line}: {what}"
+        what += f"; so many would show a difference of {d['detectable']:.3f}"
+    line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p}: {what}"
+    notes = "".join(f"; note: {note}" for note in limits(d))
+    return f"{d['second']} against {d['first']} on {d['n']} pairs of {d['n_groups']} groups: {line}{notes}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p {p:.4f}"
+
+
+def limits(d: dict[str, Any]) -> Iterator[str]:
+    """What makes a comparison less than it seems."""
+    if d["only_first"] or d["only_second"]:
+        yield f"{d['only_first']} more pairs are of {d['first']} alone and {d['only_second']} of {d['second']} alone"
+    if d["same_data"] is False:
+        yield "they were scored on different data sets, and only pairs of one id are compared"
+    if not d["same_reference"] or not d["same_beta"]:
+        yield "their references or β differ: accuracies compare, margins and NLL are on different scales"
 
 
 def to_markdown(report: dict[str, Any]) -> str:
@@ -81,7 +98,7 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
         "",
     )
     for title, body in findings(r):
-        yield from (f"**{title}.** {body}", "")
+        yield from (f"**{title}.** {cell(body)}", "")
     yield from _sections(r["sections"])
     for kind, found in r["slices"].items():
         if len(found) > 1:
@@ -93,7 +110,7 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
                 yield from (ROUGH, "")
     if run := r["run"]:
         dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run.get("dropped", {}).items())) or "none"
-        yield f"Pairs read {run.get('read')}, scored {run.get('scored')}, dropped: {dropped}."
+        yield f"Pairs read {run.get('read')}, scored {run.get('scored')}, dropped: {cell(dropped)}."
         where = f"Data `{cell(str(run.get('data')))}` split `{cell(str(run.get('split')))}`"
         yield from ("", f"{where}, boundary of the first pair: `{cell(str(run.get('boundary')))}`.", "")
 

@@ -56,8 +56,8 @@ def histogram(edges: Sequence[float], counts: Sequence[int], what: str, ties: in
     parts += _axis(x, _ticks(edges[0], edges[-1]), PLOT - 26, 10, grid=False)
     parts += [_line(x(0), 6, x(0), PLOT - 26, "half"), _text(38, y(max(counts)) + 8, f"{max(counts):,}", "end", "soft")]
     below = sum(n for low, n in zip(edges[:-1], counts, strict=True) if low < 0)
-    zero = f", {ties} at zero" if ties else ""
-    return _svg(PLOT, f"{what}: {below} below zero, {sum(counts) - below - ties} above{zero}", parts)
+    tied = f", {ties} at zero" if ties else ""
+    return _svg(PLOT, f"{what}: {below} below zero, {sum(counts) - below - ties} above{tied}", parts)
 
 
 def curve(

@@ -45,6 +45,26 @@ def test_significantly_worse_fails_and_not_distinguishable_passes(tmp_path):
     assert "not distinguishable" in close.text
 
 
+def test_a_comparison_on_few_shared_pairs_does_not_pass(tmp_path):
+    table = random_scores(300, 100)
+    one = table.set_column(0, "id", [["shared", *(f"other {i}" for i in range(299))]])
+    two = table.set_column(0, "id", [["shared", *(f"{i}" for i in range(299))]])
+    a, b = reported(load(one), tmp_path / "a"), reported(load(two), tmp_path / "b")
+    (found,) = check(b, None, a, None)
+    assert not found.passed
+    for text in ("on 1 pairs of 1 groups", "299 more pairs are of dpo alone", "99.7%", "not known to be the same"):
+        assert text in found.text
+    assert "more are missing than --allow-missing 0" in found.text
+    assert [c.passed for c in check(b, None, a, None, allow_missing=0.997)] == [True]
+    assert [c.passed for c in check(b, None, a, None, allow_missing=0.99)] == [False]
+    part = reported(load(one.slice(100)), tmp_path / "part")
+    assert [c.passed for c in check(part, None, a, None)] == [False]
+    assert [c.passed for c in check(a, None, part, None)] == [False]
+    assert [c.passed for c in check(part, None, a, None, allow_missing=1 / 3)] == [True]
+    with pytest.raises(UserError, match="--allow-missing 2 is no share"):
+        check(a, None, part, None, allow_missing=2)
+
+
 def test_displacement_is_held_to_its_limit(tmp_path):
     folder = reported(load(random_scores(200, 60)), tmp_path)
     share = json.loads((folder / "report.json").read_text())["displacement"]["chosen_fell"]["value"]
