@@ -22,7 +22,12 @@ def page(report: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
     """The whole page of a report; `pairs` are those of `shown.pairs_of`."""
     reports = [report, *report["others"]]
     several = len(reports) > 1
-    data = {"pairs": pairs, "kinds": KINDS, "referenced": report["reference"] is not None, "policy": report["policy"]}
+    data = {
+        "pairs": pairs,
+        "kinds": KINDS,
+        "referenced": report["reference"] is not None,
+        "policy": visible(report["policy"]),
+    }
     return render(
         TEMPLATES,
         "report.html",

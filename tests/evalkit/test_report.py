@@ -84,6 +84,15 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
 
+def test_markdown_keeps_names_from_the_record_in_their_lines(tmp_path):
+    evil = "a|b\n# c"
+    overlap = {"run_data": evil, "prompts": 1, "exact": 0, "near": 0}
+    write(scores(policy_chosen=[-3.0]), tmp_path, overlap=overlap, dropped={evil: 2}, data=evil)
+    text = to_markdown(build_report(tmp_path))
+    assert "\n# c" not in text
+    assert text.count("a\\|b # c") == 3
+
+
 def test_markdown_keeps_a_hostile_policy_name_in_one_line():
     table = scores(policy_chosen=[-3.0], policy=["a|b\n# c"])
     assert "\n# c" not in to_markdown(build_report(table))
