@@ -21,8 +21,7 @@ def lengths(s: Scored) -> dict:
     `controlled`: accuracy of margin - k·D, the slope k of margin on D fitted on the other folds of groups.
     `beyond`: what the margin adds to D in telling chosen from rejected.
     """
-    d_N = s.difference("n").astype(float)
-    near_N = np.abs(d_N) <= NEAR * np.maximum(s.column("n_chosen"), s.column("n_rejected"))
+    d_N, near_N = s.difference("n").astype(float), near(s)
     longer_N, shorter_N = (d_N > 0) & ~near_N, (d_N < 0) & ~near_N
     parts = {
         name: share(s.hit_N[rows], s.group_N[rows]).as_dict() if rows.any() else None
@@ -37,6 +36,12 @@ def lengths(s: Scored) -> dict:
         "controlled": None if slope_N is None else share_won(s.margin_N - slope_N * d_N, s.group_N).as_dict(),
         "beyond": beyond_length(s.margin_N, d_N, s.group_N),
     }
+
+
+def near(s: Scored) -> np.ndarray:
+    """Which pairs' responses are of the same length within 10 % of the longer one."""
+    n_chosen, n_rejected = s.column("n_chosen"), s.column("n_rejected")
+    return np.abs(n_chosen - n_rejected) <= NEAR * np.maximum(n_chosen, n_rejected)
 
 
 def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, group_N: np.ndarray) -> dict | None:
