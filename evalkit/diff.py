@@ -70,7 +70,7 @@ def policies_of(path: str | Path) -> list[Side]:
     """Each policy of a report's folder or report.json, from its pairs.parquet."""
     report = read_report(path)
     file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "pairs.parquet"
-    if not file.is_file() or report.get("pairs_sha256") != sha256(file):
+    if not file.is_file() or report.get("files", {}).get(file.name) != sha256(file):
         raise UserError("these are not the pairs that report.json beside them is about", file, "report again")
     try:
         table = pq.read_table(file)

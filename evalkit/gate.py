@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evalkit.diff import compare, jointly, policies_of, side
-from evalkit.markdown import interval, verdict_line
+from evalkit.lines import interval, verdict_line
 from evalkit.report_files import read_report
 from prefkit.errors import UserError
 

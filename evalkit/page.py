@@ -7,7 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evalkit.markdown import LABELS, MODES, ROUGH, ends, findings, interval, number, rough, styles_of, verdict_line
+from evalkit.findings import findings
+from evalkit.lines import ROUGH, ends, interval, number, rough, verdict_line
+from evalkit.markdown import LABELS, MODES, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render

@@ -46,7 +46,7 @@ def report(
     pairs
         How many pairs report.html shows, 2000 at most.
     """
-    from evalkit.markdown import headline
+    from evalkit.lines import headline
     from evalkit.page import page
     from evalkit.report import build_report, load_all, pair_table
     from evalkit.report_files import write_report
@@ -98,7 +98,7 @@ def diff(
         Folder for diff.json and changed.parquet.
     """
     from evalkit.diff import changed_pairs, compare, side, write_diff
-    from evalkit.markdown import verdict_line
+    from evalkit.lines import verdict_line
 
     a, b = side(first, mode, where), side(second, mode, where)
     found = compare(a, b)
@@ -195,7 +195,7 @@ def _note_places(out: Path, scores: list[Path], data: Path | None) -> None:
 
 
 def _print_comparisons(built: dict) -> None:
-    from evalkit.markdown import verdict_line
+    from evalkit.lines import verdict_line
 
     for found in built["comparisons"]:
         say(verdict_line(found))

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit.diff import changed_pairs, compare, jointly, side
-from evalkit.markdown import verdict_line
+from evalkit.lines import verdict_line
 from evalkit.report import build_report, pair_table
 from evalkit.report_commands import report as report_command
 from evalkit.report_files import write_report

@@ -25,10 +25,10 @@ from evalkit.metrics import (
     undecided,
 )
 from evalkit.page import page
+from evalkit.recompute import same
 from evalkit.report import build_report
 from evalkit.scored import load
 from evalkit.slices import slices
-from evalkit.verify import same
 from prefkit import plots
 from prefkit.statistics import design_effect, wilson
 
@@ -290,6 +290,27 @@ def test_slices_hold_each_pair_once_and_their_tests_are_adjusted():
         ("0 to ¼", 301), ("¼ to ½", 299), ("¾ to 1", 299), ("unknown", 1),
     ]  # fmt: skip
     assert found["length"][0]["name"] == "chosen < half"
+
+
+def test_within_10_percent_is_one_thing():
+    lengths = [
+        (90, 100),
+        (100, 90),
+        (89, 100),
+        (100, 89),
+        (91, 100),
+        (49, 100),
+        (50, 100),
+        (200, 100),
+        (201, 100),
+        (0, 0),
+    ]
+    s = with_margins([1.0] * 10, n_chosen=[a for a, _ in lengths], n_rejected=[b for _, b in lengths])
+    found = {r["name"]: r["n"] for r in slices(s)["length"]}
+    assert found == {
+        "chosen < half": 1, "chosen shorter": 2, "within 10 %": 4, "chosen longer": 2, "chosen > twice": 1,
+    }  # fmt: skip
+    assert build_report(s)["lengths"]["within_10_percent"]["n"] == found["within 10 %"]
 
 
 def test_no_number_depends_on_the_order_of_the_rows():

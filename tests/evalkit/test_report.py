@@ -17,7 +17,8 @@ from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit import compare_scores, pair_frame
 from evalkit.cli import app
-from evalkit.markdown import headline, to_markdown
+from evalkit.lines import headline
+from evalkit.markdown import to_markdown
 from evalkit.page import page
 from evalkit.report import build_report, pair_table
 from evalkit.report_files import write_report
@@ -79,7 +80,7 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
         write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 2
+    assert json.loads(first)["schema_version"] == 3
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
