@@ -7,7 +7,7 @@ from typing import Any
 
 from evalkit.metrics import FEW_GROUPS
 
-ROUGH = f"rough: fewer than {FEW_GROUPS} groups, read the interval as a rough guide."
+ROUGH = f"(rough): fewer than {FEW_GROUPS} groups, read the interval as a rough guide."
 
 
 def headline(report: dict[str, Any]) -> str:
@@ -56,13 +56,10 @@ def interval(p: dict[str, Any]) -> str:
 
 
 def ends(p: dict[str, Any]) -> str:
-    """`[0.700, 0.800]`, or nothing where there is no interval."""
-    return "" if p.get("low") is None else f"[{p['low']:.3f}, {p['high']:.3f}]"
-
-
-def rough(p: dict[str, Any]) -> str:
-    """`ends`, marked where so few groups made it that it is a rough guide."""
-    return ends(p) + (" rough" if p["n_groups"] < FEW_GROUPS else "")
+    """`[0.700, 0.800]`, marked where few groups made it; nothing where there is no interval."""
+    if p.get("low") is None:
+        return ""
+    return f"[{p['low']:.3f}, {p['high']:.3f}]" + (" (rough)" if p.get("n_groups", FEW_GROUPS) < FEW_GROUPS else "")
 
 
 def number(value: float | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalkit.findings import findings
-from evalkit.lines import ROUGH, cell, ends, headline, interval, number, rough, verdict_line
+from evalkit.lines import ROUGH, cell, ends, headline, interval, number, verdict_line
 from evalkit.metrics import FEW_GROUPS
 
 LABELS = {
@@ -82,7 +82,7 @@ def _detectable(effect: float | None) -> str:
 
 
 def _slice(x: dict[str, Any]) -> tuple:
-    return cell(x["name"] or "(none)"), x["n"], x["n_groups"], number(x["value"]), rough(x), number(x["p_holm"])
+    return cell(x["name"] or "(none)"), x["n"], x["n_groups"], number(x["value"]), ends(x), number(x["p_holm"])
 
 
 def _sections(w: dict[str, Any] | None) -> Iterator[str]:

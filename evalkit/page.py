@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.findings import findings
-from evalkit.lines import ROUGH, ends, interval, number, rough, verdict_line
+from evalkit.lines import ROUGH, ends, interval, number, verdict_line
 from evalkit.markdown import LABELS, MODES, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
@@ -43,7 +43,6 @@ def page(report: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
         interval=interval,
         number=number,
         ends=ends,
-        rough=rough,
         rough_note=ROUGH,
     )
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from scored_pairs import random_scores, scores, with_margins
 
+from evalkit.lines import headline
 from evalkit.markdown import to_markdown
 from evalkit.metrics import (
     comparability,
@@ -50,9 +51,16 @@ def test_slices_of_few_groups_are_marked_in_every_form_of_the_report():
     groups = [f"g{i // 4}" if i < 20 else f"g{i}" for i in range(100)]
     report = build_report(with_margins([1.0, -1.0] * 50, subset=few, group_id=groups))
     rows = {line.split(" | ")[0]: line for line in to_markdown(report).splitlines() if line.startswith("| ")}
-    assert rows["| few"].endswith("rough | 1.000 |")
+    assert rows["| few"].endswith("] (rough) | 1.000 |")
     assert "rough" not in rows["| many"]
-    assert page(report, []).count(" rough</td>") == 1
+    assert page(report, []).count("] (rough)</td>") == 1
+
+
+def test_a_number_of_few_groups_is_marked_wherever_it_is_shown():
+    report = build_report(with_margins([1.0, 1.0, -1.0] * 8))
+    assert "] (rough) on 24 pairs of 24 groups" in headline(report)
+    assert "fewer than 30 groups" in page(report, []).split("</header>")[0]
+    assert "(rough)" not in headline(build_report(with_margins([1.0, 1.0, -1.0] * 10)))
 
 
 def test_independent_pairs_have_a_design_effect_of_about_one():
