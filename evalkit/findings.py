@@ -75,9 +75,10 @@ def _best_of_n(i: dict[str, Any]) -> str:
     sizes = [x["responses"] for x in i["sizes"]]
     text = f"{interval(i)} of {i['n']} sets have a best response on top, ties sharing the credit; guessing gives "
     text += f"{i['chance']:.3f}. Sets are of {sizes[0]}"
-    text += f" to {sizes[-1]} responses, most often {i['usual_size']}; " if len(sizes) > 1 else " responses each."
-    if len(sizes) > 1:
-        text += f"{i['smaller']} hold fewer than that, made so or because one was too long or left out by a condition."
+    text += f" to {sizes[-1]} responses, most often {i['usual_size']}" if len(sizes) > 1 else " responses each"
+    if i["smaller"]:
+        text += f"; {i['smaller']} hold fewer than that, made so or because one was too long or left out by a condition"
+    text += "."
     if i["told_apart_by"] != "tokens":
         text += " Responses are told apart by reward and length alone, so equal ones count as one: score again."
     return text
