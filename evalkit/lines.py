@@ -43,7 +43,7 @@ def _p(p: float) -> str:
 def limits(d: dict[str, Any]) -> Iterator[str]:
     """What makes a comparison less than it seems."""
     if d["only_first"] or d["only_second"]:
-        yield f"{d['only_first']} more pairs are of {d['first']} alone and {d['only_second']} of {d['second']} alone"
+        yield f"{d['only_second']} more pairs are its own alone, {d['only_first']} the other's"
     if d["same_data"] is False:
         yield "they were scored on different data sets, and only pairs of one id are compared"
     if not d["same_reference"] or not d["same_beta"]:

@@ -78,7 +78,7 @@ def test_the_line_says_on_what_it_stands_the_same_everywhere(tmp_path, capsys):
     report_command(*(tmp_path / n for n in "abc"), out=tmp_path / "report", pairs=0)
     printed = [line for line in capsys.readouterr().out.splitlines() if " against " in line]
     assert len(printed) == 2
-    for text in ("on 80 pairs of", "10 more pairs are of dpo alone and 0 of other alone", "different data sets",
+    for text in ("on 80 pairs of", "0 more pairs are its own alone, 10 the other's", "different data sets",
                  "their references or β differ", "by Holm over 2 comparisons"):  # fmt: skip
         assert text in printed[0]
     for name in ("report.md", "report.html"):
