@@ -56,7 +56,8 @@ def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, gro
         return (t_B4[:, :1] / t_B4[:, 1:2] + t_B4[:, 2:3] / t_B4[:, 3:]) / 2
 
     (ends,) = cluster_bootstrap(sums_C4, mean)
-    return {"value": float(mean(sums_C4.sum(axis=0, keepdims=True))[0, 0]), **ends._asdict()}
+    value, groups_N = float(mean(sums_C4.sum(axis=0, keepdims=True))[0, 0]), group_N[longer_N | shorter_N]
+    return {"value": value, **ends._asdict(), "n_groups": len(np.unique(groups_N))}
 
 
 def correlation(x_N: np.ndarray, y_N: np.ndarray) -> float | None:

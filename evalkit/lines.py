@@ -44,6 +44,8 @@ def limits(d: dict[str, Any]) -> Iterator[str]:
     """What makes a comparison less than it seems."""
     if d["only_first"] or d["only_second"]:
         yield f"{d['only_second']} more pairs are its own alone, {d['only_first']} the other's"
+    if d["n_groups"] < FEW_GROUPS:
+        yield f"fewer than {FEW_GROUPS} groups, read the interval as a rough guide"
     if d["same_data"] is False:
         yield "they were scored on different data sets, and only pairs of one id are compared"
     if not d["same_reference"] or not d["same_beta"]:

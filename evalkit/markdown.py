@@ -120,4 +120,5 @@ def table(head: Sequence[object], rows: Any) -> Iterator[str]:
 
 def _mean_ends(r: dict[str, Any]) -> str:
     e = r["intervals"]["margin"]
-    return "" if e["low"] is None else f" [{e['low']:+.4f}, {e['high']:+.4f}]"
+    mark = " (rough)" if r["n_groups"] < FEW_GROUPS else ""
+    return "" if e["low"] is None else f" [{e['low']:+.4f}, {e['high']:+.4f}]{mark}"

@@ -134,6 +134,9 @@ def weighted(s: Scored, sections: Sections, seed: int = 0) -> dict:
         if name == "value":
             for column, ends in zip(columns, cluster_bootstrap(sums_CK, values, seed=seed), strict=True):
                 column |= ends._asdict()
+    groups_U = s.group_N[units.row_U]
+    for column, mix_S in zip(columns, [*mix_XS, weight_X @ mix_XS], strict=True):
+        column["n_groups"] = len(np.unique(groups_U[np.isin(code_U, np.flatnonzero(mix_S > 0))]))
     *parts, total = columns
     rows = [
         {"name": name, "weight": weight, **(part if whole else dict.fromkeys(part))}

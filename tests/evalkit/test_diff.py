@@ -50,6 +50,7 @@ def test_copies_of_a_pair_do_not_make_a_verdict():
     often = compare(*two(np.repeat(a, 20), np.repeat(b, 20), group_id=[f"g{i // 20}" for i in range(120)]))
     assert once["verdict"] == often["verdict"] == "not distinguishable"
     assert "would show a difference of" in verdict_line(often)
+    assert "fewer than 30 groups" in verdict_line(often)
 
 
 def test_the_same_scores_are_no_different():

@@ -209,6 +209,18 @@ def test_a_subset_of_one_group_leaves_the_other_intervals_whole():
     assert np.isnan(found["sections"][2]["low"])
 
 
+def test_a_total_says_from_how_many_groups_it_is():
+    groups = [f"g{i // 2}" for i in range(100)]
+    s = subsets_scored({"ale": (20, 15), "bock": (80, 40)}, group_id=groups)
+    sections = Sections("x", "pairs", {"A": 1, "B": 1}, {"A": {"ale": 1}, "B": {"bock": 1}})
+    report = build_report(s, sections=sections)
+    assert [x["n_groups"] for x in report["sections"]["sections"]] == [10, 40]
+    assert report["sections"]["total"]["n_groups"] == 50
+    lines = to_markdown(report).splitlines()
+    assert next(x for x in lines if x.startswith("| A |")).endswith("(rough) |")
+    assert "rough" not in next(x for x in lines if x.startswith("| B |"))
+
+
 def test_a_total_of_which_a_part_is_missing_is_none():
     sections = Sections("x", "pairs", {"A": 1, "B": 1}, {"A": {"ale": 1}, "B": {"bock": 1, "brew": 1}})
     found = weighted(subsets_scored({"ale": (10, 7), "bock": (10, 1), "stout": (5, 5)}), sections)
