@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -72,8 +73,8 @@ def score(
     from evalkit.engines import rank_and_size
     from evalkit.inputs import open_data
     from evalkit.models import short_names
-    from evalkit.results import write_result
-    from evalkit.score import ScoreOptions
+    from evalkit.results import already_scored, write_result
+    from evalkit.score import ScoreOptions, find_models
     from evalkit.score import score as run
 
     if len(policy) > 1 and out.suffix == ".parquet":
@@ -81,10 +82,9 @@ def score(
     homes = dict(zip(policy, [out / n for n in short_names(policy)] if len(policy) > 1 else [out], strict=True))
     for home in homes.values():
         _check_out(home)
-        if scores_path(home).with_suffix(".json").exists():
-            raise UserError("scores exist already", scores_path(home), "give another --out or remove them")
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit} leaves nothing", fix="give at least 1")
+    for name, value in (("limit", limit), ("max-tokens", max_tokens), ("tokens-per-batch", tokens_per_batch)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} leaves nothing", fix="give at least 1")
     if beta is not None and not 0 < beta < float("inf"):
         raise UserError(f"--beta {beta} is no scale of rewards", fix="give a number above 0")
     chosen = ScoreOptions(
@@ -92,9 +92,17 @@ def score(
     )
     first = rank_and_size()[0] == 0
     say = print if first else (lambda line: None)
-    folder = open_data(data, source, options, say)
+    found = open_data(data, source, options, say)
+    done = {home for path, home in homes.items() if already_scored(home, path, found, chosen)}
+    if len(homes) == 1 and done:
+        raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
+    for path in homes:
+        find_models(path, chosen)  # a mistake in the last one is found before the first is computed
     for path, home in homes.items():
-        result = run(path, folder, chosen, say=say)
+        if home in done:
+            say(f"scores   {scores_path(home)}: there already, of the same policy, data and settings")
+            continue
+        result = run(path, found, chosen, say=say)
         if first:
             print(f"scores   {write_result(result, home)}: {result.table.num_rows} pairs")
 
@@ -102,8 +110,11 @@ def score(
 def _check_out(out: Path) -> None:
     """Before the work: an output that cannot be a folder, or that is somebody's data set or run."""
     folder = out.parent if out.suffix == ".parquet" else out
-    if folder.exists() and not folder.is_dir():
-        raise UserError("the output is a file", folder, "choose another --out")
+    home = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not home.is_dir():
+        raise UserError("the output is a file", home, "choose another --out")
+    if not os.access(home, os.W_OK | os.X_OK) or home.is_relative_to("/proc"):
+        raise UserError("nothing can be written there", home, "choose another --out")
     if any((folder / name).exists() for name in ("manifest.json", "run.yaml")):
         raise UserError("the output folder holds a data set or a run", folder, "choose another --out")
 

@@ -20,6 +20,8 @@ Engine = Literal["local", "ray"]
 Say = Callable[[str], None]
 Found = Iterable[dict[bytes, SequenceLogp]]
 CHUNKS = 8  # of rows for each Ray worker: what is lost with one of them
+RETRIES = 3  # of a Ray worker that dies
+READY_SECONDS = 60
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -51,15 +53,11 @@ def processes() -> Any:
 
 
 def compute_on_ray(models: Models, role: Role, rows: Sequence[Row], budget: int, address: str | None) -> Found:
-    """One worker a GPU, or a node where there is none; a worker that dies is started again and its share repeated."""
+    """One worker a free GPU, or a node where there is none; a worker that dies is started again, its share repeated."""
     ray = connect(address)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    count = gpus or sum(node["Alive"] for node in ray.nodes())
-    needs: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-    remote = ray.remote(**needs, max_restarts=-1, max_task_retries=-1)(Worker)
-    workers = [remote.remote(models) for _ in range(count)]
+    workers = _workers(ray, models)
     pool = ray.util.ActorPool(workers)
-    shares = [[rows[i] for i in share] for share in _shares(rows, count * CHUNKS) if share]
+    shares = [[rows[i] for i in share] for share in _shares(rows, len(workers) * CHUNKS) if share]
     try:
         yield from pool.map_unordered(lambda worker, share: worker.compute.remote(role, share, budget), shares)
     finally:
@@ -67,11 +65,33 @@ def compute_on_ray(models: Models, role: Role, rows: Sequence[Row], budget: int,
             ray.kill(worker)
 
 
+def _workers(ray: Any, models: Models) -> list[Any]:
+    """Workers that have answered: one whose resources another job holds would keep its share waiting for ever."""
+    free = ray.available_resources()
+    gpus = int(free.get("GPU", 0))
+    nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes())
+    count = gpus or min(nodes, int(free.get("CPU", 0)))
+    needs: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+    remote = ray.remote(**needs, max_restarts=RETRIES, max_task_retries=RETRIES)(Worker)
+    asked = [remote.remote(models) for _ in range(count)]
+    answers = {worker.ready.remote(): worker for worker in asked}
+    ready, waiting = ray.wait(list(answers), num_returns=count, timeout=READY_SECONDS) if asked else ([], [])
+    for answer in waiting:
+        ray.kill(answers[answer])
+    if not ready:
+        raise UserError("the Ray cluster has no GPU and no CPU free", fix="wait for its other jobs, or add a node")
+    return [answers[answer] for answer in ready]
+
+
 class Worker:
     """A process of the cluster with the models, which are loaded with the first rows."""
 
     def __init__(self, models: Models):
         self.models = models
+
+    def ready(self) -> bool:
+        """Whether it has started."""
+        return True
 
     def compute(self, role: Role, rows: Sequence[Row], budget: int) -> dict[bytes, SequenceLogp]:
         """As `Models.compute`, in one piece."""

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from prefkit.shards import MANIFEST, Manifest
+from prefkit.errors import UserError
+from prefkit.readers import is_readable, read_records
+from prefkit.shards import MANIFEST, ledger_lines
 from train.core.cache import cache_folder
 
 SPLIT = "test"  # where pairs that came without a split lie
 
 
-def open_data(data: Path, source: str | None, options: dict[str, str] | None, say: Callable[[str], None]) -> Path:
-    """The folder of shards: `data` itself, else its pairs, all in split "test", kept in the cache by their content.
+class Data(NamedTuple):
+    """A folder of shards, what its user calls it, and, where it was converted on the way, both ledgers."""
+
+    folder: Path
+    name: str
+    ledgers: dict[str, Any] | None = None
+
+
+def open_data(data: Path, source: str | None, options: dict[str, str] | None, say: Callable[[str], None]) -> Data:
+    """The shards: `data` itself, else its pairs, all in split "test", kept in the cache by their content.
 
     Raises UserError where `prefkit convert` does, and where not one pair comes out.
     """
-    if (data / MANIFEST).is_file() and source is None:
-        return data
+    if (data / MANIFEST).is_file():
+        if source is not None or options:
+            raise UserError("--source and --options speak of data that is to be converted", data, "leave them out")
+        return Data(data, data.resolve().name)
     from prefkit.convert import convert_dataset
 
     home = cache_folder() / "data"
@@ -27,23 +41,24 @@ def open_data(data: Path, source: str | None, options: dict[str, str] | None, sa
     with tempfile.TemporaryDirectory(dir=home) as fresh:
         made = Path(fresh) / "data"
         manifest = convert_dataset(data, made, source=source, options=options, splits=f"{SPLIT}=1")
+        for line in ledger_lines(manifest.sources):
+            say(f"data     {line}")
+        if not any(split["rows"] for split in manifest.splits.values()):
+            raise UserError(
+                f"not one pair came out{_columns(data)}", data, "`prefkit sources` lists --source and --options"
+            )
         folder = home / manifest.digest
         with suppress(OSError):  # it is there already: the same content
             made.rename(folder)
-    say(f"data     {data.name}: {_ledger(manifest)}")
-    return folder
+    return Data(folder, data.resolve().name, manifest.sources)
 
 
-def _ledger(manifest: Manifest) -> str:
-    """Nothing is lost in silence: how many records became pairs, and what became of the rest."""
-    parts = []
-    for source, ledgers in manifest.sources.items():
-        records, made = ledgers["records"], ledgers["candidates"]
-        kept = [f"{made['pairs']} pairs"]
-        kept += [f"{n} {reason}" for ledger in (records, made) for k in ledger for reason, n in _reasons(ledger[k])]
-        parts.append(f"{records['read']} records of {source}, " + ", ".join(kept))
-    return "; ".join(parts)
-
-
-def _reasons(value: object) -> list[tuple[str, int]]:
-    return list(value.items()) if isinstance(value, dict) else []
+def _columns(data: Path) -> str:
+    """The names a file's first record has: what --options may speak of."""
+    if not is_readable(data):
+        return ""
+    with suppress(UserError, OSError, StopIteration):
+        _, record = next(iter(read_records(data, Counter())))
+        if isinstance(record, dict):
+            return f"; its columns are {', '.join(map(str, record))}"
+    return ""

@@ -13,7 +13,7 @@ from prefkit.errors import UserError
 from train.core.cache import LogpCache, SequenceLogp
 from train.core.locate import adapter_config, is_adapter, locate, missing_base, weights_digest
 from train.core.logprobs import check_fits, check_head, sequence_logps
-from train.core.plan import padding
+from train.core.plan import padding, single_responses
 from train.core.policies import Loaded, Policy, load_policy, reference_context
 from train.core.rows import Row
 from train.core.sharing import Sharing, decide_sharing
@@ -28,7 +28,7 @@ class Models:
     policy: Policy
     other: Policy | None = None
     referenced: bool = True
-    sharing: dict[int, Sharing] = field(default_factory=dict)  # by model: an adapter's base is one object with it
+    decided: dict[int, tuple[int, Sharing]] = field(default_factory=dict)  # by model: up to which length, and what
 
     @cached_property
     def own(self) -> Loaded:
@@ -58,8 +58,12 @@ class Models:
 
     def cache(self, role: Role) -> LogpCache:
         """Where its log-probabilities are kept."""
-        kept = self.policy if role == "policy" or self.other is None else self.other
+        kept = self.kept(role)
         return LogpCache(self.digest(role), kept.dtype, kept.four_bit, self.path(role))
+
+    def kept(self, role: Role) -> Policy:
+        """Whose precision it is computed in: that of the policy, unless the reference is named apart."""
+        return self.policy if role == "policy" or self.other is None else self.other
 
     def open(self, role: Role) -> AbstractContextManager[Any]:
         """The model, computing as `role` while inside."""
@@ -79,19 +83,25 @@ class Models:
         if not rows:
             return
         with self.open(role) as model:
-            packed = self.packs(model, rows, say)
-            if not packed:
+            sharing = self.sharing(model, rows, say)
+            if sharing.alone:
+                rows, budget = single_responses(rows), 1
+            elif not sharing.packed:
                 say(f"padding  {padding(rows, budget):.1%} of the tokens computed")
-            yield from sequence_logps(model, rows, budget, packed)
+            yield from sequence_logps(model, rows, budget, sharing.packed)
 
-    def packs(self, model: Any, rows: Sequence[Row], say: Callable[[str], None] = lambda line: None) -> bool:
-        """Whether rows of this model may lie packed; before the first answer the model is checked."""
+    def sharing(self, model: Any, rows: Sequence[Row], say: Callable[[str], None] = lambda line: None) -> Sharing:
+        """How rows of this model are computed: asked again for longer rows; the first time its head is checked."""
         check_fits(model, rows)
-        if id(model) not in self.sharing:
+        longest = max(r.longest for r in rows)
+        known, found = self.decided.get(id(model), (0, None))
+        if found is None:
             check_head(model)
-            self.sharing[id(model)] = decide_sharing(model, rows)
-            say(self.sharing[id(model)].line)
-        return self.sharing[id(model)].packed
+        if found is None or longest > known:
+            found = decide_sharing(model, rows)
+            self.decided[id(model)] = (longest, found)
+            say(found.line)
+        return found
 
 
 def context_length(policy: Policy) -> int | None:

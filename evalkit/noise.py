@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from evalkit.models import Models, Role
-from train.core.logprobs import Scored, response_logps
+from train.core.logprobs import Scored, response_logps, separate_logps
 from train.core.rows import Row
 
 SAMPLE = 64  # pairs
-HOW = "each response alone against packed rows"
+HOW = "each response alone against shared batches"
 
 
 class Noise(NamedTuple):
@@ -44,8 +44,10 @@ def noise_floor(models: Models, rows: Sequence[Row], budget: int, seed: int = 0)
 def _scores(models: Models, role: Role, rows: Sequence[Row], budget: int, alone: bool) -> list[Scored]:
     """Without the cache: the numbers must be computed to differ."""
     with models.open(role) as model:
-        packed = not alone and models.packs(model, rows)
-        return response_logps(model, rows, 1 if alone else budget, packed)
+        sharing = models.sharing(model, rows)
+        if alone or sharing.alone:
+            return separate_logps(model, rows)
+        return response_logps(model, rows, budget, sharing.packed)
 
 
 def _differences(rows: Sequence[Row], scored: Sequence[Scored]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,43 +12,72 @@ import pyarrow as pa
 
 from prefkit.errors import UserError
 from prefkit.schema import Message, prompt_hash
-from prefkit.shards import open_pairs, read_manifest
+from train.core.dataset import data_digest, trained_prompts
+from train.core.locate import locate, run_config
 
 WORDS = 5
 NEAR = 0.8  # Jaccard similarity of the sets of 5-grams
 
 
 class Overlap(NamedTuple):
-    """Of so many distinct evaluated prompts, those that are among the trained ones, and those that nearly are."""
+    """Of so many distinct evaluated prompts, those that are among the trained ones, and those that nearly are.
+
+    `run_data` names the data sets that were compared, `unknown` what could not be.
+    """
 
     run_data: str
     prompts: int
     exact: int
     near: int
+    unknown: str = ""
 
 
-def training_overlap(config: dict[str, Any], pairs: pa.Table) -> Overlap | str:
-    """Compare a run's training split with evaluated pairs; a sentence says why, where that cannot be done."""
-    data = config.get("data", {})
-    path, recorded = data.get("path"), config.get("digests", {}).get("data")
-    if not path:
-        return "the policy is no run of ours, so what it was trained on is not known"
-    try:
-        manifest = read_manifest(path)
-    except UserError:
-        return f"the data it was trained on is not at {path} any more"
-    if recorded is not None and manifest.digest != recorded:
-        return f"the data at {path} has changed since it was trained"
-    trained = open_pairs(path, data.get("split", "train"))
-    if data.get("limit") is not None:
-        trained = trained.slice(0, data["limit"])
-    return count_overlap(Path(path).name, _prompts(pairs), _prompts(trained).values())
+def training_overlap(path: str, pairs: pa.Table) -> Overlap:
+    """Compare the training data of a policy and of all it was made from with evaluated pairs."""
+    trained: dict[str, Iterable[str]] = {}
+    unknown: list[str] = []
+    for data in stages(path):
+        if isinstance(data, str):
+            unknown.append(data)
+            continue
+        try:
+            folder, found = Path(data["path"]), data_digest(data["path"])
+        except UserError:
+            unknown.append(f"{data['path']} is gone")
+            continue
+        if data["digest"] is not None and found != data["digest"]:
+            unknown.append(f"{data['path']} has changed")
+        else:
+            texts = map(_text, trained_prompts(folder, data["split"], data["limit"]))
+            trained[folder.name] = chain(trained.get(folder.name, ()), texts)
+    distinct = {prompt_hash(p): _text(p) for p in _column(pairs)}
+    counted = count_overlap(distinct, chain.from_iterable(trained.values()))
+    return counted._replace(run_data=", ".join(trained), unknown="; ".join(dict.fromkeys(unknown)))
 
 
-def count_overlap(name: str, evaluated: dict[str, str], trained: Iterable[str]) -> Overlap:
+def stages(path: str) -> Iterator[dict[str, Any] | str]:
+    """The data of each run that a policy was made by, the last one first; a sentence about what came before them."""
+    seen: list[Any] = []
+    while (config := run_config(locate(path))) is not None:
+        data = config.get("data", {})
+        stage = {"path": data.get("path"), "split": data.get("split", "train"), "limit": data.get("limit")}
+        stage["digest"] = config.get("digests", {}).get("data")
+        if stage not in seen:
+            seen.append(stage)
+            yield stage
+        path = config.get("model", {}).get("path", "")
+        try:
+            locate(path)
+        except UserError:
+            yield f"what {path} was trained on"
+            return
+    yield f"what {Path(path).name} was trained on"
+
+
+def count_overlap(evaluated: dict[str, str], trained: Iterable[str]) -> Overlap:
     """Of `evaluated` prompts (by hash), how many are among the trained texts; near ones by Jaccard ≥ 0.8 of 5-grams.
 
-    Exact set comparison through an inverted index of the evaluated prompts: cost is one lookup a trained 5-gram.
+    Exact set comparison through an inverted index of the evaluated prompts.
     """
     texts = list(evaluated.values())
     exact = set(texts)
@@ -64,10 +94,11 @@ def count_overlap(name: str, evaluated: dict[str, str], trained: Iterable[str]) 
         found = shingles(text)
         first, last = (np.searchsorted(gram_M, found, side=side) for side in ("left", "right"))
         hits = [owner_M[a:b] for a, b in zip(first, last, strict=True) if a < b]
-        shared_N = np.bincount(np.concatenate(hits or [owner_M[:0]]), minlength=len(texts))
-        near_N |= shared_N >= NEAR * (size_N + len(found) - shared_N)
+        if hits:
+            owner_H, shared_H = np.unique(np.concatenate(hits), return_counts=True)
+            near_N[owner_H] |= shared_H >= NEAR * (size_N[owner_H] + len(found) - shared_H)
     near = sum(bool(n) and t not in same for t, n in zip(texts, near_N, strict=True))
-    return Overlap(name, len(texts), len(same), near)
+    return Overlap("", len(texts), len(same), near)
 
 
 def shingles(text: str) -> np.ndarray:
@@ -75,11 +106,6 @@ def shingles(text: str) -> np.ndarray:
     words = text.casefold().split()
     grams = (" ".join(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1)))
     return np.unique(np.fromiter((hash(g) & (2**64 - 1) for g in grams), np.uint64))
-
-
-def _prompts(pairs: pa.Table) -> dict[str, str]:
-    """Distinct prompts as one text each, by their hash."""
-    return {prompt_hash(p): _text(p) for p in _column(pairs)}
 
 
 def _column(pairs: pa.Table) -> Iterator[list[Message]]:

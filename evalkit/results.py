@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evalkit.inputs import Data
 from evalkit.models import Role
-from evalkit.scores import SCORES, scores_path, sha256, write_scores
+from evalkit.scores import SCORES, read_record, scores_path, sha256, write_scores
+from prefkit.errors import UserError
+from prefkit.shards import read_manifest
+from train.core.locate import weights_digest
 from train.core.logprobs import Scored
 from train.core.rows import Row
 
+TOKEN_ROWS = 256  # pairs whose tokens are Python objects at once
 ByRole = Mapping[Role, list[Scored]]  # the reference is absent where there is none
 TOKENS = pa.schema(
     [
@@ -35,6 +41,18 @@ class Result:
     table: pa.Table
     tokens: pa.Table
     record: dict[str, Any]
+
+
+def already_scored(out: Path, policy: str, data: Data, options: Any) -> bool:
+    """Whether these scores are there: same weights, data and settings. UserError where there are others."""
+    path = scores_path(out)
+    if not path.with_suffix(".json").exists():
+        return False
+    record = read_record(path) or {}
+    wanted = {"policy_digest": weights_digest(policy), "manifest": read_manifest(data.folder).digest}
+    if {k: record.get(k) for k in wanted} != wanted or record.get("asked") != asdict(options):
+        raise UserError("other scores exist already", path, "give another --out or remove them")
+    return True
 
 
 def write_result(result: Result, out: Path) -> Path:
@@ -72,7 +90,9 @@ def score_table(pairs: pa.Table, rows: list[Row], scored: ByRole, names: dict[st
 
 def token_table(rows: list[Row], scored: ByRole, tokenizer: Any) -> pa.Table:
     """`TOKENS`: token strings as the tokenizer spells them, and each token's log-probabilities."""
-    return pa.Table.from_pylist(list(_token_rows(rows, scored, tokenizer)), TOKENS)
+    told = _token_rows(rows, scored, tokenizer)
+    batches = iter(lambda: list(islice(told, TOKEN_ROWS)), [])
+    return pa.Table.from_batches([pa.RecordBatch.from_pylist(b, TOKENS) for b in batches], TOKENS)
 
 
 def _token_rows(rows: list[Row], scored: ByRole, tokenizer: Any) -> Iterator[dict[str, Any]]:

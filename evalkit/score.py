@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from evalkit.engines import Engine, Found, compute_local, compute_on_ray
-from evalkit.inputs import open_data
-from evalkit.models import Models, Role, context_length, same_vocabulary, short_name
+from evalkit.inputs import Data, open_data
+from evalkit.models import Models, Role, context_length, same_vocabulary, short_name, short_names
 from evalkit.noise import noise_floor
 from evalkit.overlap import Overlap, training_overlap
 from evalkit.results import Result, score_table, token_table
@@ -68,24 +68,30 @@ def score_pairs(
 ) -> pd.DataFrame:
     """Scores of one policy or several on held-out pairs, as a pandas frame; keywords are fields of `ScoreOptions`.
 
-    Raises UserError for a missing model or data set, or a reference with another vocabulary.
+    Policies whose folders have one name are told apart by the folders above. Raises UserError for a missing model or
+    data set, or a reference with another vocabulary.
     """
+    import pandas as pd
+
     folder = open_data(Path(data), source, source_options, lambda line: None)
-    policies = [policy] if isinstance(policy, str) else policy
-    scored = [score(p, folder, ScoreOptions(**options)).table for p in policies]
-    return pa.concat_tables(scored).to_pandas()
+    if isinstance(policy, str):
+        return score(policy, folder, ScoreOptions(**options)).table.to_pandas()
+    named = zip(policy, short_names(policy), strict=True)
+    frames = [score(p, folder, ScoreOptions(**options)).table.to_pandas().assign(policy=name) for p, name in named]
+    return pd.concat(frames, ignore_index=True)
 
 
-def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line: None) -> Result:
+def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lambda line: None) -> Result:
     """Encode the split, compute what no cache holds, and put the numbers beside their pairs.
 
-    `data` is a folder of shards. Of several processes (torchrun) each computes its share; all return the same.
+    `data` is a folder of shards, or what `open_data` made of something else. Of several processes (torchrun) each computes its share; all return the same.
     """
-    pairs = open_pairs(data, options.split)
+    data = data if isinstance(data, Data) else Data(data, data.resolve().name)
+    pairs = open_pairs(data.folder, options.split)
     pairs = pairs.slice(0, options.limit) if options.limit is not None else pairs
     models = find_models(policy, options)
-    limits = Limits(options.max_tokens or context_length(models.policy) or 4096, None, options.too_long)
-    built = _read(data, options, models.policy, limits)
+    limits = _limits(models.policy, options)
+    built = _read(data.folder, options, models.policy, limits)
     boundary = _boundary(built, models.policy.tokenizer)
     counts = built.counts()
     dropped = "".join(f", {n} dropped: {reason}" for reason, n in counts["dropped"].items())
@@ -95,7 +101,7 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line
     say(f"boundary {boundary}")
     for warning in _template_warnings(models.policy, pairs):
         say(f"warning: {warning}")
-    overlap = training_overlap(models.policy.config, pairs)
+    overlap = training_overlap(policy, pairs)
     say(f"overlap  {_overlap_line(overlap)}")
     scored = {role: _collect(models, role, built.rows, options, say) for role in models.roles}
     noise = noise_floor(models, built.rows, options.tokens_per_batch) if options.noise else None
@@ -109,9 +115,10 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line
     names = {"policy": short_name(policy), "reference": reference, "beta": beta}
     record = {
         **names,
-        "data": Path(data).name,
-        "data_path": str(Path(data).resolve()),
-        "manifest": read_manifest(data).digest,
+        "data": data.name,
+        "data_path": str(data.folder.resolve()),
+        "ledgers": data.ledgers,
+        "manifest": read_manifest(data.folder).digest,
         "split": options.split,
         "template": models.policy.template.source,
         "max_tokens": limits.max_tokens,
@@ -121,9 +128,12 @@ def score(policy: str, data: Path, options: ScoreOptions, say: Say = lambda line
         "dropped": counts["dropped"],
         "dtype": models.policy.dtype,
         "four_bit": models.policy.four_bit,
+        "reference_four_bit": models.kept("reference").four_bit if models.referenced else None,
         "noise": noise._asdict() if noise is not None else None,
-        "overlap": overlap._asdict() if isinstance(overlap, Overlap) else None,
+        "overlap": overlap._asdict() if overlap.run_data else None,
         "policy_path": policy,
+        "reference_path": models.path("reference") if models.referenced else None,
+        "asked": asdict(options),
         "policy_digest": models.digest("policy"),
         "reference_digest": models.digest("reference") if models.referenced else None,
         "tokenizer_digest": tokenizer_digest(models.policy.tokenizer),
@@ -145,8 +155,19 @@ def find_models(policy: str, options: ScoreOptions) -> Models:
             raise UserError("this policy names no reference", policy, fix)
         return Models(described)
     other = describe_policy(options.reference, dtype=described.dtype, reference=False)
+    if described.four_bit and not other.config:  # a plain model beside a QLoRA policy: over the same 4-bit weights
+        other = replace(other, four_bit=True)
     same_vocabulary(described, other)
     return Models(described, other)
+
+
+def _limits(policy: Policy, options: ScoreOptions) -> Limits:
+    """Of tokens: those asked for, else all that the model has positions for."""
+    context = context_length(policy)
+    if options.max_tokens is not None and context is not None and options.max_tokens > context:
+        what = f"--max-tokens {options.max_tokens} is more than the model's {context} positions"
+        raise UserError(what, policy.path, f"--max-tokens {context} at most")
+    return Limits(options.max_tokens or context or 4096, None, options.too_long)
 
 
 def _read(data: Path, options: ScoreOptions, policy: Policy, limits: Limits) -> Rows:
@@ -163,12 +184,13 @@ def _read(data: Path, options: ScoreOptions, policy: Policy, limits: Limits) -> 
 def _collect(models: Models, role: Role, rows: list[Row], options: ScoreOptions, say: Say) -> list[Scored]:
     """One model's log-probabilities: from its cache, and what that lacks from the engine."""
     cache, name = models.cache(role), short_name(models.path(role))
-    total, started, asked = sum(len(r.response_ids) for r in rows), monotonic(), 0
+    total, started = sum(len(r.response_ids) for r in rows), monotonic()
+    asked = known = 0
     with progress(name, total) as advance:
 
         def compute(missing: list[Row]) -> Found:
-            nonlocal asked
-            asked = sum(len(r.response_ids) for r in missing)
+            nonlocal asked, known
+            known, asked = cache.hits, sum(len(r.response_ids) for r in missing)
             advance(total - asked)
             if options.engine == "ray" and missing:
                 return compute_on_ray(models, role, missing, options.tokens_per_batch, options.ray_address)
@@ -176,7 +198,7 @@ def _collect(models: Models, role: Role, rows: list[Row], options: ScoreOptions,
 
         scored = collect_logps(rows, compute, cache, advance)
     rate = f", {asked / (monotonic() - started):,.1f} a second" if asked else ""
-    say(f"forwards {asked} responses computed{rate}, {cache.hits} from the cache: {name} in {models.policy.dtype}")
+    say(f"forwards {asked} responses computed{rate}, {known} from the cache: {name} in {models.policy.dtype}")
     return scored
 
 
@@ -187,12 +209,12 @@ def _run_record(policy: Policy) -> dict[str, Any] | None:
     return {"digests": policy.config.get("digests"), "data_path": policy.config.get("data", {}).get("path")}
 
 
-def _overlap_line(overlap: Overlap | str) -> str:
-    if isinstance(overlap, str):
-        return overlap
-    return (
-        f"{overlap.exact} of {overlap.prompts} prompts were trained on, {overlap.near} more nearly ({overlap.run_data})"
-    )
+def _overlap_line(o: Overlap) -> str:
+    unknown = f"not known: {o.unknown}" if o.unknown else ""
+    if not o.run_data:
+        return unknown
+    counts = f"{o.exact} of {o.prompts} prompts were trained on, {o.near} more nearly ({o.run_data})"
+    return counts + f"; {unknown}" * bool(unknown)
 
 
 MARKS = (

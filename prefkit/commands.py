@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from prefkit.shards import Manifest
+from prefkit.shards import Manifest, counts_text, ledger_lines
 from prefkit.split import DEFAULT_SPLITS
 
 STDOUT = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
@@ -139,30 +139,18 @@ def _print_profile(data: Path) -> None:
 
 
 def _print_ledgers(manifest: Manifest) -> None:
-    for source, ledgers in manifest.sources.items():
-        STDOUT.print(source)
-        for name, first in (("records", "read"), ("candidates", "made")):
-            ledger = ledgers[name]
-            totals = {k: sum(v.values()) if isinstance(v, dict) else v for k, v in ledger.items()}
-            rest = " + ".join(f"{n:,} {k}" for k, n in totals.items() if k != first)
-            STDOUT.print(f"  {name:<11} {totals[first]:,} {first} = {rest}")
-            for kind, reasons in ledger.items():
-                if isinstance(reasons, dict) and reasons:
-                    STDOUT.print(f"    {kind:<9} {_counts(reasons)}")
+    for line in ledger_lines(manifest.sources):
+        STDOUT.print(line)
     if manifest.repairs:
-        STDOUT.print(f"  repairs     {_counts(manifest.repairs)}")
+        STDOUT.print(f"  repairs     {counts_text(manifest.repairs)}")
     if manifest.links:
-        STDOUT.print(f"  links       {_counts(manifest.links)}")
+        STDOUT.print(f"  links       {counts_text(manifest.links)}")
     for name, counts in manifest.tables.items():
-        STDOUT.print(f"  {name:<11} {_counts(counts)}")
+        STDOUT.print(f"  {name:<11} {counts_text(counts)}")
     splits = (f"{name} {c['rows']:,} pairs in {c['groups']:,} groups" for name, c in manifest.splits.items())
     STDOUT.print(f"  splits      {', '.join(splits)}")
     for warning in manifest.warnings:
         STDERR.print(f"warning: {warning}")
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
 
 
 def sources() -> None:
@@ -263,7 +251,7 @@ def rejects(
         _print_ledgers(convert_dataset(data, out, source="rejects", checks=_severities(check)))
         return
     for kind, reasons in summarise(data).items():
-        STDOUT.print(f"{kind + 's':<11} {_counts(reasons) if reasons else 'none'}")
+        STDOUT.print(f"{kind + 's':<11} {counts_text(reasons) if reasons else 'none'}")
     for row in islice(rows(data, reason), n):
         STDOUT.rule(f"{', '.join(row['reasons'])}  {row['position']}", align="left", style="")
         STDOUT.print(row["raw"])
@@ -312,8 +300,8 @@ def stats(data: Path, /, *, html: Path | None = None) -> None:
             sides = f"{f.chosen:.1%} of chosen, {f.rejected:.1%} of rejected"
             STDOUT.print(f"{name:<12} {sides}; of {f.n:,} pairs with one, chosen has it in {_share(f.wins)}")
     if found.flags:
-        STDOUT.print(f"flags      {_counts(found.flags)}")
-    STDOUT.print(f"rejects    {_counts(found.rejects) if found.rejects else 'none'}")
+        STDOUT.print(f"flags      {counts_text(found.flags)}")
+    STDOUT.print(f"rejects    {counts_text(found.rejects) if found.rejects else 'none'}")
 
 
 def _share(share: Any) -> str:
@@ -380,7 +368,7 @@ def sample(folder: Path, /, *, questions: int = 600, seed: int = 0) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError("the folder is not empty", folder, "choose another one")
     rows = write_sample(folder, questions, seed)
-    STDOUT.print(f"{folder}: a synthetic dump, {_counts(rows)} (rows)")
+    STDOUT.print(f"{folder}: a synthetic dump, {counts_text(rows)} (rows)")
 
 
 def trace(pair_id: str, data: Path, /, *, scores: Path | None = None, report: Path | None = None) -> None:

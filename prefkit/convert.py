@@ -27,7 +27,7 @@ from prefkit.plan import SMALL_BYTES, Plan, Settings, make_plan, prepare, size_o
 from prefkit.publish import Publication, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
-from prefkit.shards import Manifest, ledgers_out_of_balance, write_text
+from prefkit.shards import WORK, Manifest, ledgers_out_of_balance, write_text
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, resolve
@@ -87,7 +87,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
     refuse_finished(out)
     if workers != 1 and size_of(inputs) > SMALL_BYTES:
         engines.warm_up()
-    plan = make_plan(inputs, out / ".work", settings, workers)
+    plan = make_plan(inputs, out / WORK, settings, workers)
     make_folder(out)
     with only_writer(out), log_of(out, plan) as lap:
         refuse_finished(out)  # another convert may have finished since

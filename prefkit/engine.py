@@ -23,7 +23,8 @@ from prefkit.errors import UserError, unknown_name
 from prefkit.progress import progress
 
 # Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
-PRELOAD = ["prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
+# (pyarrow imports pandas, if it is there, with the first list that becomes an array.)
+PRELOAD = ["pandas", "prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
 
 ENGINES = ("local", "ray")
 _cluster = False  # whether `on` has a Ray cluster
@@ -79,18 +80,18 @@ def run_tasks(fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int,
     """The results in the order of the tasks; an exception of a task comes out as it is and stops the rest."""
     with progress(label, len(tasks)) as advance:
         if _cluster:
-            return _on_ray(fn, tasks, lambda: advance(1))
+            return _on_ray(fn, tasks, lambda result: advance(1, _rows(result)))
         if workers <= 1 or len(tasks) <= 1:
             results = []
             for task in tasks:
                 results.append(fn(task))
-                advance(1)
+                advance(1, _rows(results[-1]))
             return results
-        return _in_processes(fn, tasks, min(workers, len(tasks)), lambda: advance(1))
+        return _in_processes(fn, tasks, min(workers, len(tasks)), lambda result: advance(1, _rows(result)))
 
 
 def _in_processes(
-    fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, advance: Callable[[], None]
+    fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, advance: Callable[[Result], None]
 ) -> list[Result]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -98,8 +99,7 @@ def _in_processes(
     try:
         futures = [pool.submit(fn, task) for task in tasks]
         for done in as_completed(futures):
-            done.result()
-            advance()
+            advance(done.result())
         return [f.result() for f in futures]
     except BrokenProcessPool:
         raise WorkerLost(
@@ -114,7 +114,7 @@ def _in_processes(
         pool.shutdown(wait=sys.exc_info()[0] is not KeyboardInterrupt, cancel_futures=True)
 
 
-def _on_ray(fn: Callable[[Task], Result], tasks: Sequence[Task], advance: Callable[[], None]) -> list[Result]:
+def _on_ray(fn: Callable[[Task], Result], tasks: Sequence[Task], advance: Callable[[Result], None]) -> list[Result]:
     """A task whose node dies is run again elsewhere; no more are handed out than keep the cluster busy."""
     import ray
 
@@ -127,14 +127,20 @@ def _on_ray(fn: Callable[[Task], Result], tasks: Sequence[Task], advance: Callab
             number, task = waiting.pop()
             running[remote.remote(task)] = number
         done, _ = ray.wait(list(running), num_returns=1)
+        number = running.pop(done[0])
         try:
-            results[running.pop(done[0])] = ray.get(done[0])
+            results[number] = ray.get(done[0])
         except ray.exceptions.RayTaskError as e:
             raise (e.cause if isinstance(e.cause, Exception) else e) from None
         except ray.exceptions.RayError as e:
             raise WorkerLost(f"the Ray cluster lost a task: {e}", fix="run the same command again to go on") from None
-        advance()
+        advance(results[number])
     return [results[i] for i in range(len(tasks))]
+
+
+def _rows(result: object) -> int:
+    """A task that returns a number says how many rows it was."""
+    return result if isinstance(result, int) else 0
 
 
 def _begin_worker() -> None:

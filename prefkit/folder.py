@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 
 from prefkit.errors import UserError
 from prefkit.plan import Plan
-from prefkit.shards import MANIFEST, Manifest
+from prefkit.shards import MANIFEST, WORK, Manifest
 
 
 def discard(out: Path) -> None:
@@ -31,10 +32,11 @@ def discard(out: Path) -> None:
 def refuse_finished(out: Path) -> None:
     """A `UserError` unless the folder is new, empty or holds an unfinished conversion."""
     if (out / MANIFEST).exists():
+        shutil.rmtree(out / WORK, ignore_errors=True)  # of a conversion that was killed after its last write
         raise UserError("the output folder already holds a data set", out, "choose another --out or delete it")
     if out.exists() and not out.is_dir():
         raise UserError("the output is a file", out, "choose another --out")
-    if out.is_dir() and not (out / ".work").exists() and any(p.name != "_run.log" for p in out.iterdir()):
+    if out.is_dir() and not (out / WORK).exists() and any(p.name != "_run.log" for p in out.iterdir()):
         raise UserError("the output folder is not empty", out, "choose another --out or empty it")
 
 

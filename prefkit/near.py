@@ -22,7 +22,7 @@ N_WORDS = 3
 BANDS, ROWS = 16, 6
 SIGNATURE = np.dtype([("prompt", "u8"), ("group", "u8"), ("row", "u4"), ("bands", "u8", (BANDS,))])
 THRESHOLD = 0.8
-AT_A_TIME = 1 << 20  # bytes of text
+AT_A_TIME = 1 << 18  # bytes of text
 AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
 
 # Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK

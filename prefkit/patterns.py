@@ -23,6 +23,11 @@ class Pattern(NamedTuple):
     sides: tuple[str, ...] = SIDES
     sure: Callable[[str], bool] | None = None
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether it can only begin where the text does."""
+        return self.regex.removeprefix("(?i)").startswith("^")
+
 
 def _outside_code(pattern: str) -> Callable[[str], bool]:
     found, code = re.compile(pattern), re.compile(r"^(```+|~~~+)[^\n]*\n.*?^\1|`[^`\n]+`", re.S | re.M)
@@ -69,11 +74,14 @@ PATTERNS: dict[str, Pattern] = {
 
 
 class Suspects:
-    """The cells in which any of the wanted patterns occurs, found in one pass, and the rows that a pattern marks."""
+    """The cells in which any of the wanted patterns occurs, found in one pass, and the rows that a pattern marks.
+
+    Patterns that are bound to the beginning of a text cost next to nothing and are looked for one by one.
+    """
 
     def __init__(self, made: Candidates, names: set[str]):
         self.made, self.contents = made, texts_of(made.cells)
-        wanted = [p.regex for n, p in PATTERNS.items() if n in names]
+        wanted = [p.regex for n, p in PATTERNS.items() if n in names and not p.is_bound]
         anything = "|".join(f"(?:{p})" for p in wanted)
         hits = pc.match_substring_regex(self.contents, anything) if wanted else pa.array([False] * len(made.cells))
         self.cells = np.flatnonzero(hits.to_numpy(zero_copy_only=False))
@@ -82,7 +90,9 @@ class Suspects:
     def rows(self, name: str) -> np.ndarray:
         """Which rows the pattern marks: bool[n]."""
         pattern = PATTERNS[name]
-        here = self.cells[pc.match_substring_regex(self.texts, pattern.regex).to_numpy(zero_copy_only=False)]
+        found = pc.match_substring_regex(self.contents if pattern.is_bound else self.texts, pattern.regex)
+        here = np.flatnonzero(found.to_numpy(zero_copy_only=False))
+        here = here if pattern.is_bound else self.cells[here]
         if pattern.sure is not None:
             here = np.array([c for c in here.tolist() if pattern.sure(self.contents[c].as_py())], dtype=np.int64)
         marked = np.zeros(len(self.made.cells), dtype=bool)

@@ -88,7 +88,8 @@ def make_plan(
         raise UserError(f"near {given.near} is no Jaccard index", fix="give 0 (off) to 1")
     shares, severity = parse_splits(given.splits), severities(given.checks)
     check_condition(given.where)
-    matching(tables.NO_CANDIDATES, given.where)
+    if given.where is not None:
+        matching(tables.no_candidates(), given.where)
     chosen = get_source(given.source) if given.source is not None else _guess(paths)
     parsed = source_options(chosen, given.options)
     total = sum(f.stat().st_size for f in {s.path for s in _slices(chosen, paths, parsed, sys.maxsize)})
@@ -168,7 +169,7 @@ def read_anchors(old: Path, names: list[str]) -> Anchors:
         keys = {int(g, 16) for g in table["group_id"].unique().to_pylist()}
         sets = tables.hash64(s for s in table["set_id"].unique().to_pylist() if s is not None)
         groups += [(k, number) for k in sorted(keys | set(sets.tolist()))]
-        cells = table["prompt"].combine_chunks() if table.num_rows else tables.NO_CANDIDATES.cells
+        cells = table["prompt"].combine_chunks() if table.num_rows else tables.no_candidates().cells
         prompts += [(k, number) for k in np.unique(tables.cell_hashes(cells)).tolist()]
     return Anchors(*_columns(groups), *_columns(prompts))
 

@@ -21,6 +21,7 @@ from prefkit.split import REFUSED, Resolved
 from prefkit.tables import Candidates
 from prefkit.tasks import Job, read_cells
 
+LARGE_GROUP = 0.2  # of all pairs: worth a warning
 TAKE_ROWS = 4 * BATCH_ROWS  # at once: an array holds no more than 2 GB of text
 
 
@@ -65,9 +66,14 @@ class Publication:
     def warnings(self) -> list[str]:
         """What a user would stumble over later."""
         empty = [name for name, counts in self.split_counts().items() if not counts["rows"]]
-        return (
-            ["there is not one pair"] if len(empty) == len(self.names) else [f"split {name} is empty" for name in empty]
-        )
+        if len(empty) == len(self.names):
+            return ["there is not one pair"]
+        found = [f"split {name} is empty" for name in empty]
+        _, sizes = np.unique(self.group[self.split >= 0], return_counts=True)
+        if sizes.sum() > 100 and sizes.max() > LARGE_GROUP * sizes.sum():
+            share = f"{sizes.max() / sizes.sum():.0%} of the pairs are one group, which no split can part"
+            found.append(f"{share}: a higher --near joins fewer")
+        return found
 
     def shards(self, number: int, folder: Path, suffix: str) -> list[_Shard]:
         """The shards of a split: at least one, which may be empty."""

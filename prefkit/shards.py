@@ -19,6 +19,7 @@ from prefkit.schema import SCHEMA_VERSION
 MANIFEST = "manifest.json"
 BATCH_ROWS = 1000
 SHARD_BYTES = 256 << 20
+WORK = ".work"  # what an unfinished conversion goes on from
 UNLISTED = {MANIFEST, "_run.log"}
 
 
@@ -188,7 +189,7 @@ def _file_problems(path: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{name}: {rows} rows where the manifest says {entry['rows']}"
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
-        if file.is_file() and name not in manifest.files and name not in UNLISTED:
+        if file.is_file() and name not in manifest.files and name not in UNLISTED and not name.startswith(f"{WORK}/"):
             yield f"{name}: not in the manifest"
 
 
@@ -215,3 +216,24 @@ def ledgers_out_of_balance(ledgers: dict[str, Any]) -> list[str]:
         if total != ledgers[name][first]:
             wrong.append(name)
     return wrong
+
+
+def ledger_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
+    """Both ledgers of every source as people read them: what became of all that was read, and of all candidates."""
+    lines = []
+    for source, ledgers in sources.items():
+        lines.append(source)
+        for name, first in (("records", "read"), ("candidates", "made")):
+            ledger = ledgers[name]
+            totals = {k: sum(v.values()) if isinstance(v, dict) else v for k, v in ledger.items()}
+            rest = " + ".join(f"{n:,} {k}" for k, n in totals.items() if k != first)
+            lines.append(f"  {name:<11} {totals[first]:,} {first} = {rest}")
+            for kind, reasons in ledger.items():
+                if isinstance(reasons, dict) and reasons:
+                    lines.append(f"    {kind:<9} {counts_text(reasons)}")
+    return lines
+
+
+def counts_text(counts: dict[str, int]) -> str:
+    """`12 ties, 3 capped`: the largest first."""
+    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))

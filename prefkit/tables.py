@@ -116,7 +116,9 @@ def edges(column: pa.Array, rows: np.ndarray, n: int, *, end: bool = False) -> n
     return string_bytes(column)[at[:, None] + np.arange(n)]
 
 
-NO_CANDIDATES = Candidates(pa.nulls(0, MESSAGES), CANDIDATES.empty_table())
+def no_candidates() -> Candidates:
+    """Not one pair."""
+    return Candidates(pa.nulls(0, MESSAGES), CANDIDATES.empty_table())
 
 
 def single_turns(roles: pa.Array, contents: pa.Array) -> pa.ListArray:

@@ -70,10 +70,12 @@ class Task:
         return json.loads(self.stem.with_suffix(".json").read_text())
 
 
-def run(task: Task) -> None:
-    """Run a task of any phase unless its marker stands."""
+def run(task: Task) -> int:
+    """Run a task of any phase unless its marker stands; returns how many rows it was."""
     if not task.done():
         {"map": map_slice, "look": merge_notes, "pair": pair_bucket, "read": read_slice}[task.phase](task)
+    marker = task.read_marker()
+    return marker.get("rows") or marker.get("tally", {}).get("records.read", 0)
 
 
 def _mark(task: Task, **marker: object) -> None:

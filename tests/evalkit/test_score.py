@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -24,10 +25,11 @@ from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
 from evalkit.inputs import open_data
 from evalkit.models import Models, short_names
-from evalkit.overlap import count_overlap
+from evalkit.overlap import count_overlap, training_overlap
 from evalkit.score import ScoreOptions, score
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
+from prefkit.shards import read_manifest
 from train.core.locate import weights_digest
 
 BIN = Path(sys.executable).parent
@@ -217,11 +219,17 @@ def test_records_that_are_no_pairs_are_told(road, tmp_path, capsys):
     sound = {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
     file.write_text(json.dumps(sound) + "\n" + json.dumps(sound | {"chosen": ""}) + "\n")
     lines: list[str] = []
-    folder = open_data(file, None, None, lines.append)
-    assert open_pairs(folder, "test").num_rows == 1
-    assert "2 records of pairs, 1 pairs" in lines[0]
-    assert "1 empty" in lines[0]
-    assert open_data(file, None, None, lines.append) == folder
+    data = open_data(file, None, None, lines.append)
+    assert data.name == "some.jsonl"
+    assert open_pairs(data.folder, "test").num_rows == 1
+    assert any("2 read = 1 used + 1 unused" in line for line in lines)
+    assert any("1 empty_chosen" in line for line in lines)
+    assert open_data(file, None, None, lines.append) == data
+    file.write_text(json.dumps({"question": "Why?", "good": "So.", "bad": "No."}) + "\n")
+    with pytest.raises(UserError, match="not one pair came out; its columns are question, good, bad"):
+        open_data(file, None, None, lines.append)
+    with pytest.raises(UserError, match="data that is to be converted"):
+        open_data(road / "data", None, {"prompt": "question"}, lines.append)
 
 
 def test_several_policies_in_one_call(road):
@@ -233,6 +241,13 @@ def test_several_policies_in_one_call(road):
         assert 0 <= record["noise"]["p95"] <= record["noise"]["max"] < 1e-3
         assert record["noise"]["pairs"] > 0
         assert record["overlap"]["exact"] == record["overlap"]["near"] == 0
+    shutil.rmtree(road / "both" / "sft")
+    again = subprocess.run(
+        [BIN / "evalkit", "score", *policies, "--data", "data", "--out", "both", "--noise"],
+        cwd=road, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "both/dpo/scores.parquet: there already" in again.stdout
+    assert (road / "both" / "sft" / "scores.json").exists()
     alone = score_pairs([str(road / "dpo"), str(road / "sft")], road / "data")
     assert list(alone["policy"].unique()) == ["dpo", "sft"]
     done = subprocess.run(
@@ -253,7 +268,29 @@ def test_what_was_trained_on_is_counted(road):
     lines: list[str] = []
     score(str(road / "dpo"), road / "data", ScoreOptions(split="train"), lines.append)
     prompts = len({json.dumps(p["prompt"]) for p in open_pairs(road / "data", "train").to_pylist()})
-    assert f"overlap  {prompts} of {prompts} prompts were trained on, 0 more nearly (data)" in lines
+    counts = f"overlap  {prompts} of {prompts} prompts were trained on, 0 more nearly (data)"
+    assert f"{counts}; not known: what tiny was trained on" in lines
+
+
+def test_earlier_stages_of_a_policy_count_too(road, tmp_path):
+    """SFT on what is evaluated, DPO on something else: the prompts were trained on."""
+    for name in ("sft", "dpo", "tiny"):
+        shutil.copytree(road / name, tmp_path / name)
+    (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "Else?", "chosen": "Yes.", "rejected": "No."}) + "\n")
+    convert_dataset(tmp_path / "other.jsonl", tmp_path / "other", source="pairs", splits="train=1")
+    file = tmp_path / "dpo/run.yaml"
+    run = yaml.safe_load(file.read_text())
+    run["data"]["path"], run["model"]["path"] = str(tmp_path / "other"), str(tmp_path / "sft")
+    run["digests"]["data"] = read_manifest(tmp_path / "other").digest
+    file.write_text(yaml.safe_dump(run))
+    evaluated = open_pairs(road / "data", "train")
+    prompts = len({json.dumps(p["prompt"]) for p in evaluated.to_pylist()})
+    found = training_overlap(str(tmp_path / "dpo"), evaluated)
+    assert (found.exact, found.prompts, found.run_data) == (prompts, prompts, "other, data")
+    shutil.rmtree(tmp_path / "other")
+    found = training_overlap(str(tmp_path / "dpo"), evaluated)
+    assert (found.exact, found.run_data) == (prompts, "data")
+    assert found.unknown == f"{tmp_path / 'other'} is gone; what tiny was trained on"
 
 
 def naive_jaccard(a: str, b: str) -> float:
@@ -265,11 +302,12 @@ def naive_jaccard(a: str, b: str) -> float:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_near_prompts_are_those_of_naive_jaccard(data):
     word = st.sampled_from(["a", "b", "c", "D", "e"])
     texts = st.lists(st.lists(word, max_size=14).map(" ".join), max_size=8)
     evaluated, trained = set(data.draw(texts)), data.draw(texts)
-    found = count_overlap("x", {t: t for t in evaluated}, trained)
+    found = count_overlap({t: t for t in evaluated}, trained)
     exact = evaluated & set(trained)
     near = {e for e in evaluated - exact if any(naive_jaccard(e, t) >= 0.8 for t in trained)}
     assert (found.prompts, found.exact, found.near) == (len(evaluated), len(exact), len(near))
@@ -285,8 +323,8 @@ def test_marks_of_another_template_are_told(road, tmp_path):
     pair = {"prompt": "Human: Why?\n\nAssistant:", "chosen": "So.", "rejected": "No."}
     (tmp_path / "marked.jsonl").write_text(json.dumps(pair) + "\n")
     lines: list[str] = []
-    folder = open_data(tmp_path / "marked.jsonl", None, None, lines.append)
-    score(str(road / "dpo"), folder, ScoreOptions(), lines.append)
+    marked = open_data(tmp_path / "marked.jsonl", None, None, lines.append)
+    score(str(road / "dpo"), marked, ScoreOptions(), lines.append)
     assert any("marks of a template already ('Human:' in 1, 'Assistant:' in 1 of 1)" in line for line in lines)
 
 
@@ -320,6 +358,21 @@ def test_a_killed_run_goes_on(road, tmp_path):
     assert np.allclose(whole["policy_chosen"], wanted["policy_chosen"].loc[whole.index], atol=1e-4)
 
 
+def computed_by(folder: Path) -> dict[str, int]:
+    """A sitecustomize.py that notes, for each process, how many responses it computes; read what it noted."""
+    (folder / "sitecustomize.py").write_text(
+        "import os\n"
+        "import evalkit.models as m\n"
+        "plain = m.Models.compute\n"
+        "def compute(self, role, rows, *rest):\n"
+        f"    with open({str(folder)!r} + f'/computed-{{os.getpid()}}', 'a') as f:\n"
+        "        f.write(f'{sum(len(r.response_ids) for r in rows)}\\n')\n"
+        "    return plain(self, role, rows, *rest)\n"
+        "m.Models.compute = compute\n"
+    )
+    return {f.name: sum(map(int, f.read_text().split())) for f in folder.glob("computed-*")}
+
+
 def same_as(road: Path, out: Path) -> None:
     got = pq.read_table(out / "scores.parquet").to_pandas().set_index("id")
     wanted = score_pairs(str(road / "dpo"), road / "data").set_index("id")
@@ -330,21 +383,34 @@ def same_as(road: Path, out: Path) -> None:
 
 def test_two_processes_share_the_work(road, tmp_path):
     env = {**os.environ, "PREFKIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
+    computed_by(tmp_path)
     command = [BIN / "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "evalkit"]
     command += ["score", "--policy", "dpo", "--data", "data", "--out", tmp_path / "out"]
     done = subprocess.run(command, cwd=road, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("scores ") == 1
     same_as(road, tmp_path / "out")
+    first, second = (n for n in computed_by(tmp_path).values() if n)
+    asked, known = map(int, re.search(r"forwards (\d+) responses.*?, (\d+) from the cache: dpo", done.stdout).groups())
+    assert first + second == 2 * asked, "policy and reference, each response once"
+    assert min(first, second) > asked / 2
+    assert known == 0
 
 
 def test_a_ray_cluster_scores_the_same(road, tmp_path):
     pytest.importorskip("ray", reason="ray is not installed")
     env = {**os.environ, "PREFKIT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
+    computed_by(tmp_path)
     command = [BIN / "evalkit", "score", "--policy", "dpo", "--data", "data", "--out", tmp_path / "out"]
     done = subprocess.run([*command, "--engine", "ray"], cwd=road, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     same_as(road, tmp_path / "out")
+    asked = int(re.search(r"forwards (\d+) responses", done.stdout).group(1))
+    shares = computed_by(tmp_path)
+    assert sum(shares.values()) == 2 * asked
+    assert len(shares) == 2, "a worker for the policy, one for the reference, and nothing in the process that asks"
 
 
 def test_a_reference_with_another_vocabulary_is_refused(road):
@@ -364,3 +430,26 @@ def test_a_model_without_its_base_or_configuration_is_one_line(road, tmp_path):
     (model / "config.json").write_text('{"model_type": "no such thing"}')
     with pytest.raises(UserError, match="model"):
         score_pairs(str(model), road / "data", reference="none")
+
+
+def test_a_base_that_is_not_the_runs_own_is_refused(road, tmp_path):
+    """With the adapter off, its base computes: under the name of another model its numbers would be kept for that one."""
+    adapter, other = copied(road, tmp_path, "sft"), copied(road, tmp_path, "tiny")
+    weights = load_file(other / "model.safetensors")
+    save_file({k: v * 1.01 for k, v in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(other)}))
+    with pytest.raises(UserError, match="has changed since"):
+        score_pairs(str(adapter), road / "data")
+    second = copied(road, tmp_path, "dpo")
+    (second / "adapter_config.json").write_text(
+        json.dumps(json.loads((second / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(other)})
+    )
+    with pytest.raises(UserError, match="is not that of the model it started from"):
+        score_pairs(str(second), road / "data")
+
+
+def test_what_no_process_could_compute_is_told(road, monkeypatch):
+    monkeypatch.setattr(Models, "compute", lambda *args: iter(()))
+    with pytest.raises(UserError, match="4 log-probabilities that other processes computed are not finite"):
+        score_pairs(str(road / "dpo"), road / "data", template="{prompt} {response}", limit=2)

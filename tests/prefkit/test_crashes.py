@@ -64,10 +64,11 @@ def test_killed_again_and_again(dump, tmp_path, seed):
             time.sleep(when)
             process.kill()
         assert process.wait(120) in (-signal.SIGKILL, 0)
-        if process.returncode == 0:  # done before it was killed: begin anew
+        if (tmp_path / "out/manifest.json").exists():  # done before it was killed: begin anew
+            with pytest.raises(UserError, match="already holds a data set"):
+                convert_dataset(folder, tmp_path / "out")
             assert tree_digest(tmp_path / "out") == expected
             subprocess.run(["rm", "-r", str(tmp_path / "out")], check=True)
-            continue
         assert not (tmp_path / "out/manifest.json").exists()
     assert start(folder, tmp_path / "out").wait(120) == 0
     assert tree_digest(tmp_path / "out") == expected
@@ -126,3 +127,20 @@ def test_an_input_that_cannot_be_read(dump, tmp_path, monkeypatch):
     with pytest.raises((UserError, PermissionError)):
         convert_dataset(folder, tmp_path / "out")
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_killed_after_the_manifest_it_is_a_data_set(dump, tmp_path):
+    folder, expected, _ = dump
+    late = CHILD.replace(
+        "convert_dataset(sys",
+        "import shutil\nshutil.rmtree = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nconvert_dataset(sys",
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", late, str(folder), str(tmp_path / "out"), "0"], stdout=subprocess.DEVNULL
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "out/.work").is_dir()
+    assert verify(tmp_path / "out") == []
+    with pytest.raises(UserError, match="already holds a data set"):
+        convert_dataset(folder, tmp_path / "out")
+    assert tree_digest(tmp_path / "out") == expected

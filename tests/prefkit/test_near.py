@@ -121,3 +121,15 @@ def test_the_same_groups_for_any_number_of_workers(tmp_path, monkeypatch):
     two = convert_dataset(folder, tmp_path / "two", workers=2)
     assert one == two
     assert one.links["near_duplicates"] >= 50
+
+
+def test_a_group_that_swallows_much_is_warned_about(tmp_path):
+    rng = random.Random(4)
+    text = body(rng, 200)
+    rows = []
+    for i in range(1, 61):
+        rows.append(question(10 * i, title="About", body=f"<p>{edited(text, rng, 0.01) if i < 30 else body(rng)}</p>"))
+        rows += [answer(10 * i + k, 10 * i, 3 * k, body=f"<p>{body(rng, 20)}</p>") for k in (1, 2, 3)]
+    manifest = convert_dataset(write_dump(tmp_path / "in", rows), tmp_path / "out")
+    assert any("48% of the pairs are one group" in w for w in manifest.warnings)
+    assert not any("are one group" in w for w in convert_dataset(tmp_path / "in", tmp_path / "b", near=0).warnings)

@@ -12,10 +12,10 @@ from prefkit.errors import UserError
 from train.core.batch import collate
 from train.core.flex import FLEX
 from train.core.head import Head, tiled_logps
-from train.core.logprobs import PairPolicy, check_head, response_logps, token_logps
+from train.core.logprobs import PairPolicy, check_head, response_logps, separate_logps, token_logps
 from train.core.models import new_adapter
 from train.core.rows import Row
-from train.core.sharing import probe
+from train.core.sharing import decide_sharing, probe
 
 V, D, N = 23, 8, 37
 
@@ -236,6 +236,23 @@ def test_a_batch_of_nothing_still_reaches_every_weight():
 
 def test_sharing_is_probed():
     assert probe(make_model(), [r.without_pairs() for r in random_rows()]) < 1e-4
+
+
+def test_frequencies_that_depend_on_length_are_computed_alone():
+    """The longest sequence beside it would choose a short one's rotary frequencies, packed or padded."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 30}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **factors}
+    model = make_model(rope_parameters=rope, max_position_embeddings=120)
+    ids = np.arange(3, 90, dtype=np.int32)
+    short, long = Row(ids[:8], (ids[20:28], ids[30:36])), Row(ids[:40], (ids[40:70], ids[50:54]))
+    decided = decide_sharing(model, [short, long])
+    assert (decided.packed, decided.alone) == (False, True)
+    assert decide_sharing(model, [short]).packed, "below the first length nothing depends on it"
+    padded = response_logps(model, [short, long], 10_000, packed=False)[0].logps_R
+    alone = separate_logps(model, [short, long])
+    assert np.abs(padded - separate_logps(model, [short])[0].logps_R).max() > 1e-2, "what the test is about"
+    assert np.array_equal(alone[0].logps_R, separate_logps(model, [short])[0].logps_R)
+    assert np.abs(alone[0].logps_R - [t.sum() for t in oracle(model, short)]).max() < 1e-4
 
 
 def test_a_head_that_does_more_is_refused():

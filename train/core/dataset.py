@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +78,20 @@ def load_rows(
         return replace(built, read=table.num_rows, dropped=built.dropped | ({"tie": ties} if ties else {}))
 
     return cached_rows(key, f"{path.name} {split} {limit or ''}".rstrip() + f" as {kind.replace('_', ' ')}", build)
+
+
+def trained_prompts(data: Path, split: str, limit: int | None) -> Iterator[list[Message]]:
+    """The prompts of a split, or of a file of conversations, as training reads them."""
+    if data.is_file():
+        for _, record in islice(read_records(data, Counter()), limit):
+            messages = _messages(record)
+            if messages is not None:
+                yield messages[:-1]
+        return
+    table = open_pairs(data, split)
+    table = table.slice(0, limit) if limit is not None else table
+    for batch in table.select(["prompt"]).to_batches(max_chunksize=1024):
+        yield from batch["prompt"].to_pylist()
 
 
 def _conversations(path: Path, limit: int | None, tokenizer: Any, template: Template, limits: Limits) -> Rows:

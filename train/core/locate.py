@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -91,13 +92,15 @@ def weights_digest(path: str) -> str:
     The hub's revision for a model from there. Where the folder lies does not matter.
     """
     folder = locate(path)
-    if not Path(path).expanduser().is_dir():
-        return folder.name
     digest = hashlib.sha256()
-    for file in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
-        if file.is_file():
-            with file.open("rb") as f:
-                digest.update(hashlib.file_digest(f, "sha256").digest())
+    if not Path(path).expanduser().is_dir():
+        if not is_adapter(folder):
+            return folder.name
+        digest.update(folder.name.encode())
+    else:
+        for file in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
+            if file.is_file():
+                digest.update(_file_digest(file, file.stat().st_size, file.stat().st_mtime_ns))
     if is_adapter(folder):
         adapter = adapter_config(folder)
         try:
@@ -106,6 +109,13 @@ def weights_digest(path: str) -> str:
             raise missing_base(e, path) from e
         digest.update(json.dumps([adapter, base], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+@lru_cache
+def _file_digest(file: Path, size: int, changed: int) -> bytes:
+    """sha256 of a file, read once as long as it is the same."""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").digest()
 
 
 def missing_base(e: UserError, path: str) -> UserError:

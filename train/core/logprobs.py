@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from prefkit.errors import UserError
 from train.core.batch import Batch, collate
-from train.core.cache import LogpCache, SequenceLogp
+from train.core.cache import LogpCache, SequenceLogp, cache_folder
 from train.core.head import Head, TokenLogps, tiled_logps
 from train.core.plan import plan_rows, single_responses
 from train.core.rows import Row, sequence_key
@@ -124,6 +124,9 @@ def collect_logps(
         progress(len(fresh))
     if cache is not None:
         found |= cache.get(k for ks in keys for k in ks if k not in found)
+    if lost := len({k for ks in keys for k in ks} - found.keys()):
+        what = f"{lost} log-probabilities that other processes computed are not finite, or not in this cache"
+        raise UserError(what, cache_folder(), "let all processes share PREFKIT_CACHE, and check the model's dtype")
     return [_scored([found[k] for k in ks]) for ks in keys]
 
 
@@ -137,6 +140,11 @@ def response_logps(
 ) -> list[Scored]:
     """`collect_logps` of a model that is at hand, in forwards of `budget` tokens."""
     return collect_logps(rows, lambda missing: sequence_logps(model, missing, budget, packed), cache, progress)
+
+
+def separate_logps(model: Any, rows: Sequence[Row]) -> list[Scored]:
+    """The same with each response in a forward of its own: what nothing beside it can change."""
+    return collect_logps(rows, lambda asked: sequence_logps(model, single_responses(asked), 1, packed=False))
 
 
 def _scored(found: list[SequenceLogp]) -> Scored:
@@ -155,7 +163,7 @@ def check_fits(model: Any, rows: Sequence[Row]) -> None:
     longest = max(r.longest for r in rows)
     if positions and longest > positions:
         what = f"a pair has {longest} tokens, the model has {positions} positions"
-        raise UserError(what, base_model(model).name_or_path, f"--data.max-tokens {positions}")
+        raise UserError(what, base_model(model).name_or_path, f"limit max-tokens to {positions}")
 
 
 @torch.no_grad()

@@ -12,7 +12,17 @@ from torch import nn
 
 from prefkit.errors import UserError, unknown_name
 from train.core.encode import Template
-from train.core.locate import RUN_FILE, SUMMARY, adapter_config, is_adapter, locate, run_config, weights_digest
+from train.core.locate import (
+    ADAPTER_FILE,
+    RUN_FILE,
+    SUMMARY,
+    adapter_config,
+    is_adapter,
+    locate,
+    missing_base,
+    run_config,
+    weights_digest,
+)
 from train.core.models import (
     check_adapter_keys,
     check_adapter_weights,
@@ -107,14 +117,17 @@ def describe_policy(
     trained = config.get("model", {})
     tokenizer = load_tokenizer(path)
     start, kind = trained.get("path"), "none"
-    if start and reference:
-        _check_start(start, path, config.get("digests", {}).get("model"))
     if is_adapter(folder):
-        beside = reference and start and is_adapter(locate(start))
-        kind = "adapter:reference" if beside else "adapter_off"
-        start = start or adapter_config(folder)["base_model_name_or_path"]
+        base = adapter_config(folder)["base_model_name_or_path"]
+        if reference and start and is_adapter(locate(start)):
+            kind = "adapter:reference"
+            _check_same_base(base, start, path)
+        else:
+            kind, start = "adapter_off", base  # what is left when the adapter is off, whatever the run says
     elif start and reference:
         kind = "model"
+    if config and start and reference:
+        _check_start(start, path, config.get("digests", {}).get("model"))
     return Policy(
         path,
         dtype or trained.get("dtype") or default_dtype(),
@@ -137,6 +150,18 @@ def load_policy(policy: Policy, attn: str = "rows") -> Loaded:
     model = load_model(policy.path, policy.dtype, policy.four_bit, attn).eval()
     frozen = load_model(str(policy.start), policy.dtype, policy.four_bit, attn) if policy.kind == "model" else None
     return Loaded(policy, model, frozen)
+
+
+def _check_same_base(base: str, start: str, path: str) -> None:
+    """The adapter of the reference is loaded over the policy's base: that must be its own."""
+    own = adapter_config(locate(start))["base_model_name_or_path"]
+    try:
+        same = weights_digest(base) == weights_digest(own)
+    except UserError as e:
+        raise missing_base(e, path) from e
+    if not same:
+        what = f"the adapter's base {base} is not that of the model it started from, {own}"
+        raise UserError(what, path, f"set base_model_name_or_path in its {ADAPTER_FILE} to the same model")
 
 
 def _check_start(start: str, path: str, digest: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.core.logprobs import base_model, response_logps
+from train.core.logprobs import base_model, response_logps, separate_logps
 from train.core.models import PACKED
 from train.core.rows import Row
 
@@ -15,13 +15,14 @@ _PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies do not depe
 _LEARNED = {"gpt2", "gpt_bigcode"}  # learned positions, looked up by position_ids
 _RECURRENT = ("mamba", "rwkv", "recurrent", "xlstm", "lfm2")
 _ATTENTION = {"full_attention", "sliding_attention"}
+BY_LENGTH = "rotary frequencies that depend on length"
 _RULES: dict[str, Callable[[Any, int], bool]] = {
     "recurrent layers": lambda c, n: any(word in c.model_type for word in _RECURRENT),
     "alibi positions": lambda c, n: bool(getattr(c, "alibi", False)) or c.model_type in ("bloom", "mpt"),
     "layers other than attention": lambda c, n: not set(getattr(c, "layer_types", None) or ()) <= _ATTENTION,
     "attention sinks": lambda c, n: c.model_type == "gpt_oss",
     "its attention cannot be replaced": lambda c, n: c._attn_implementation not in PACKED.values(),
-    "rotary frequencies that depend on length": lambda c, n: not _rope_types(c) <= _PLAIN_ROPE and n > _first_length(c),
+    BY_LENGTH: lambda c, n: not _rope_types(c) <= _PLAIN_ROPE and n > _first_length(c),
     "positions are not known to come from position_ids": lambda c, n: not (_rope_types(c) or c.model_type in _LEARNED),
 }
 
@@ -47,10 +48,14 @@ def _first_length(c: Any) -> int:
 
 
 class Sharing(NamedTuple):
-    """Whether rows are packed, so that responses share their prompt, and one line saying why or why not."""
+    """Whether rows are packed, so that responses share their prompt, and one line saying why or why not.
+
+    `alone`: not even padded batches are exact, for a sequence's numbers depend on the longest beside it.
+    """
 
     packed: bool
     line: str
+    alone: bool = False
 
 
 def decide_sharing(model: Any, rows: Sequence[Row]) -> Sharing:
@@ -58,7 +63,7 @@ def decide_sharing(model: Any, rows: Sequence[Row]) -> Sharing:
     longest = max(rows, key=lambda r: r.tokens)
     reason = unpackable(base_model(model).config, max(r.longest for r in rows))
     if reason is not None:
-        return Sharing(False, f"rows are not packed: {reason}")
+        return Sharing(False, f"rows are not packed: {reason}", alone=reason == BY_LENGTH)
     probed = [rows[0].without_pairs(), longest.without_pairs()]
     off = probe(model, probed)
     tokens = max(r.response_tokens for r in probed)
@@ -70,5 +75,5 @@ def decide_sharing(model: Any, rows: Sequence[Row]) -> Sharing:
 def probe(model: Any, rows: Sequence[Row]) -> float:
     """Largest difference in nats between packed and separate log-probabilities, summed per response."""
     together = response_logps(model, rows, sum(r.tokens for r in rows))
-    alone = response_logps(model, rows, 1, packed=False)
+    alone = separate_logps(model, rows)
     return max(float(np.abs(a.logps_R - b.logps_R).max()) for a, b in zip(together, alone, strict=True))
