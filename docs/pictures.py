@@ -111,7 +111,7 @@ def photograph_file(file: Path, part: str) -> None:
     """What one sees first of a report or of a page of statistics, or a report's list of pairs."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        height = 1290 if part == "stats" else 1390
+        height = 1290 if part == "stats" else 1445
         page = browser.new_page(viewport={"width": 1180, "height": height}, color_scheme="light")
         page.goto(file.resolve().as_uri())
         if part == "pairs":

@@ -61,25 +61,21 @@ def calibration(s: Scored) -> dict:
 
 
 def intervals(s: Scored) -> dict[str, dict]:
-    """95 % intervals of means and of the calibration error (its bins held fixed), by the bootstrap over groups."""
-    bin_N = confidence_bins(s)
+    """95 % intervals of means, by the bootstrap over groups.
+
+    The calibration error has none: it is a sum of |gaps|, to which every replicate adds noise of its own, so that its
+    percentiles lie above the truth (seen with a true error of .01: in none of 200 sets of 300 pairs did they hold it).
+    """
     cluster_N = fold(s.n_groups, 0)[s.group_N]
     n_clusters = int(cluster_N.max()) + 1
 
     def sums(value_N: np.ndarray) -> np.ndarray:
         return np.bincount(cluster_N, weights=value_N, minlength=n_clusters)
 
-    gap_N = probability(np.abs(s.margin_N)) - outcome_of(s)
     means = [s.margin_N, nll_of(s.margin_N, s.label_N), brier_of(s.margin_N, s.label_N)]
-    gaps = np.bincount(cluster_N * BINS + bin_N, gap_N, n_clusters * BINS).reshape(n_clusters, BINS)
-    sums_CK = np.concatenate([np.stack([sums(v) for v in (np.ones_like(gap_N), *means)], axis=1), gaps], axis=1)
-
-    def statistics(t_BK: np.ndarray) -> np.ndarray:
-        ece_B1 = np.abs(t_BK[:, 4:]).sum(axis=1, keepdims=True)
-        return np.concatenate([t_BK[:, 1:4], ece_B1], axis=1) / t_BK[:, :1]
-
-    ends = cluster_bootstrap(sums_CK, statistics)
-    return {name: e._asdict() for name, e in zip(("margin", "nll", "brier", "ece"), ends, strict=True)}
+    sums_C4 = np.stack([sums(v) for v in (np.ones_like(s.margin_N), *means)], axis=1)
+    ends = cluster_bootstrap(sums_C4, lambda t_B4: t_B4[:, 1:] / t_B4[:, :1])
+    return {name: e._asdict() for name, e in zip(("margin", "nll", "brier"), ends, strict=True)}
 
 
 def confidence_bins(s: Scored) -> np.ndarray:

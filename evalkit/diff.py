@@ -19,6 +19,7 @@ from prefkit.errors import UserError
 from prefkit.statistics import (
     cluster_bootstrap,
     clustered_se,
+    holm,
     mcnemar,
     minimum_detectable,
     sign_flip,
@@ -69,7 +70,7 @@ def policies_of(path: str | Path) -> list[Side]:
     """Each policy of a report's folder or report.json, from its pairs.parquet."""
     report = read_report(path)
     file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "pairs.parquet"
-    if not file.is_file() or report.get("pairs_sha256") != sha256(file):
+    if not file.is_file() or report.get("files", {}).get(file.name) != sha256(file):
         raise UserError("these are not the pairs that report.json beside them is about", file, "report again")
     try:
         table = pq.read_table(file)
@@ -94,7 +95,8 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     """The second policy against the first on the pairs both have, joined by id.
 
     `accuracy.p` is McNemar's mid-p where each group has one pair and nothing ties, else the seeded sign-flip over
-    groups; intervals are the paired bootstrap over groups. `verdict` is better, worse or not distinguishable.
+    groups; intervals are the paired bootstrap over groups. `verdict` is better, worse or not distinguishable, by
+    `accuracy.p_holm`, which is p itself until `jointly` adjusts it. `detectable` is null where nothing differs.
     UserError where they share no pair, or were scored in different modes.
     """
     if None not in (first.mode, second.mode) and first.mode != second.mode:
@@ -121,7 +123,6 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
         for name, c, e in zip(("accuracy", "margin", "nll", "brier"), columns[1:], ends, strict=True)
     }
     test = _test(hits, d_N, sums_CK[:, 1], seed)
-    better = "better" if d_N.sum() > 0 else "worse"
     se = clustered_se(d_N, group_N)
     return {
         "first": first.name,
@@ -139,11 +140,33 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
             **named.pop("accuracy"),
             "se": se,
             **test,
+            "p_holm": test["p"],
         },
         **named,
-        "detectable": minimum_detectable(se),
-        "verdict": better if test["p"] < ALPHA else "not distinguishable",
+        "comparisons": 1,
+        "detectable": minimum_detectable(se) if se else None,
+        "verdict": verdict(float(d_N.sum()), test["p"]),
     }
+
+
+def verdict(difference: float, p: float) -> str:
+    """What a difference of the second from the first and its p come to."""
+    if p >= ALPHA:
+        return "not distinguishable"
+    return "better" if difference > 0 else "worse"
+
+
+def jointly(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Comparisons made together: p adjusted by Holm over all of them, and the verdicts by that.
+
+    Without it one in twenty equal policies is called better or worse (seen: one of ten in 28 % of reports).
+    """
+    found = []
+    for c, p in zip(comparisons, holm([c["accuracy"]["p"] for c in comparisons]), strict=True):
+        accuracy = c["accuracy"] | {"p_holm": p}
+        adjusted = {"comparisons": len(comparisons), "verdict": verdict(accuracy["difference"], p)}
+        found.append(c | {"accuracy": accuracy} | adjusted)
+    return found
 
 
 def _test(hits: list[np.ndarray], d_N: np.ndarray, sums_C: np.ndarray, seed: int) -> dict[str, Any]:

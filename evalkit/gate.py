@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from evalkit.diff import compare, policies_of, side
-from evalkit.markdown import interval, verdict_line
+from evalkit.diff import compare, jointly, policies_of, side
+from evalkit.lines import interval, verdict_line
 from evalkit.report_files import read_report
 from prefkit.errors import UserError
 
@@ -19,14 +19,24 @@ class Check(NamedTuple):
 
 
 def check(
-    report: Path, min_accuracy: float | None, no_worse_than: Path | None, max_displacement: float | None
+    report: Path,
+    min_accuracy: float | None,
+    no_worse_than: Path | None,
+    max_displacement: float | None,
+    allow_missing: float = 0.0,
 ) -> list[Check]:
     """What was demanded of each policy of a report, and whether it holds.
 
-    The accuracy demanded must be reached by the lower end of its interval. UserError for no demand, one that is no
-    share, or displacement where there is no reference.
+    The accuracy demanded must be reached by the lower end of its interval. A comparison holds only where no more than
+    a share `allow_missing` of either side's pairs is missing from the other: few shared pairs show no difference.
+    UserError for no demand, one that is no share, or displacement where there is no reference.
     """
-    for name, value in (("--min-accuracy", min_accuracy), ("--max-displacement", max_displacement)):
+    shares = {
+        "--min-accuracy": min_accuracy,
+        "--max-displacement": max_displacement,
+        "--allow-missing": allow_missing,
+    }
+    for name, value in shares.items():
         if value is not None and not 0 <= value <= 1:
             raise UserError(f"{name} {value} is no share", fix="give a number from 0 to 1")
     if min_accuracy is None and no_worse_than is None and max_displacement is None:
@@ -48,7 +58,14 @@ def check(
             )
     if no_worse_than is not None:
         other = side(no_worse_than)
-        for policy in policies_of(report):
-            found = compare(other, policy)
-            checks.append(Check(found["verdict"] != "worse", verdict_line(found)))
+        checks += [_no_worse(c, allow_missing) for c in jointly([compare(other, p) for p in policies_of(report)])]
     return checks
+
+
+def _no_worse(found: dict[str, Any], allow_missing: float) -> Check:
+    missing = max(found[f"only_{which}"] / (found["n"] + found[f"only_{which}"]) for which in ("first", "second"))
+    data = {True: "the same data set", False: "different data sets", None: "data not known to be the same"}
+    text = f"{verdict_line(found)}; missing on a side: {missing:.1%}; {data[found['same_data']]}"
+    if missing > allow_missing:
+        text += f"; more are missing than --allow-missing {allow_missing:g}"
+    return Check(found["verdict"] != "worse" and missing <= allow_missing, text)

@@ -21,8 +21,7 @@ def lengths(s: Scored) -> dict:
     `controlled`: accuracy of margin - k·D, the slope k of margin on D fitted on the other folds of groups.
     `beyond`: what the margin adds to D in telling chosen from rejected.
     """
-    d_N = s.difference("n").astype(float)
-    near_N = np.abs(d_N) <= NEAR * np.maximum(s.column("n_chosen"), s.column("n_rejected"))
+    d_N, near_N = s.difference("n").astype(float), near(s)
     longer_N, shorter_N = (d_N > 0) & ~near_N, (d_N < 0) & ~near_N
     parts = {
         name: share(s.hit_N[rows], s.group_N[rows]).as_dict() if rows.any() else None
@@ -39,6 +38,12 @@ def lengths(s: Scored) -> dict:
     }
 
 
+def near(s: Scored) -> np.ndarray:
+    """Which pairs' responses are of the same length within 10 % of the longer one."""
+    n_chosen, n_rejected = s.column("n_chosen"), s.column("n_rejected")
+    return np.abs(n_chosen - n_rejected) <= NEAR * np.maximum(n_chosen, n_rejected)
+
+
 def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, group_N: np.ndarray) -> dict | None:
     """Mean of the accuracies on two sorts of pairs, with the bootstrap over groups; None where one sort is missing."""
     if not (longer_N.any() and shorter_N.any()):
@@ -51,7 +56,8 @@ def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, gro
         return (t_B4[:, :1] / t_B4[:, 1:2] + t_B4[:, 2:3] / t_B4[:, 3:]) / 2
 
     (ends,) = cluster_bootstrap(sums_C4, mean)
-    return {"value": float(mean(sums_C4.sum(axis=0, keepdims=True))[0, 0]), **ends._asdict()}
+    value, groups_N = float(mean(sums_C4.sum(axis=0, keepdims=True))[0, 0]), group_N[longer_N | shorter_N]
+    return {"value": value, **ends._asdict(), "n_groups": len(np.unique(groups_N))}
 
 
 def correlation(x_N: np.ndarray, y_N: np.ndarray) -> float | None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from evalkit.scored import Scored
-from prefkit.statistics import clustered_se, design_effect, half_test, minimum_detectable, numbered, placement, wilson
+from prefkit.statistics import (
+    clustered_se,
+    critical,
+    degrees_of_freedom,
+    design_effect,
+    half_test,
+    minimum_detectable,
+    numbered,
+    placement,
+    wilson,
+)
 from train.core.rewards import hits
 
-FEW_GROUPS = 10
+FEW_GROUPS = 30  # fewer say little about how much groups differ
 COVERAGES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -43,19 +54,21 @@ def share(credit_N: np.ndarray, group_N: np.ndarray) -> Proportion:
     """Mean of credits in 0..1, less than 1 being a tie's part.
 
     The interval is Wilson's with k = Σ credits on n_eff = n / max(1, design effect of the prompt groups): pairs of
-    one prompt are not independent, so they count for less than as many pairs of different prompts. `p_half` is its
-    test of ½.
+    one prompt are not independent, so they count for less than as many pairs of different prompts. That effect is an
+    estimate too, so where groups hold several pairs Student's t stands for the normal, with `degrees_of_freedom` of
+    the group sizes. `p_half` is its test of ½.
     """
     n = len(credit_N)
     value = float(credit_N.mean())
     index_N, sizes = numbered(group_N)
     n_groups, n_effective = len(sizes), n / max(1.0, design_effect(credit_N, index_N))
-    low, high = wilson(min(value * n_effective, n_effective), n_effective)
-    method = "Wilson on effective n"
+    df = degrees_of_freedom(sizes)
+    low, high = wilson(min(value * n_effective, n_effective), n_effective, df=df)
+    method = "Wilson on effective n" + ("" if df == math.inf else f", Student's t with {df:.1f} degrees of freedom")
     if n_groups < FEW_GROUPS:
         method += f"; only {n_groups} group{'s' * (n_groups != 1)}, read it as a rough guide"
     strict, ties = float((credit_N == 1).mean()), float(((credit_N > 0) & (credit_N < 1)).mean())
-    p_half = half_test(value, n_effective)
+    p_half = half_test(value, n_effective, df)
     return Proportion(value, low, high, strict, ties, n, n_groups, float(n_effective), p_half, method)
 
 
@@ -67,11 +80,15 @@ def summary(value_N: np.ndarray) -> dict:
 
 
 def histogram(value_N: np.ndarray, bins: int = 41) -> dict:
-    """Counts and edges between the 0.5 and 99.5 % quantiles, zero an edge; what lies beyond counts in the last bins."""
+    """Counts and edges as far as 99 % of |values| reach, zero an edge; what lies beyond counts in the end bins.
+
+    `ties` are the values that are zero, counted right of it.
+    """
     reach = float(np.quantile(np.abs(value_N), 0.99)) or 1.0
     edges = np.linspace(-reach, reach, bins - bins % 2 + 1)
+    edges[len(edges) // 2] = 0.0
     counts, _ = np.histogram(np.clip(value_N, -reach, reach), edges)
-    return {"edges": edges, "counts": counts}
+    return {"edges": edges, "counts": counts, "ties": int((value_N == 0).sum())}
 
 
 def baselines(s: Scored) -> dict[str, dict]:
@@ -95,24 +112,30 @@ def mean_likelihood(s: Scored) -> np.ndarray:
 def detectable(s: Scored) -> dict:
     """Smallest true effects these pairs would show with power 0.8 in a two-sided test at .05.
 
-    `from_half`: accuracy against ½. `between_models`: against a second model whose errors are unrelated, the worst
-    case; `evalkit diff` says it for two real models.
+    `from_half`: accuracy against ½. `between_models`: against a second model of this accuracy, if its errors are
+    unrelated to this one's; `evalkit diff` says it for two real models. Null where no effect that large exists.
     """
     p = share(s.hit_N, s.group_N)
+    df = degrees_of_freedom(numbered(s.group_N)[1])
     independent = 2 * p.value * (1 - p.value) / p.n_effective
     return {
-        "from_half": minimum_detectable((0.25 / p.n_effective) ** 0.5),
-        "between_models": minimum_detectable(independent**0.5),
+        "from_half": _at_most(0.5, minimum_detectable((0.25 / p.n_effective) ** 0.5, df=df)),
+        "between_models": _at_most(1.0, minimum_detectable(independent**0.5, df=df)),
     }
+
+
+def _at_most(largest: float, effect: float) -> float | None:
+    return effect if 0 < effect <= largest else None
 
 
 def undecided(s: Scored) -> dict | None:
     """Pairs whose log-ratio margin is within the measured noise, and the accuracy if all were wrong or all right.
 
-    None where the noise was not measured, or the mode is not the one it was measured in.
+    None where the noise was not measured, or the mode is not the one it was measured in: implicit, or sum where there
+    is no reference.
     """
     noise = (s.record or {}).get("noise")
-    if not noise or s.mode != "implicit":
+    if not noise or s.mode != ("sum" if s.reference is None else "implicit"):
         return None
     open_N = np.abs(s.margin_N) / s.beta <= noise["max"]
     low = float(np.where(open_N, 0.0, s.hit_N).mean())
@@ -202,7 +225,8 @@ def comparability(s: Scored) -> dict:
     above_N, below_N = placement(chosen_N, rejected_N), 1 - placement(rejected_N, chosen_N)
     auc, se = float(above_N.mean()), clustered_se(above_N + below_N, s.group_N)
     agree_N = np.sign(mean_likelihood(s)) == np.sign(s.margin_N)
-    ends = {"low": max(0.0, auc - 1.96 * se), "high": min(1.0, auc + 1.96 * se)} if se == se else {}
+    reach = critical(0.95, degrees_of_freedom(numbered(s.group_N)[1])) * se
+    ends = {"low": max(0.0, auc - reach), "high": min(1.0, auc + reach)} if se == se else {}
     return {"auc": auc, "se": se, **ends, "agreement": float(agree_N.mean())}
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evalkit.markdown import LABELS, MODES, ends, findings, interval, number, styles_of, verdict_line
+from evalkit.findings import findings
+from evalkit.lines import ROUGH, ends, interval, number, verdict_line
+from evalkit.markdown import LABELS, MODES, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render
@@ -22,7 +24,12 @@ def page(report: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
     """The whole page of a report; `pairs` are those of `shown.pairs_of`."""
     reports = [report, *report["others"]]
     several = len(reports) > 1
-    data = {"pairs": pairs, "kinds": KINDS, "referenced": report["reference"] is not None, "policy": report["policy"]}
+    data = {
+        "pairs": pairs,
+        "kinds": KINDS,
+        "referenced": report["reference"] is not None,
+        "policy": visible(report["policy"]),
+    }
     return render(
         TEMPLATES,
         "report.html",
@@ -36,6 +43,7 @@ def page(report: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
         interval=interval,
         number=number,
         ends=ends,
+        rough_note=ROUGH,
     )
 
 
@@ -70,7 +78,7 @@ def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:
         _plot(
             "Margins",
             "right of zero the model agrees with the judgement",
-            plots.histogram(r["histogram"]["edges"], r["histogram"]["counts"], "Pairs by margin"),
+            plots.histogram(**r["histogram"], what="Pairs by margin"),
         ),
         _plot(
             "Accuracy of the surest",

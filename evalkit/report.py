@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from evalkit import metrics
 from evalkit.calibration import calibration, intervals
-from evalkit.diff import compare, side
+from evalkit.diff import compare, jointly, side
 from evalkit.lengths import lengths
 from evalkit.report_files import SCHEMA_VERSION, plain
 from evalkit.scored import Scored, Source, by_policy, load
@@ -58,12 +58,12 @@ def build_report(
     """The report of one policy's scores (folder, file, table, frame) as plain data; docs/evaluation.md has its keys.
 
     Several scores give the first one's report, with those of the `others` and, in `comparisons`, each of them against
-    the first. Raises `UserError` where `load` and `read_sections` do.
+    the first, Holm over all of them. Raises `UserError` where `load` and `read_sections` do.
     """
     declared = read_sections(sections) if isinstance(sections, (str, Path)) else sections
     loaded = load_all(scores, mode, where)
     first, *others = [_report(s, declared) for s in loaded]
-    comparisons = [compare(side(loaded[0]), side(s)) for s in loaded[1:]]
+    comparisons = jointly([compare(side(loaded[0]), side(s)) for s in loaded[1:]])
     return plain(first | {"others": others, "comparisons": comparisons})
 
 

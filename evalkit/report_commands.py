@@ -46,7 +46,7 @@ def report(
     pairs
         How many pairs report.html shows, 2000 at most.
     """
-    from evalkit.markdown import headline
+    from evalkit.lines import headline
     from evalkit.page import page
     from evalkit.report import build_report, load_all, pair_table
     from evalkit.report_files import write_report
@@ -98,13 +98,12 @@ def diff(
         Folder for diff.json and changed.parquet.
     """
     from evalkit.diff import changed_pairs, compare, side, write_diff
-    from evalkit.markdown import verdict_line
+    from evalkit.lines import verdict_line
 
     a, b = side(first, mode, where), side(second, mode, where)
     found = compare(a, b)
     changed = changed_pairs(a, b)
     say(verdict_line(found))
-    _print_limits(found)
     counts, shown = found["accuracy"], changed.slice(0, max(n, 0)).to_pylist()
     more = "; the largest changes:" if shown else ""
     say(f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}{more}")
@@ -121,6 +120,7 @@ def gate(
     *,
     min_accuracy: float | None = None,
     no_worse_than: Path | None = None,
+    allow_missing: float = 0.0,
     max_displacement: float | None = None,
 ) -> int:
     """Hold a report to a threshold or to another report: exit 0 if all hold, 1 if one does not.
@@ -133,12 +133,14 @@ def gate(
         The lower end of the accuracy's 95 % interval must reach this: the value alone could be luck.
     no_worse_than
         Another report or scores; a policy that is significantly worse on the shared pairs fails.
+    allow_missing
+        For no-worse-than: largest share of either side's pairs that may be missing from the other.
     max_displacement
         Largest share of pairs whose chosen response became less likely than under the reference.
     """
     from evalkit.gate import check
 
-    checks = check(report, min_accuracy, no_worse_than, max_displacement)
+    checks = check(report, min_accuracy, no_worse_than, max_displacement, allow_missing)
     for c in checks:
         say(f"{'ok  ' if c.passed else 'FAIL'} {c.text}")
     return 0 if all(c.passed for c in checks) else 1
@@ -193,19 +195,7 @@ def _note_places(out: Path, scores: list[Path], data: Path | None) -> None:
 
 
 def _print_comparisons(built: dict) -> None:
-    from evalkit.markdown import verdict_line
+    from evalkit.lines import verdict_line
 
     for found in built["comparisons"]:
         say(verdict_line(found))
-        _print_limits(found)
-
-
-def _print_limits(found: dict) -> None:
-    """What makes a comparison less than it seems."""
-    if found["only_first"] or found["only_second"]:
-        kept = f"compared on the {found['n']} pairs both have"
-        say(f"note: {kept}; {found['only_first']} are the first's alone, {found['only_second']} the second's")
-    if found["same_data"] is False:
-        say("note: they were scored on different data sets; only pairs of one id are compared")
-    if not found["same_reference"] or not found["same_beta"]:
-        say("note: their references or β differ: accuracies compare, margins and NLL are on different scales")

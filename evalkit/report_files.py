@@ -14,18 +14,20 @@ from evalkit.markdown import to_markdown
 from evalkit.scores import sha256
 from prefkit.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def write_report(report: dict[str, Any], pairs: pa.Table, out: Path, html: str | None = None) -> None:
-    """Write pairs.parquet, report.html, report.md and, last, report.json, each under a temporary name and renamed."""
+    """Write pairs.parquet, report.html, report.md and, last, report.json, each under a temporary name and renamed.
+
+    report.json holds the sha256 of the `files` beside it.
+    """
     write_table(pairs, out / "pairs.parquet")
-    whole = report | {"pairs_sha256": sha256(out / "pairs.parquet")}
-    contents = {"report.html": html} if html is not None else {}
-    contents["report.md"] = to_markdown(report)
-    contents["report.json"] = as_json(whole)
+    contents = {"report.md": to_markdown(report)} | ({"report.html": html} if html is not None else {})
     for name, text in contents.items():
         write_text(text, out / name)
+    files = {name: sha256(out / name) for name in ("pairs.parquet", *contents)}
+    write_text(as_json(report | {"files": files}), out / "report.json")
 
 
 def read_report(path: Path | str) -> dict[str, Any]:

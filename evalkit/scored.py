@@ -126,7 +126,7 @@ def by_policy(scores: Source) -> list[Source]:
     """A frame of `score_pairs` over several policies as one of each, in their order; all else as it is."""
     if isinstance(scores, (str, Path, pa.Table, Scored)) or "policy" not in scores:
         return [scores]
-    return [part for _, part in scores.groupby("policy", sort=False)] or [scores]
+    return [part for _, part in scores.groupby("policy", sort=False, dropna=False)] or [scores]
 
 
 def rewards_of(table: pa.Table, mode: str) -> PairRewards:

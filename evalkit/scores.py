@@ -36,9 +36,11 @@ SCORES = pa.schema(
         pa.field("norm_chosen", pa.float64()),  # L2 norm of the policy's token log-probabilities
         pa.field("norm_rejected", pa.float64()),
         pa.field("label_margin", pa.float32()),  # strength of the preference in the data, 0 to 1
+        pa.field("chosen_key", pa.string()),  # digest of the response's token ids: which responses of a set are one
+        pa.field("rejected_key", pa.string()),
     ]
 )
-OPTIONAL = ("norm_chosen", "norm_rejected", "label_margin")
+OPTIONAL = ("norm_chosen", "norm_rejected", "label_margin", "chosen_key", "rejected_key")
 ABSURD = 1e12  # nats; no sum over tokens of a response comes near
 COUNTS = ("n_chosen", "n_rejected", "chars_chosen", "chars_rejected")
 NUMBERS = ["policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"]
@@ -48,6 +50,12 @@ def scores_path(path: str | Path) -> Path:
     """The Parquet file meant by a folder of scores or a file."""
     path = Path(path)
     return path if path.suffix == ".parquet" else path / "scores.parquet"
+
+
+def tokens_path(path: str | Path) -> Path:
+    """The table of tokens beside scores: tokens.parquet, or NAME.tokens.parquet beside NAME.parquet."""
+    file = scores_path(path)
+    return file.with_name("tokens.parquet" if file.stem == "scores" else f"{file.stem}.tokens.parquet")
 
 
 def write_scores(table: pa.Table, path: Path) -> None:
@@ -99,7 +107,8 @@ def checked(table: pa.Table, where: object = "") -> pa.Table:
     if beta is None or not 0 < beta < np.inf:
         raise UserError(f"β is {beta}", where, "score again with a --beta above 0")
     if len(table["id"].unique()) < table.num_rows:
-        raise UserError("a pair is scored twice in one file", where, "score again")
+        fix = "score again; two policies in one frame need distinct names in its column policy"
+        raise UserError("a pair is scored twice", where, fix)
     for name in ("id", "group_id", "policy", "truncated", *COUNTS):
         if table[name].null_count:
             raise UserError(f"{name} is missing in {table[name].null_count} rows", where, "score again")

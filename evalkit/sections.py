@@ -121,8 +121,8 @@ def weighted(s: Scored, sections: Sections, seed: int = 0) -> dict:
         """Each section, then the total over whole ones: [B, X + 1]."""
         hits_BS, counts_BS = np.split(totals_BK, 2, axis=1)
         mean_BS = np.where(seen_S, hits_BS / np.where(seen_S, counts_BS, 1), 0)
-        section_BX = mean_BS @ mix_XS.T
-        return np.append(section_BX, section_BX @ weight_X[:, None] / weight_X.sum(), axis=1)
+        section_BX = np.stack([_mixed(mean_BS, mix_S) for mix_S in mix_XS], axis=1)
+        return np.append(section_BX, _mixed(section_BX, weight_X)[:, None] / weight_X.sum(), axis=1)
 
     columns: list[dict] = [{} for _ in range(len(weight_X) + 1)]
     for name, credit_U in {"value": units.credit_U, **units.more}.items():
@@ -134,6 +134,9 @@ def weighted(s: Scored, sections: Sections, seed: int = 0) -> dict:
         if name == "value":
             for column, ends in zip(columns, cluster_bootstrap(sums_CK, values, seed=seed), strict=True):
                 column |= ends._asdict()
+    groups_U = s.group_N[units.row_U]
+    for column, mix_S in zip(columns, [*mix_XS, weight_X @ mix_XS], strict=True):
+        column["n_groups"] = len(np.unique(groups_U[np.isin(code_U, np.flatnonzero(mix_S > 0))]))
     *parts, total = columns
     rows = [
         {"name": name, "weight": weight, **(part if whole else dict.fromkeys(part))}
@@ -150,6 +153,11 @@ def weighted(s: Scored, sections: Sections, seed: int = 0) -> dict:
         "units": int(used_U.sum()),
         "unused": int((~used_U).sum()),
     }
+
+
+def _mixed(value_BK: np.ndarray, weight_K: np.ndarray) -> np.ndarray:
+    """Σ weight·value over what has a weight: a replicate without a subset is NaN there, and 0·NaN would spread it."""
+    return value_BK[:, weight_K > 0] @ weight_K[weight_K > 0]
 
 
 def _sums(cluster_U: np.ndarray, code_U: np.ndarray, weight_U: np.ndarray, n_subsets: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from evalkit.metrics import share
 from evalkit.scored import Scored, codes
@@ -12,20 +13,24 @@ from prefkit.errors import UserError
 
 
 class Items(NamedTuple):
-    """Credit 0..1 of each item [S], the first pair that belongs to it, and how many pairs and items were left out."""
+    """Of each item [S] its credit 0..1, responses, best ones, first pair; what was left out; whether all had keys."""
 
     credit_S: np.ndarray
+    size_S: np.ndarray
+    best_S: np.ndarray
     row_S: np.ndarray
     single_pairs: int
     without_best: int
+    keyed: bool = True
 
 
 def best_of_n(s: Scored) -> Items:
     """Credit of each set of pairs that share a `set_id`: does the response with the largest reward belong to the best?
 
     Best is what is rejected in no pair of its set. Where k responses tie for the largest reward, credit is the share
-    of best ones among them: with one best response that is RewardBench 2's 1/k. Responses are told apart by reward
-    and length. A pair without a set, or alone in it, is no item; a set in which every response is rejected somewhere
+    of best ones among them: with one best response that is RewardBench 2's 1/k. Responses are told apart by the digest
+    of their tokens; scores without those tell them apart by reward and length, and then equal ones count as one. A pair
+    without a set, or alone in it, is no item; a set in which every response is rejected somewhere
     has no best one.
     """
     set_N, _ = codes(s.table["set_id"])
@@ -33,9 +38,11 @@ def best_of_n(s: Scored) -> Items:
     named_N = np.asarray(s.table["set_id"].is_valid()) & (counts[set_N] > 1)
     rows = np.flatnonzero(named_N)
     if not len(rows):
-        return Items(np.zeros(0), np.zeros(0, int), len(set_N), 0)
+        none = np.zeros(0, int)
+        return Items(none, none, none, none, len(set_N), 0)
+    keyed = not s.table["chosen_key"].null_count + s.table["rejected_key"].null_count
     columns = [np.tile(set_N[rows], 2)]
-    columns += [np.concatenate([a[rows], b[rows]]) for a, b in _sides(s)]
+    columns += [np.concatenate([a[rows], b[rows]]) for a, b in _sides(s, keyed)]
     lost_R = np.repeat([False, True], len(rows))
     order_R = np.lexsort(columns[::-1])
     sorted_R = [c[order_R] for c in columns]
@@ -50,21 +57,41 @@ def best_of_n(s: Scored) -> Items:
     credit = np.add.reduceat((top & ~lost).astype(float), first) / np.add.reduceat(top.astype(int), first)
     has_best = best > 0
     _, first_row = np.unique(set_N[rows], return_index=True)
-    return Items(credit[has_best], rows[first_row][has_best], int((~named_N).sum()), int((~has_best).sum()))
+    credit_S, size_S, best_S, row_S = (a[has_best] for a in (credit, size, best, rows[first_row]))
+    return Items(credit_S, size_S, best_S, row_S, int((~named_N).sum()), int((~has_best).sum()), keyed)
 
 
-def _sides(s: Scored) -> list[tuple[np.ndarray, np.ndarray]]:
+def _sides(s: Scored, keyed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The reward of both sides of each pair, and what else tells their responses from others of the set."""
     rewards = (s.rewards.chosen, s.rewards.rejected)
+    if keyed:
+        key_R, _ = codes(pa.chunked_array([*s.table["chosen_key"].chunks, *s.table["rejected_key"].chunks]))
+        return [rewards, (key_R[: len(key_R) // 2], key_R[len(key_R) // 2 :])]
     return [rewards, *((s.column(f"{c}_chosen"), s.column(f"{c}_rejected")) for c in ("n", "chars"))]
 
 
 def items(s: Scored) -> dict | None:
-    """Best-of-n accuracy over sets; None where no set has two pairs."""
+    """Best-of-n accuracy over sets; None where no set has two pairs.
+
+    `sizes` counts items by their number of responses. `smaller` are those with fewer than most items have: a response
+    that was too long, or that a condition left out, makes a best-of-4 an easier best-of-3. `chance` is what rewards
+    that know nothing would get.
+    """
     found = best_of_n(s)
     if not len(found.credit_S):
         return None
     p = share(found.credit_S, s.group_N[found.row_S]).as_dict()
-    return p | {"single_pairs": found.single_pairs, "sets_without_best": found.without_best}
+    sizes, counts = np.unique(found.size_S, return_counts=True)
+    usual = sizes[len(counts) - 1 - np.argmax(counts[::-1])]  # of equally common ones the larger
+    return p | {
+        "sizes": [{"responses": int(size), "n": int(n)} for size, n in zip(sizes, counts, strict=True)],
+        "usual_size": int(usual),
+        "chance": float((found.best_S / found.size_S).mean()),
+        "smaller": int((found.size_S < usual).sum()),
+        "single_pairs": found.single_pairs,
+        "sets_without_best": found.without_best,
+        "told_apart_by": "tokens" if found.keyed else "reward and length",
+    }
 
 
 def style_hits(s: Scored) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalkit.scored import Scored
+from evalkit.scores import tokens_path
 from prefkit.errors import UserError
 from prefkit.shards import MANIFEST, open_pairs, read_manifest
 from prefkit.unseen import visible
 from train.core.rewards import hits
 
+MODELS, SIDES = ("policy", "ref"), ("chosen", "rejected")
 MOST_PAIRS = 2000
 MOST_CHARS = 6000  # of a text, and
 MOST_TOKENS = 800  # of a response, before it is cut and the page says so
@@ -128,7 +130,7 @@ def pairs_of(
 ) -> list[dict[str, Any]]:
     """The chosen pairs as plain data for the page, in the order of the scores; all text made visible.
 
-    `limit` is at most 2,000. Texts come from the data set if there is one, token log-ratios from tokens.parquet
+    `limit` is at most 2,000. Texts come from the data set if there is one, token log-ratios from the table of tokens
     beside the scores; without them a pair has its numbers alone.
     """
     rows = sorted(chosen := choose(s, others, min(limit, MOST_PAIRS)))
@@ -136,15 +138,15 @@ def pairs_of(
     ids = table["id"].combine_chunks()
     texts = _texts(data, ids, (s.record or {}).get("split")) if data is not None else {}
     tokens = _tokens(scores, table) if scores is not None else {}
-    elsewhere = [(o.name, dict(_margins(o, ids))) for o in others]
+    elsewhere = [(visible(o.name), dict(_margins(o, ids))) for o in others]
     shown = []
     for i, pair in zip(rows, table.to_pylist(), strict=True):
         shown.append(
             {
-                "id": pair["id"],
+                "id": visible(pair["id"]),
                 "kinds": chosen[i],
                 "subset": visible(pair["subset"] or pair["source"] or ""),
-                "group": pair["group_id"],
+                "group": visible(pair["group_id"]),
                 "margin": round(float(s.margin_N[i]), 6),
                 "hit": float(s.hit_N[i]),
                 "rewards": [round(float(v[i]), 6) for v in (s.rewards.chosen, s.rewards.rejected)],
@@ -188,25 +190,30 @@ def _shortened(text: str) -> str:
 def _tokens(scores: Path, table: pa.Table) -> dict[str, dict[str, list]]:
     """Tokens of both responses with their log-ratio (log π where there is no reference), two decimals.
 
-    UserError where they are not those of the scores: their sums differ.
+    Read from `tokens_path`. UserError where they are not those of the scores: their sums differ.
     """
-    file = scores.with_name("tokens.parquet")
+    file = tokens_path(scores)
     if not file.is_file():
         return {}
     sums = {p["id"]: p for p in table.to_pylist()}
     found = {}
     try:
         for kept in pq.read_table(file, filters=pc.field("id").isin(table["id"].combine_chunks())).to_pylist():
-            for side in ("chosen", "rejected"):
-                total = sums[kept["id"]][f"policy_{side}"]
-                if abs(sum(kept[f"policy_{side}"]) - total) > 1e-3 * max(1.0, abs(total)):
-                    raise UserError(
-                        f"these tokens are not those of the scores, first in pair {kept['id']}", file, "score again"
-                    )
-            found[kept["id"]] = {side: _spelled(kept, side) for side in ("chosen", "rejected")}
+            if not all(_adds_up(kept, sums[kept["id"]], f"{w}_{x}") for w in MODELS for x in SIDES):
+                raise UserError(
+                    f"these tokens are not those of the scores, first in pair {kept['id']}", file, "score again"
+                )
+            found[kept["id"]] = {side: _spelled(kept, side) for side in SIDES}
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e:
         raise UserError("cannot read the tokens beside the scores", file, "score again, or remove the file") from e
     return found
+
+
+def _adds_up(kept: dict[str, Any], row: dict[str, Any], name: str) -> bool:
+    """Whether the log-probabilities of tokens have the sum that the scores have; or both none, without a reference."""
+    if kept[name] is None or row[name] is None:
+        return kept[name] is None and row[name] is None
+    return abs(sum(kept[name]) - row[name]) <= 1e-3 * max(1.0, abs(row[name]))
 
 
 def _spelled(pair: dict[str, Any], side: str) -> list[list]:

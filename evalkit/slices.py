@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from evalkit.lengths import near
 from evalkit.metrics import share
 from evalkit.scored import Scored, codes
 from prefkit.statistics import holm
 
-RATIOS = {  # tokens of chosen / tokens of rejected, upper ends
-    "chosen < half": 0.5,
-    "chosen shorter": 1 / 1.1,
-    "within 10 %": 1.1,
-    "chosen longer": 2.0,
-    "chosen > twice": np.inf,
-}
+LENGTHS = ["chosen < half", "chosen shorter", "within 10 %", "chosen longer", "chosen > twice"]  # in tokens
 STRENGTHS = {"0 to ¼": 0.25, "¼ to ½": 0.5, "½ to ¾": 0.75, "¾ to 1": np.inf}  # of the label's margin
 
 
 def slices(s: Scored) -> dict[str, list[dict]]:
     """Accuracy within each subset, source, length bucket and strength of the label; Holm over each one's tests of ½."""
-    ratio_N = np.maximum(s.column("n_chosen"), 1) / np.maximum(s.column("n_rejected"), 1)
-    by = {"subset": codes(s.table["subset"]), "source": codes(s.table["source"]), "length": _buckets(ratio_N, RATIOS)}
+    n_chosen, n_rejected = s.column("n_chosen"), s.column("n_rejected")
+    rules = [near(s), 2 * n_chosen < n_rejected, n_chosen < n_rejected, n_chosen > 2 * n_rejected]
+    length_N = np.select(rules, [2, 0, 1, 4], default=3)
+    by = {"subset": codes(s.table["subset"]), "source": codes(s.table["source"]), "length": (length_N, LENGTHS)}
     strength_N = s.column("label_margin")
     if not np.isnan(strength_N).all():
         known, names = _buckets(np.nan_to_num(strength_N, nan=np.inf), STRENGTHS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -11,26 +10,18 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from evalkit.report import build_report, load_all
+from evalkit.recompute import Link, number_again, pairs_again
+from evalkit.report import load_all
 from evalkit.report_files import read_report
 from evalkit.scored import Scored
 from evalkit.scores import read_record, scores_path, sha256
-from evalkit.sections import from_dict
 from evalkit.shown import data_folders
 from prefkit.errors import UserError
 from prefkit.shards import MANIFEST, Manifest, open_pairs
 from prefkit.shards import verify as verify_shards
 from train.core.locate import run_config, weights_digest
 
-UNCOMPARED = {"run", "others", "comparisons", "pairs_sha256", "scores_sha256"}
-
-
-class Link(NamedTuple):
-    """One link of the chain; `state` is ok, broken or unknown (could not be checked, `text` says why)."""
-
-    state: str
-    name: str
-    text: str
+FILES = ("pairs.parquet", "report.md", "report.html")
 
 
 class Places(NamedTuple):
@@ -50,7 +41,7 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
     whole = read_report(report)
     folder = report if report.is_dir() else report.parent
     places = _places(folder, scores, data, runs)
-    yield _digest("report ← pairs.parquet", folder / "pairs.parquet", whole.get("pairs_sha256"))
+    yield from _files(folder, whole)
     loaded: list[Scored] = []
     policies = (whole, *whole["others"])
     for r, file in zip_longest(policies, places.scores[: len(policies)]):
@@ -61,7 +52,9 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
                 loaded += load_all([file], r["mode"], r["where"])
             except UserError as e:
                 yield Link("broken", f"scores of {r['policy']}", str(e))
-    yield _again(whole, loaded)
+    yield number_again(whole, loaded)
+    if len(loaded) == len(policies) and (folder / "pairs.parquet").is_file():
+        yield pairs_again(folder / "pairs.parquet", loaded)
     for s in loaded:
         yield from _scores_links(s, places)
     yield from _data_links(places.data, [s.record or {} for s in loaded])
@@ -83,6 +76,19 @@ def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Pa
     return Places(files, data, [runs] if runs else near, runs is not None)
 
 
+def _files(folder: Path, report: dict[str, Any]) -> Iterator[Link]:
+    """Each file beside report.json; a page that was not made need not be there, one that was not noted must not."""
+    noted = report.get("files") or {}
+    for file in FILES:
+        name, path = f"report ← {file}", folder / file
+        if file in noted and path.is_file():
+            yield _digest(name, path, noted[file])
+        elif file in noted:
+            yield Link("broken" if file == "pairs.parquet" else "unknown", name, f"{path} is not there")
+        elif path.is_file():
+            yield Link("broken", name, f"{path} is not of this report")
+
+
 def _digest(name: str, file: Path | None, wanted: str | None) -> Link:
     if wanted is None:
         return Link("unknown", name, "the report holds no digest of them")
@@ -91,35 +97,6 @@ def _digest(name: str, file: Path | None, wanted: str | None) -> Link:
         return Link("unknown", name, where)
     seen = sha256(file)
     return Link("ok", name, seen[:16]) if seen == wanted else Link("broken", name, f"{file} has other bytes")
-
-
-def _again(report: dict[str, Any], loaded: list[Scored]) -> Link:
-    """The number, computed again from the scores with the report's own mode, condition and sections."""
-    name = "number ← scores"
-    if len(loaded) != 1 + len(report["others"]):
-        return Link("unknown", name, "the scores are not all at hand; say where with --scores")
-    declared = from_dict(report["sections"]["declared"]) if report["sections"] else None
-    again = json.loads(json.dumps(build_report(*loaded, sections=declared)))
-    different = [
-        key
-        for old, new in zip((report, *report["others"]), (again, *again["others"]), strict=True)
-        for key in sorted((old.keys() | new.keys()) - UNCOMPARED)
-        if key != "policy" and not same(old.get(key), new.get(key))
-    ]
-    if different:
-        return Link("broken", name, f"computed again, {', '.join(dict.fromkeys(different))} differ")
-    return Link("ok", name, f"computed again: accuracy {again['accuracy']['value']:.3f}")
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal, numbers to a relative 1e-9: another machine may round a sum in another order."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, float) and isinstance(b, (int, float)):
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
-    return a == b
 
 
 def _scores_links(s: Scored, places: Places) -> Iterator[Link]:

@@ -41,18 +41,23 @@ def intervals(rows: Sequence[Mark], what: str, low: float = 0.0, high: float = 1
     return _svg(height, f"{what}: {said}", parts)
 
 
-def histogram(edges: Sequence[float], counts: Sequence[int], what: str) -> Markup:
-    """Bars of counts; those left of zero are the wrong ones."""
+def histogram(edges: Sequence[float], counts: Sequence[int], what: str, ties: int = 0) -> Markup:
+    """Bars of counts; left of zero are the wrong ones, `ties` of the bar right of it are zero and drawn faint on it."""
     x, y = _scale(edges[0], edges[-1], 44, WIDTH - 12), _scale(0, max(*counts, 1), PLOT - 28, 10)
     parts = []
     for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True):
+        zero = ties if low <= 0 < high else 0
         kind = "wrong" if (low + high) / 2 < 0 else "right"
-        box = (x(low) + 0.5, y(n), max(0.5, x(high) - x(low) - 1), y(0) - y(n), kind)
-        parts.append(Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}"/>').format(*box))
+        for start, end, drawn in ((0, n - zero, kind), (n - zero, n, "faint")):
+            if end > start or drawn == kind:
+                box = (x(low) + 0.5, y(end), max(0.5, x(high) - x(low) - 1), y(start) - y(end), drawn)
+                form = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}"/>')
+                parts.append(form.format(*box))
     parts += _axis(x, _ticks(edges[0], edges[-1]), PLOT - 26, 10, grid=False)
     parts += [_line(x(0), 6, x(0), PLOT - 26, "half"), _text(38, y(max(counts)) + 8, f"{max(counts):,}", "end", "soft")]
     below = sum(n for low, n in zip(edges[:-1], counts, strict=True) if low < 0)
-    return _svg(PLOT, f"{what}: {below} below zero, {sum(counts) - below} above", parts)
+    tied = f", {ties} at zero" if ties else ""
+    return _svg(PLOT, f"{what}: {below} below zero, {sum(counts) - below - ties} above{tied}", parts)
 
 
 def curve(

@@ -1,7 +1,7 @@
 """Intervals, paired tests, the bootstrap over groups, and agreement: shared by judgements, reports and leaderboards.
 
-Needs numpy alone. What is random takes a seed and gives the same number each time. Array suffixes: N values,
-C clusters (prompts that stand or fall together), K sums, B replicates, S statistics.
+Needs numpy, and scipy where Student's t is asked for. What is random takes a seed and gives the same number each time.
+Array suffixes: N values, C clusters (prompts that stand or fall together), K sums, B replicates, S statistics.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
+def wilson(k: float, n: float, confidence: float = 0.95, df: float = math.inf) -> Interval:
     """Wilson's score interval of a proportion k/n; k may be fractional (ties as ½), n = 0 says nothing: (0, 1).
+
+    With `df`, where n was estimated from few clusters, Student's t takes the normal's place.
 
     Wilson 1927; method 3 of Newcombe, Statistics in Medicine 17 (1998), 857-872.
     """
@@ -34,7 +36,7 @@ def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
         raise ValueError(f"wilson needs 0 <= k <= n and 0 < confidence < 1, got k={k}, n={n}, confidence={confidence}")
     if n == 0:
         return Interval(0.0, 1.0)
-    z = NORMAL.inv_cdf(0.5 + confidence / 2)
+    z = critical(confidence, df)
     p, z2n = k / n, z * z / n
     centre = (p + z2n / 2) / (1 + z2n)
     half = z * math.sqrt(p * (1 - p) / n + z2n / (4 * n)) / (1 + z2n)
@@ -42,14 +44,37 @@ def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
     return Interval(min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
-def half_test(share: float, n: float) -> float:
+def half_test(share: float, n: float, df: float = math.inf) -> float:
     """Two-sided p of a share being ½, by the score test: below .05 exactly where Wilson's 95 % interval misses ½."""
-    return two_sided((share - 0.5) / math.sqrt(0.25 / n)) if n else 1.0
+    return two_sided((share - 0.5) / math.sqrt(0.25 / n), df) if n else 1.0
 
 
-def two_sided(z: float) -> float:
-    """Two-sided p of a standard normal z."""
-    return math.erfc(abs(z) / math.sqrt(2))
+def critical(confidence: float, df: float = math.inf) -> float:
+    """How many standard errors a two-sided interval reaches: of the normal, or of Student's t with `df`."""
+    if math.isinf(df):
+        return NORMAL.inv_cdf(0.5 + confidence / 2)
+    from scipy.special import stdtrit  # a fifth of a second, for those who need it
+
+    return float(stdtrit(df, 0.5 + confidence / 2))
+
+
+def two_sided(z: float, df: float = math.inf) -> float:
+    """Two-sided p of a standard normal z, or of Student's t with `df`."""
+    if math.isinf(df):
+        return math.erfc(abs(z) / math.sqrt(2))
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(df, -abs(z)))
+
+
+def degrees_of_freedom(sizes: np.ndarray) -> float:
+    """Of a variance estimated from clusters of these sizes: n² / Σ m_c² - 1, never below 1.
+
+    That is C - 1 for C clusters of one size, and less where a few large ones decide. Infinite where each cluster is one
+    value: then nothing about clusters was estimated.
+    """
+    n = float(sizes.sum())
+    return math.inf if sizes.max() == 1 else max(1.0, n * n / float(sizes @ sizes) - 1)
 
 
 def numbered(clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,9 +114,9 @@ def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
     return math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(values)
 
 
-def minimum_detectable(se: float, power: float = 0.8, confidence: float = 0.95) -> float:
-    """Smallest true difference that a two-sided test finds with this power: (z_{1-α/2} + z_power) · se."""
-    return (NORMAL.inv_cdf(0.5 + confidence / 2) + NORMAL.inv_cdf(power)) * se
+def minimum_detectable(se: float, power: float = 0.8, confidence: float = 0.95, df: float = math.inf) -> float:
+    """Smallest true difference that a two-sided test finds with this power: (z_{1-α/2} + z_power) · se, t with `df`."""
+    return (critical(confidence, df) + critical(2 * power - 1, df)) * se
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -17,7 +17,7 @@ SHOWN_TOKENS = 6
 
 
 def score_steps(pair_id: str, scores: Path | str) -> list[Step]:
-    """Tokens, their boundary and log-probabilities: the pair's rows of tokens.parquet and scores.parquet."""
+    """Tokens, their boundary and log-probabilities: the pair's rows of the tokens' table and the scores'."""
     scores = Path(scores)
     file = scores if scores.suffix == ".parquet" else scores / "scores.parquet"
     found = _row(file, pair_id, "run evalkit score")
@@ -25,7 +25,8 @@ def score_steps(pair_id: str, scores: Path | str) -> list[Step]:
         return [Step("scores", f"not in {file}: another split, or longer than the model's limit")]
     number, row = found
     steps = []
-    if (tokens := file.with_name("tokens.parquet")).is_file():
+    name = "tokens.parquet" if file.stem == "scores" else f"{file.stem}.tokens.parquet"
+    if (tokens := file.with_name(name)).is_file():
         _, kept = _row(tokens, pair_id, "run evalkit score again") or (0, {})
         steps = [Step(f"tokens {side}", _boundary(kept, side)) for side in ("chosen", "rejected") if kept]
     for side in ("chosen", "rejected"):

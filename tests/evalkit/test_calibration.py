@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scored_pairs import random_scores, with_margins
 
-from evalkit.calibration import best_scale, brier_of, calibration, nll_of
+from evalkit.calibration import best_scale, brier_of, calibration, intervals, nll_of
 from evalkit.scored import load
 
 
@@ -59,6 +59,14 @@ def test_the_error_is_that_of_ten_bins_of_equal_size():
     found = calibration(s)
     assert found["ece"] == pytest.approx(expected)
     assert [b["n"] for b in found["curve"]] == [100] * 10
+
+
+def test_intervals_are_of_means_alone_and_hold_the_value():
+    """The percentiles of a sum of |gaps| lie above the truth, so the calibration error is given without an interval."""
+    s = load(random_scores(300, 100))
+    found, values = intervals(s), calibration(s) | {"margin": s.margin_N.mean()}
+    assert set(found) == {"margin", "nll", "brier"}
+    assert all(found[k]["low"] < values[k] < found[k]["high"] for k in found)
 
 
 @pytest.mark.parametrize(

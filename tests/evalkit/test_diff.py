@@ -1,5 +1,6 @@
 """Two policies on the same pairs: tests that are valid with and without groups, and what must not be compared."""
 
+import html
 import json
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from scipy.stats import binomtest
 from scored_pairs import random_scores, scores, with_margins, write
 
-from evalkit.diff import changed_pairs, compare, side
-from evalkit.markdown import verdict_line
+from evalkit.diff import changed_pairs, compare, jointly, side
+from evalkit.lines import verdict_line
 from evalkit.report import build_report, pair_table
+from evalkit.report_commands import report as report_command
 from evalkit.report_files import write_report
 from evalkit.scored import load
 from prefkit.errors import UserError
@@ -48,12 +50,41 @@ def test_copies_of_a_pair_do_not_make_a_verdict():
     often = compare(*two(np.repeat(a, 20), np.repeat(b, 20), group_id=[f"g{i // 20}" for i in range(120)]))
     assert once["verdict"] == often["verdict"] == "not distinguishable"
     assert "would show a difference of" in verdict_line(often)
+    assert "fewer than 30 groups" in verdict_line(often)
 
 
 def test_the_same_scores_are_no_different():
     found = compare(*two([1.0, -1.0, 2.0], [1.0, -1.0, 2.0]))
     assert (found["accuracy"]["p"], found["accuracy"]["difference"]) == (1.0, 0.0)
     assert (found["accuracy"]["low"], found["accuracy"]["high"]) == (0.0, 0.0)
+    assert found["detectable"] is None  # nothing differs, so how much pairs differ is not known
+
+
+def test_of_ten_equal_policies_few_reports_call_one_better_or_worse():
+    rng, by_report, single = np.random.default_rng(0), [], []
+    for _ in range(120):
+        sides = [side(with_margins(rng.normal(0.3, 1, 100), policy=[f"p{i}"] * 100)) for i in range(11)]
+        found = jointly([compare(sides[0], s) for s in sides[1:]])
+        by_report.append(any(c["verdict"] != "not distinguishable" for c in found))
+        single.append(any(c["accuracy"]["p"] < 0.05 for c in found))
+    assert np.mean(single) > 0.2
+    assert np.mean(by_report) <= 0.1
+
+
+def test_the_line_says_on_what_it_stands_the_same_everywhere(tmp_path, capsys):
+    whole = random_scores(90, 30)
+    part = random_scores(90, 30, policy=["other"] * 90, beta=[0.1] * 90, reference=["base"] * 90).slice(10)
+    for name, table in (("a", whole), ("b", part), ("c", random_scores(90, 30, policy=["third"] * 90))):
+        write(table, tmp_path / name, manifest=name)
+    report_command(*(tmp_path / n for n in "abc"), out=tmp_path / "report", pairs=0)
+    printed = [line for line in capsys.readouterr().out.splitlines() if " against " in line]
+    assert len(printed) == 2
+    for text in ("on 80 pairs of", "0 more pairs are its own alone, 10 the other's", "different data sets",
+                 "their references or β differ", "by Holm over 2 comparisons"):  # fmt: skip
+        assert text in printed[0]
+    for name in ("report.md", "report.html"):
+        text = html.unescape((tmp_path / "report" / name).read_text())
+        assert all(line in text for line in printed)
 
 
 def test_two_models_of_equal_skill_are_rarely_told_apart():

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scored_pairs import random_scores, with_margins, write
@@ -12,6 +13,7 @@ from evalkit.report import build_report, pair_table
 from evalkit.report_commands import report as report_command
 from evalkit.report_files import write_report
 from evalkit.scored import load
+from evalkit.scores import sha256
 from evalkit.verify import check_chain
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
@@ -43,6 +45,26 @@ def test_significantly_worse_fails_and_not_distinguishable_passes(tmp_path):
     (close,) = check(near, None, good, None)
     assert close.passed
     assert "not distinguishable" in close.text
+
+
+def test_a_comparison_on_few_shared_pairs_does_not_pass(tmp_path):
+    table = random_scores(300, 100)
+    one = table.set_column(0, "id", [["shared", *(f"other {i}" for i in range(299))]])
+    two = table.set_column(0, "id", [["shared", *(f"{i}" for i in range(299))]])
+    a, b = reported(load(one), tmp_path / "a"), reported(load(two), tmp_path / "b")
+    (found,) = check(b, None, a, None)
+    assert not found.passed
+    for text in ("on 1 pairs of 1 groups", "299 more pairs are its own alone", "99.7%", "not known to be the same"):
+        assert text in found.text
+    assert "more are missing than --allow-missing 0" in found.text
+    assert [c.passed for c in check(b, None, a, None, allow_missing=0.997)] == [True]
+    assert [c.passed for c in check(b, None, a, None, allow_missing=0.99)] == [False]
+    part = reported(load(one.slice(100)), tmp_path / "part")
+    assert [c.passed for c in check(part, None, a, None)] == [False]
+    assert [c.passed for c in check(a, None, part, None)] == [False]
+    assert [c.passed for c in check(part, None, a, None, allow_missing=1 / 3)] == [True]
+    with pytest.raises(UserError, match="--allow-missing 2 is no share"):
+        check(a, None, part, None, allow_missing=2)
 
 
 def test_displacement_is_held_to_its_limit(tmp_path):
@@ -94,9 +116,14 @@ def chain(tmp_path):
         data="data",
         manifest=digest,
         run={"digests": {"data": digest, "model": "a"}},
+        dropped={"too_long": 2},
+        overlap={"run_data": "data", "prompts": 40, "exact": 3, "near": 1},
         **models,
     )
-    report_command(tmp_path / "scores", out=tmp_path / "report")
+    other = random_scores(len(ids), len(ids), seed=2, policy=["sft"] * len(ids)).set_column(0, "id", [ids])
+    digests = {f"{role}_digest": models["reference_digest"] for role in ("policy", "reference")}
+    write(other, tmp_path / "other", data="data", manifest=digest, run={"digests": {"data": digest}}, **digests)
+    report_command(tmp_path / "scores", tmp_path / "other", out=tmp_path / "report")
     return tmp_path
 
 
@@ -109,24 +136,63 @@ def test_an_unbroken_chain_holds(chain):
     assert set(found.values()) == {"ok"}
     assert set(found) == {
         "report ← pairs.parquet",
+        "report ← report.md",
+        "report ← report.html",
         "report ← scores of dpo",
+        "report ← scores of sft",
         "number ← scores",
-        "scores of dpo ← policy",
-        "scores of dpo ← reference",
-        "policy dpo ← run",
-        "run dpo ← shards",
-        "scores of dpo ← pairs",
+        "pairs.parquet ← scores",
+        *(f"scores of {name} ← {what}" for name in ("dpo", "sft") for what in ("policy", "reference", "pairs")),
+        *(f"policy {name} ← run" for name in ("dpo", "sft")),
+        *(f"run {name} ← shards" for name in ("dpo", "sft")),
         "scores ← shards",
         "shards",
         "shards ← pairs.jsonl",
     }
 
 
-def change_number(folder):
+def edit(*keys, to):
+    """A report.json in which one entry says something else."""
+
+    def damage(folder):
+        file = folder / "report" / "report.json"
+        report = at = json.loads(file.read_text())
+        for key in keys[:-1]:
+            at = at[key]
+        assert at[keys[-1]] != to
+        at[keys[-1]] = to
+        file.write_text(json.dumps(report))
+
+    return damage
+
+
+def edit_text(name, old, new):
+    def damage(folder):
+        file = folder / "report" / name
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+
+    return damage
+
+
+def edit_pairs(folder):
+    """pairs.parquet with one pair turned right, and report.json with its new digest."""
+    file, report = folder / "report" / "pairs.parquet", folder / "report" / "report.json"
+    rows = pq.read_table(file).to_pylist()
+    next(r for r in rows if r["hit"] == 0)["hit"] = 1.0
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    whole = json.loads(report.read_text())
+    report.write_text(json.dumps(whole | {"files": whole["files"] | {"pairs.parquet": sha256(file)}}))
+
+
+def leave_out_a_policy(folder):
     file = folder / "report" / "report.json"
-    report = json.loads(file.read_text())
-    report["accuracy"]["value"] += 0.1
-    file.write_text(json.dumps(report))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"others": [], "comparisons": []}))
+
+
+def edit_record(folder):
+    file = folder / "scores" / "scores.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dropped": {}}))
 
 
 def change_scores(folder):
@@ -143,7 +209,22 @@ def append(path, more):
 @pytest.mark.parametrize(
     ("damage", "name"),
     [
-        (change_number, "number ← scores"),
+        (edit("accuracy", "value", to=0.99), "number ← scores"),
+        (edit("policy", to="better"), "number ← scores"),
+        (edit("n", to=400), "number ← scores"),
+        (edit("run", "dropped", to={}), "number ← scores"),
+        (edit("run", "read", to=1), "number ← scores"),
+        (edit("run", "overlap", "exact", to=0), "number ← scores"),
+        (edit("comparisons", 0, "verdict", to="better"), "number ← scores"),
+        (edit("comparisons", 0, "accuracy", "p", to=0.001), "number ← scores"),
+        (edit("others", 0, "policy", to="better"), "number ← scores"),
+        (edit("others", to=[]), "number ← scores"),
+        (edit_record, "number ← scores"),
+        (edit_pairs, "pairs.parquet ← scores"),
+        (leave_out_a_policy, "pairs.parquet ← scores"),
+        (edit_text("report.md", "accuracy", "precision"), "report ← report.md"),
+        (edit_text("report.html", "accuracy", "precision"), "report ← report.html"),
+        (lambda d: (d / "report" / "pairs.parquet").unlink(), "report ← pairs.parquet"),
         (change_scores, "report ← scores of dpo"),
         (lambda d: append(d / "report" / "pairs.parquet", b"x"), "report ← pairs.parquet"),
         (lambda d: append(next((d / "data" / "test").glob("*.arrow")), b"x"), "shards"),
@@ -177,7 +258,8 @@ def test_what_is_gone_is_unknown_not_fine(chain):
     ]  # fmt: skip
     (chain / "report" / "_run.log").unlink()
     assert states(chain)["report ← scores of dpo"] == "unknown"
-    given = {link.name: link.state for link in check_chain(chain / "report", [chain / "scores"], None, None)}
+    both = [chain / "scores", chain / "other"]
+    given = {link.name: link.state for link in check_chain(chain / "report", both, None, None)}
     assert given["number ← scores"] == "ok"
     shutil.rmtree(chain / "scores")
     shutil.rmtree(chain / "data")
@@ -190,7 +272,8 @@ def test_a_folder_of_scores_named_like_its_policy_is_no_model(chain):
     (chain / "scores").rename(chain / "moved")
     (chain / "all").mkdir()
     (chain / "moved").rename(chain / "all" / "dpo")
-    given = list(check_chain(chain / "report", [chain / "all" / "dpo"], chain / "data", None))
+    both = [chain / "all" / "dpo", chain / "other"]
+    given = list(check_chain(chain / "report", both, chain / "data", None))
     assert {link.state for link in given} == {"ok"}
 
 

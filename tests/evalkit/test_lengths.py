@@ -24,6 +24,7 @@ def test_a_margin_of_length_alone_has_no_accuracy_left():
     assert found["chosen_longer"]["value"] == 1.0
     assert found["chosen_shorter"]["value"] == 0.0
     assert (found["balanced"]["value"], found["balanced"]["low"]) == (0.5, 0.5)
+    assert found["balanced"]["n_groups"] == found["chosen_longer"]["n"] + found["chosen_shorter"]["n"]
     assert found["controlled"]["value"] == pytest.approx(0.5, abs=0.05)
 
 

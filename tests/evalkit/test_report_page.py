@@ -11,11 +11,13 @@ from scored_pairs import random_scores, write
 from evalkit.page import page
 from evalkit.report import build_report, load_all
 from evalkit.report_commands import report as report_command
+from evalkit.scores import tokens_path
 from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of, readable
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
 from prefkit.html import json_block
 from prefkit.shards import read_manifest
+from prefkit.trace_scores import score_steps
 from prefkit.unseen import visible
 
 HOSTILE = [
@@ -185,9 +187,43 @@ def test_tokens_of_other_scores_are_refused_and_a_damaged_data_set_nearby_is_not
     assert find_data(s, tmp_path / "scores", None) is None
     with pytest.raises(UserError, match=f"not those of the scores, first in pair {kept[7]['id']}"):
         pairs_of(s, [], 100, tmp_path / "scores" / "scores.parquet", None)
+    kept[7]["policy_chosen"][0] += 5.0
+    kept[8]["ref_rejected"][1] += 5.0  # the reference's sums count too
+    pq.write_table(pa.Table.from_pylist(kept), file)
+    with pytest.raises(UserError, match=f"not those of the scores, first in pair {kept[8]['id']}"):
+        pairs_of(s, [], 100, tmp_path / "scores" / "scores.parquet", None)
     file.write_bytes(b"rubbish")
     with pytest.raises(UserError, match="cannot read the tokens"):
         pairs_of(s, [], 100, tmp_path / "scores" / "scores.parquet", None)
+
+
+def test_scores_of_another_name_have_tokens_of_that_name(road, tmp_path):
+    """Two outputs in one folder: each has its own."""
+    assert tokens_path(tmp_path) == tmp_path / "tokens.parquet"
+    assert tokens_path(tmp_path / "scores.parquet") == tmp_path / "tokens.parquet"
+    assert tokens_path(tmp_path / "dpo.parquet") == tmp_path / "dpo.tokens.parquet"
+    for kind in ("scores.parquet", "scores.json"):
+        shutil.copy(road / "scores" / kind, tmp_path / kind.replace("scores", "dpo"))
+    (tmp_path / "tokens.parquet").write_bytes(b"of other scores")
+    (s,) = load_all([tmp_path / "dpo.parquet"], None, None)
+    assert all(p["spelled"] is None for p in pairs_of(s, [], 5, tmp_path / "dpo.parquet", None))
+    shutil.copy(road / "scores" / "tokens.parquet", tmp_path / "dpo.tokens.parquet")
+    assert all(p["spelled"] for p in pairs_of(s, [], 5, tmp_path / "dpo.parquet", None))
+    steps = score_steps(s.table["id"][0].as_py(), tmp_path / "dpo.parquet")
+    assert "tokens chosen" in [step.stage for step in steps]
+
+
+def test_ids_and_names_in_the_page_are_made_visible(tmp_path):
+    evil = "\u202egnp.exe"
+    tables = [
+        random_scores(5, 5).set_column(0, "id", [[f"{evil}{i}" for i in range(5)]])
+        .set_column(1, "group_id", [[evil] * 5]).set_column(5, "policy", [[name] * 5])
+        for name in (evil, f"{evil} two")
+    ]  # fmt: skip
+    first, second = load_all(tables, None, None)
+    html = page(build_report(first, second), pairs_of(first, [second], 5, None, None))
+    assert "\u202e" not in html
+    assert html.count("‹U+202E›") > 10
 
 
 def test_long_texts_are_cut_and_say_so(tmp_path):

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored_pairs import with_margins
 
+from evalkit.markdown import to_markdown
+from evalkit.report import build_report
 from evalkit.scored import load
 from evalkit.sections import Sections, from_dict, read_sections, weighted
 from evalkit.sets import best_of_n, items, style_hits
@@ -38,6 +40,58 @@ def test_one_right_answer_among_n_is_rewardbench_2s_rule(drawn):
         top = max([right, *wrong])
         expected.append(1 / sum(x == top for x in [right, *wrong]) if right == top else 0.0)
     assert best_of_n(loaded(sets)).credit_S == pytest.approx(expected)
+
+
+def keyed(rewards, best=1, n_tokens=3, chars=10):
+    """Scores of one set: the first `best` rewards are of best responses, each against all others; one length."""
+    rows = [(a, b) for a in range(best) for b in range(best, len(rewards))]
+    columns = {
+        "policy_chosen": [rewards[a] for a, _ in rows],
+        "policy_rejected": [rewards[b] for _, b in rows],
+        "chosen_key": [f"key {a}" for a, _ in rows],
+        "rejected_key": [f"key {b}" for _, b in rows],
+    }
+    same = {
+        f"{name}_{side}": [n] * len(rows)
+        for side in ("chosen", "rejected")
+        for name, n in (("n", n_tokens), ("chars", chars))
+    }
+    zeros = {f"ref_{side}": [0.0] * len(rows) for side in ("chosen", "rejected")}
+    return with_margins(np.zeros(len(rows)), set_id=["s"] * len(rows), **columns, **same, **zeros)
+
+
+def test_responses_of_equal_reward_and_length_are_told_apart_by_their_tokens():
+    s = keyed([1.0] * 4)
+    found = items(s)
+    assert (found["value"], found["chance"], found["told_apart_by"]) == (0.25, 0.25, "tokens")
+    assert found["sizes"] == [{"responses": 4, "n": 1}]
+    two_best = items(keyed([2.0, 1.0, 2.0, 0.0], best=2))  # a chosen one of a rejected one's reward and length
+    assert (two_best["value"], two_best["sets_without_best"]) == (0.5, 0)
+    without = items(load(s.table.drop_columns(["chosen_key", "rejected_key"])))
+    assert without is None or without["told_apart_by"] == "reward and length"
+    ranked = keyed([1.0, 5.0, 5.0])
+    assert items(ranked)["value"] == 0.0
+
+
+def test_without_keys_the_report_says_how_responses_were_told_apart():
+    table = loaded({"a": ([3.0], [2.0, 0.0]), "b": ([1.0], [2.0, 3.0])}).table
+    text = to_markdown(build_report(table))
+    assert "told apart by reward and length alone" in text
+    keys = {side: [f"{x}" for x in table[f"policy_{side}"].to_pylist()] for side in ("chosen", "rejected")}
+    for side, values in keys.items():
+        table = table.drop_columns([f"{side}_key"]).append_column(f"{side}_key", [values])
+    assert "told apart" not in to_markdown(build_report(table))
+
+
+def test_items_that_lost_a_response_are_counted():
+    sets = {f"s{i}": ([5.0], [1.0, 2.0, 3.0]) for i in range(6)} | {"cut": ([5.0], [1.0, 2.0])}
+    found = items(loaded(sets))
+    assert found["sizes"] == [{"responses": 3, "n": 1}, {"responses": 4, "n": 6}]
+    assert (found["usual_size"], found["smaller"]) == (4, 1)
+    assert found["chance"] == pytest.approx((6 / 4 + 1 / 3) / 7)
+    report = build_report(loaded(sets).table, where="NOT (set_id IN ('s1', 's2') AND policy_rejected = 3)")
+    assert report["items"]["smaller"] == 3
+    assert "3 hold fewer than that" in to_markdown(report)
 
 
 def test_several_right_answers_share_the_top():
@@ -137,6 +191,34 @@ def test_the_interval_of_a_total_is_that_of_its_parts():
     found = weighted(s, Sections("two", "pairs", {"C": 3, "M": 1}, {"C": {"chat": 1}, "M": {"math": 1}}))
     se = (9 * 0.75 * 0.25 / 400 + 0.25 / 400) ** 0.5 / 4
     assert (found["total"]["high"] - found["total"]["low"]) / 2 == pytest.approx(1.96 * se, rel=0.1)
+
+
+def test_a_subset_of_one_group_leaves_the_other_intervals_whole():
+    """A third of the replicates lack it; what it has no weight in must not feel that."""
+    scored = subsets_scored({"ale": (40, 30), "bock": (40, 20), "rare": (1, 1)})
+    sections = Sections(
+        "x", "pairs", {"A": 1, "B": 1, "C": 0}, {"A": {"ale": 1, "rare": 0}, "B": {"bock": 1}, "C": {"rare": 1}}
+    )
+    found = weighted(scored, sections)
+    without = weighted(scored, Sections("x", "pairs", {"A": 1, "B": 1}, {"A": {"ale": 1}, "B": {"bock": 1}}))
+    for part, same in zip(
+        [*found["sections"][:2], found["total"]], [*without["sections"], without["total"]], strict=True
+    ):
+        assert part["value"] == pytest.approx(same["value"])
+        assert (part["low"], part["high"]) == pytest.approx((same["low"], same["high"]), abs=0.02)
+    assert np.isnan(found["sections"][2]["low"])
+
+
+def test_a_total_says_from_how_many_groups_it_is():
+    groups = [f"g{i // 2}" for i in range(100)]
+    s = subsets_scored({"ale": (20, 15), "bock": (80, 40)}, group_id=groups)
+    sections = Sections("x", "pairs", {"A": 1, "B": 1}, {"A": {"ale": 1}, "B": {"bock": 1}})
+    report = build_report(s, sections=sections)
+    assert [x["n_groups"] for x in report["sections"]["sections"]] == [10, 40]
+    assert report["sections"]["total"]["n_groups"] == 50
+    lines = to_markdown(report).splitlines()
+    assert next(x for x in lines if x.startswith("| A |")).endswith("(rough) |")
+    assert "rough" not in next(x for x in lines if x.startswith("| B |"))
 
 
 def test_a_total_of_which_a_part_is_missing_is_none():

@@ -16,6 +16,8 @@ from prefkit.statistics import (
     cluster_bootstrap,
     clustered_se,
     cohen_kappa,
+    critical,
+    degrees_of_freedom,
     design_effect,
     fleiss_kappa,
     half_test,
@@ -25,6 +27,7 @@ from prefkit.statistics import (
     minimum_detectable,
     numbered,
     sign_flip,
+    two_sided,
     wilson,
 )
 
@@ -60,12 +63,26 @@ def test_contains_the_share_stays_in_range_and_mirrors(n, share, confidence):
     assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((low, high), abs=1e-9)
 
 
-@given(st.integers(1, 3000), st.floats(0, 1))
-def test_the_test_of_one_half_is_the_interval_read_backwards(n, share):
-    low, high = wilson(share * n, n)
-    p = half_test(share, n)
+@given(st.integers(1, 3000), st.floats(0, 1), st.sampled_from([np.inf, 1.0, 3.7, 50.0]))
+def test_the_test_of_one_half_is_the_interval_read_backwards(n, share, df):
+    low, high = wilson(share * n, n, df=df)
+    p = half_test(share, n, df)
     if abs(p - 0.05) > 1e-9:
         assert (p < 0.05) == (not low <= 0.5 <= high)
+
+
+# Student 1908 and every table since: two-sided 95 %
+@pytest.mark.parametrize(("df", "t"), [(1, 12.706), (2, 4.303), (5, 2.571), (10, 2.228), (30, 2.042), (np.inf, 1.960)])
+def test_published_quantiles_of_t(df, t):
+    assert critical(0.95, df) == pytest.approx(t, abs=5e-4)
+    assert two_sided(critical(0.95, df), df) == pytest.approx(0.05)
+
+
+def test_groups_of_one_size_have_one_degree_less_than_their_number():
+    assert degrees_of_freedom(np.full(7, 20)) == pytest.approx(6)
+    assert degrees_of_freedom(np.array([100, 1, 1, 1])) == 1.0
+    assert degrees_of_freedom(np.array([9])) == 1.0
+    assert degrees_of_freedom(np.ones(4, int)) == np.inf
 
 
 # Fagerland, Lydersen, Laake 2013 (doi 10.1186/1471-2288-13-91): airway measurement, table 1; complete response, table 2

@@ -1,0 +1,97 @@
+"""What the numbers beyond the accuracy say, in sentences; shared by report.md and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from evalkit.lines import interval
+
+
+def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the numbers beyond the accuracy say, each a title and a sentence; shared by report.md and report.html."""
+    if u := r["undecided"]:
+        yield (
+            "Undecided",
+            f"{u['n']} pairs ({u['share']:.1%}) have a log-ratio margin within the measured noise of "
+            f"{u['within_nats']:.2g} nats; accuracy is between {u['low']:.3f} and {u['high']:.3f} however they fall.",
+        )
+    if o := (r["run"] or {}).get("overlap"):
+        yield (
+            "Overlap with training",
+            f"of {o['prompts']} prompts, {o['exact']} were trained on exactly and {o['near']} nearly "
+            f"(data {o['run_data']}).",
+        )
+    yield "Length", _length(r["lengths"])
+    if f := r["flips"]:
+        yield (
+            "Flips",
+            f"ranking by log π, {f['kept_right']:g} pairs were right and stayed so, {f['won']:g} won, {f['lost']:g} "
+            f"lost, {f['kept_wrong']:g} stayed wrong.{_difficult(f)}",
+        )
+    if d := r["displacement"]:
+        chosen, rejected = (d["per_token"][side]["mean"] for side in ("chosen", "rejected"))
+        yield (
+            "Displacement",
+            f"the chosen response became less likely in {interval(d['chosen_fell'])} of pairs, both did in "
+            f"{d['both_fell']:.3f}; {d['right_though_chosen_fell']:.3f} count as right all the same. Mean change a "
+            f"token: chosen {chosen:+.4f}, rejected {rejected:+.4f} nats; drift {d['drift']:+.4f}.",
+        )
+    if i := r["idealised"]:
+        yield (
+            "Divided votes",
+            f"where they were not unanimous ({i['seen']['n']} pairs), a perfect optimiser at this β would rank "
+            f"{interval(i['ideal'])} right by log π, this policy {interval(i['seen'])}.",
+        )
+    yield "Calibration", _calibration(r["calibration"])
+    risk, pooled = r["risk_coverage"], r["comparability"]
+    half = next(p["accuracy"] for p in risk["curve"] if p["coverage"] == 0.5)
+    yield (
+        "Confidence",
+        f"the surer half is right in {half:.3f}; AURC {risk['aurc']:.4f}, {risk['aurc_random']:.4f} if margins knew "
+        f"nothing. A chosen response beats a rejected one of any prompt in {pooled['auc']:.3f}; reward and mean "
+        f"likelihood rank {pooled['agreement']:.3f} of pairs alike.",
+    )
+    if i := r["items"]:
+        yield "Best of n", _best_of_n(i)
+
+
+def _difficult(f: dict[str, Any]) -> str:
+    """How reward and ranking differ where the reference has the pair wrong."""
+    if not (hard := f["reference_wrong"]):
+        return ""
+    seen = f"{hard['reward']:.3f} are right by reward, {hard['ranking']:.3f} by log π"
+    return f" Of the {hard['n']} the reference ranks wrong, {seen}."
+
+
+def _calibration(c: dict[str, Any]) -> str:
+    t = "no temperature would mend it" if c["temperature"] is None else f"best temperature {c['temperature']:.3g}"
+    after = "" if None in (c["temperature"], c["nll_after"]) else f" (NLL {c['nll_after']:.4f} with it, cross-fitted)"
+    note = "" if c["reliable"] else " Fewer than 300 pairs: the ECE is a sketch."
+    return f"NLL {c['nll']:.4f}, Brier {c['brier']:.4f}, ECE {c['ece']:.4f}; {t}{after}.{note}"
+
+
+def _best_of_n(i: dict[str, Any]) -> str:
+    sizes = [x["responses"] for x in i["sizes"]]
+    text = f"{interval(i)} of {i['n']} sets have a best response on top, ties sharing the credit; guessing gives "
+    text += f"{i['chance']:.3f}. Sets are of {sizes[0]}"
+    text += f" to {sizes[-1]} responses, most often {i['usual_size']}" if len(sizes) > 1 else " responses each"
+    if i["smaller"]:
+        text += f"; {i['smaller']} hold fewer than that, made so or because one was too long or left out by a condition"
+    text += "."
+    if i["told_apart_by"] != "tokens":
+        text += " Responses are told apart by reward and length alone, so equal ones count as one: score again."
+    return text
+
+
+def _length(n: dict[str, Any]) -> str:
+    parts = [f"Spearman of margin and length difference {n['spearman']:+.3f}"] if n["spearman"] is not None else []
+    longer, shorter = n["chosen_longer"], n["chosen_shorter"]
+    parts += [f"accuracy where chosen is longer {interval(longer)}"] if longer else []
+    parts += [f"where it is shorter {interval(shorter)}"] if shorter else []
+    parts += [f"length-balanced {interval(n['balanced'])}"] if n["balanced"] else []
+    parts += [f"length-controlled {interval(n['controlled'])}"] if n["controlled"] else []
+    if b := n["beyond"]:
+        p = "" if b["p"] is None else f" (p {b['p']:.2g})"
+        parts.append(f"beyond length the margin tells {b['bits_per_pair']:.4f} bits a pair{p}")
+    return ", ".join(parts) + "." if parts else "all pairs are of equal lengths."

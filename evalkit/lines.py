@@ -1,0 +1,74 @@
+"""The lines that the terminal, report.md and report.html share: the number, a verdict with its limits, intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from evalkit.metrics import FEW_GROUPS
+
+ROUGH = f"(rough): fewer than {FEW_GROUPS} groups, read the interval as a rough guide."
+
+
+def headline(report: dict[str, Any]) -> str:
+    """The one printed line."""
+    a, longer = report["accuracy"], report["baselines"]["longer_wins"]
+    line = (
+        f"accuracy {interval(a)} on {report['n']} pairs of {report['n_groups']} groups"
+        f" · longer wins {interval(longer)}"
+        f" · mean margin {report['margin']['mean']:+.4f} at β {report['beta']:g}"
+    )
+    return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "")
+
+
+def verdict_line(d: dict[str, Any]) -> str:
+    """The one line of a comparison, the same wherever it is shown: what was seen, the verdict, and what limits it."""
+    a = d["accuracy"]
+    interval = "" if a["low"] is None or a["low"] != a["low"] else f" [{a['low']:+.3f}, {a['high']:+.3f}]"
+    p = f"{_p(a['p'])} ({a['test']})"
+    if d["comparisons"] > 1:
+        p += f", {_p(a['p_holm'])} by Holm over {d['comparisons']} comparisons"
+    what = d["verdict"]
+    if what == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
+        what += f"; so many would show a difference of {d['detectable']:.3f}"
+    line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p}: {what}"
+    notes = "".join(f"; note: {note}" for note in limits(d))
+    return f"{d['second']} against {d['first']} on {d['n']} pairs of {d['n_groups']} groups: {line}{notes}"
+
+
+def _p(p: float) -> str:
+    return "p < 0.0001" if p < 1e-4 else f"p {p:.4f}"
+
+
+def limits(d: dict[str, Any]) -> Iterator[str]:
+    """What makes a comparison less than it seems."""
+    if d["only_first"] or d["only_second"]:
+        yield f"{d['only_second']} more pairs are its own alone, {d['only_first']} the other's"
+    if d["n_groups"] < FEW_GROUPS:
+        yield f"fewer than {FEW_GROUPS} groups, read the interval as a rough guide"
+    if d["same_data"] is False:
+        yield "they were scored on different data sets, and only pairs of one id are compared"
+    if not d["same_reference"] or not d["same_beta"]:
+        yield "their references or β differ: accuracies compare, margins and NLL are on different scales"
+
+
+def interval(p: dict[str, Any]) -> str:
+    """`0.750 [0.700, 0.800]`."""
+    return f"{p['value']:.3f} {ends(p)}"
+
+
+def ends(p: dict[str, Any]) -> str:
+    """`[0.700, 0.800]`, marked where few groups made it; nothing where there is no interval."""
+    if p.get("low") is None:
+        return ""
+    return f"[{p['low']:.3f}, {p['high']:.3f}]" + (" (rough)" if p.get("n_groups", FEW_GROUPS) < FEW_GROUPS else "")
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def cell(text: str) -> str:
+    """Names come from outside: they stay in their line and outside the table's syntax."""
+    return " ".join(text.split()).replace("|", "\\|")
