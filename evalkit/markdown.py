@@ -8,6 +8,7 @@ from typing import Any
 from evalkit.findings import findings
 from evalkit.lines import ROUGH, cell, ends, headline, interval, number, verdict_line
 from evalkit.metrics import FEW_GROUPS
+from prefkit.shards import ledger_lines
 
 LABELS = {
     "accuracy": "implicit-reward accuracy",
@@ -71,6 +72,8 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
     if run := r["run"]:
         dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run.get("dropped", {}).items())) or "none"
         yield f"Pairs read {run.get('read')}, scored {run.get('scored')}, dropped: {cell(dropped)}."
+        for line in ledger_lines(run.get("ledgers") or {}):
+            yield from ("", f"Converted on the way: {cell(line.strip())}.")
         where = f"Data `{cell(str(run.get('data')))}` split `{cell(str(run.get('split')))}`"
         yield from ("", f"{where}, boundary of the first pair: `{cell(str(run.get('boundary')))}`.", "")
 

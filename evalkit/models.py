@@ -135,6 +135,11 @@ def short_name(path: str) -> str:
     return Path(path).resolve().name if Path(path).exists() else path
 
 
+def absolute(path: str) -> str:
+    """Where a local model lies; a hub name as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
+
+
 def short_names(paths: Sequence[str]) -> list[str]:
     """The same for several, told apart by the folders above where their last parts are equal.
 

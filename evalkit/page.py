@@ -14,6 +14,7 @@ from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render
 from prefkit.plots import Mark, shorten
+from prefkit.shards import ledger_lines
 from prefkit.unseen import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -138,9 +139,11 @@ def _facts(r: dict[str, Any]):
     if run:
         dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run.get("dropped", {}).items())) or "none"
         yield "read", f"{run.get('read')}, scored {run.get('scored')}, dropped: {dropped}"
+        for line in ledger_lines(run.get("ledgers") or {}):
+            yield "converted", line.strip()
         yield "data", f"{run.get('data')} split {run.get('split')}"
         yield "boundary", str(run.get("boundary"))
-        yield "template", str(run.get("template"))
+        yield "template", str(run.get("template")).replace("\n", "\\n")
         yield "computed in", str(run.get("dtype"))
     yield "truncated", f"{r['truncated']} pairs"
     yield "mode, β", f"{r['mode']}, {r['beta']:g}"

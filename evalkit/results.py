@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from evalkit.inputs import Data
 from evalkit.models import Role
-from evalkit.scores import SCORES, read_record, scores_path, sha256, write_scores
+from evalkit.scores import SCORES, read_record, scores_path, sha256, tokens_path, write_scores
 from prefkit.errors import UserError
 from prefkit.shards import read_manifest
 from train.core.locate import weights_digest
 from train.core.logprobs import Scored
-from train.core.rows import Row
+from train.core.rows import Row, sequence_key
 
 TOKEN_ROWS = 256  # pairs whose tokens are Python objects at once
 ByRole = Mapping[Role, list[Scored]]  # the reference is absent where there is none
@@ -60,7 +60,7 @@ def write_result(result: Result, out: Path) -> Path:
     path = scores_path(out)
     write_scores(result.table, path)
     noted = result.record | {"scores_sha256": sha256(path)}
-    tokens, record = path.with_name("tokens.parquet"), path.with_suffix(".json")
+    tokens, record = tokens_path(path), path.with_suffix(".json")
     for target, write in (
         (tokens, lambda p: pq.write_table(result.tokens, p, compression="zstd")),
         (
@@ -126,6 +126,8 @@ def _numbers(rows: list[Row], scored: ByRole) -> Iterator[tuple[str, dict[str, A
                     "policy_rejected": policy[i].logps_R[x],
                     "ref_chosen": ref[i].logps_R[w] if ref else None,
                     "ref_rejected": ref[i].logps_R[x] if ref else None,
+                    "chosen_key": sequence_key(row.prompt_ids, row.response_ids[w]).hex(),
+                    "rejected_key": sequence_key(row.prompt_ids, row.response_ids[x]).hex(),
                     "norm_chosen": float(np.linalg.norm(policy[i].token_logps[w].astype(float))),
                     "norm_rejected": float(np.linalg.norm(policy[i].token_logps[x].astype(float))),
                     "truncated": row.prompt_truncated or row.truncated[w] or row.truncated[x],

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from evalkit.engines import Engine, Found, compute_local, compute_on_ray
 from evalkit.inputs import Data, open_data
-from evalkit.models import Models, Role, context_length, same_vocabulary, short_name, short_names
+from evalkit.models import Models, Role, absolute, context_length, same_vocabulary, short_name, short_names
 from evalkit.noise import noise_floor
 from evalkit.overlap import Overlap, training_overlap
 from evalkit.results import Result, score_table, token_table
@@ -132,8 +132,8 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
         "reference_four_bit": models.kept("reference").four_bit if models.referenced else None,
         "noise": noise._asdict() if noise is not None else None,
         "overlap": overlap._asdict() if overlap.run_data else None,
-        "policy_path": policy,
-        "reference_path": models.path("reference") if models.referenced else None,
+        "policy_path": absolute(policy),
+        "reference_path": absolute(models.path("reference")) if models.referenced else None,
         "asked": asdict(options),
         "policy_digest": models.digest("policy"),
         "reference_digest": models.digest("reference") if models.referenced else None,
