@@ -309,13 +309,14 @@ def test_reports_need_no_torch(tmp_path):
 
 def test_what_scoring_noted_is_in_the_report(tmp_path):
     noise = {"pairs": 64, "max": 0.5, "p95": 0.2, "how": "batches"}
-    overlap = {"run_data": "beer", "prompts": 20, "exact": 3, "near": 4}
+    overlap = {"run_data": "beer", "prompts": 20, "exact": 3, "near": 4, "unknown": "what base was trained on"}
     write(random_scores(80, 20), tmp_path, noise=noise, overlap=overlap, dropped={"tie": 2})
     report = build_report(tmp_path)
     s = load(tmp_path)
     assert report["undecided"]["n"] == (np.abs(s.margin_N / s.beta) <= 0.5).sum() > 0
     for text in (to_markdown(report), page(report, [])):
         assert "20 prompts, 3 were trained on exactly and 4 nearly" in text
+        assert "Not compared: what base was trained on." in text
         assert "within the measured noise of 0.5 nats" in text
         assert "tie 2" in text
     assert build_report(tmp_path, mode="sum")["undecided"] is None
