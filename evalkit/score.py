@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evalkit.engines import Engine, Found, compute_local, compute_on_ray
 from evalkit.inputs import Data, open_data
@@ -102,7 +103,8 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
     say(f"boundary {boundary}")
     for warning in _template_warnings(models.policy, pairs):
         say(f"warning: {warning}")
-    overlap = training_overlap(policy, pairs)
+    kept = pa.array([i for row in built.rows for i in row.pair_ids])
+    overlap = training_overlap(policy, pairs.filter(pc.is_in(pairs["id"], value_set=kept)))
     say(f"overlap  {_overlap_line(overlap)}")
     scored = {role: _collect(models, role, built.rows, options, say) for role in models.roles}
     noise = noise_floor(models, built.rows, options.tokens_per_batch) if options.noise else None

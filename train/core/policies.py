@@ -119,6 +119,10 @@ def describe_policy(
     start, kind = trained.get("path"), "none"
     if is_adapter(folder):
         base = adapter_config(folder)["base_model_name_or_path"]
+        try:
+            locate(base)
+        except UserError as e:
+            raise missing_base(e, path) from e
         if reference and start and is_adapter(locate(start)):
             kind = "adapter:reference"
             _check_same_base(base, start, path)
