@@ -21,7 +21,8 @@ demo: $(READY)  ## a synthetic dump to a tuned model and a held-out number, on C
 test: $(READY)  ## all tests but the slow ones; every skip is printed with its reason
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: $(READY)  ## the slow tests too
+test-slow: $(READY)  ## the slow tests too, and those on a Ray cluster
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ''
 
 check: $(READY)  ## ruff and mypy
