@@ -1,9 +1,11 @@
 """A real browser for the pages: the system's Chromium, driven by Playwright; absent, the tests say so and skip."""
 
+import os
 import shutil
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,17 @@ FLAGS = [
     "--disable-component-update",
     "--no-first-run",
 ]
+
+
+DATA = Path(os.environ.get("PREFKIT_REAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real dumps and pairs; absent, the tests say so and skip."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data: {DATA} is absent and PREFKIT_REAL_DATA is not set")
+    return DATA
 
 
 @pytest.fixture(scope="session", autouse=True)

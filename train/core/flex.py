@@ -25,25 +25,21 @@ def flex_row_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
     packing: Packing | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
+    dropout: float = 0.0,
+    **given: Any,
 ) -> tuple[Tensor, None]:
     """What `row_attention` computes, [1, H, L, D] → [1, L, H, D]; it does so itself for padded batches and dropout."""
     if packing is None or dropout:
-        return row_attention(
-            module, query, key, value, attention_mask, dropout, scaling, packing, sliding_window, softcap, **kwargs
-        )
+        return row_attention(module, query, key, value, attention_mask, dropout=dropout, packing=packing, **given)
+    softcap = given.get("softcap")
     out = _kernel(query.device.type)(
         query,
         key,
         value,
         score_mod=_capped(softcap) if softcap is not None else None,
-        block_mask=block_mask(packing, sliding_window, query.device),
-        scale=scaling,
+        block_mask=block_mask(packing, given.get("sliding_window"), query.device),
+        scale=given.get("scaling"),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.transpose(1, 2), None
