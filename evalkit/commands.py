@@ -24,7 +24,7 @@ def score(
     template: str | None = None,
     max_tokens: int | None = None,
     too_long: Literal["drop", "truncate_prompt", "truncate_response"] = "drop",
-    tokens_per_batch: int = 8192,
+    tokens_per_batch: int = 4096,
     limit: int | None = None,
     noise: bool = False,
     engine: Literal["local", "ray"] = "local",

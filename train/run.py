@@ -18,7 +18,6 @@ from train.callbacks import Interrupt, RunLog, is_main, say, write
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
-from train.core.gated import keep_less
 from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
 from train.core.memory import peak_megabytes
 from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
@@ -153,7 +152,6 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     else:
         model = load_model(config.path, config.dtype, config.four_bit, config.attn)
         model = new_adapter(model, lora.targets, lora.r, lora.alpha, lora.dropout) if lora.enabled else model
-    keep_less(model)
     return model
 
 

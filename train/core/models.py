@@ -13,7 +13,9 @@ from torch import nn
 from prefkit.errors import UserError, unknown_name
 from train.core.attention import ROWS
 from train.core.flex import FLEX
+from train.core.gated import keep_less
 from train.core.locate import adapter_config, is_adapter, locate, missing_base
+from train.core.lora import lean_lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PACKED = {"rows": ROWS, "flex": FLEX}  # kinds of attention that take packed rows, and their names in configurations
@@ -74,6 +76,7 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
         # bitsandbytes repacks a CPU weight in its first forward in eval mode, rounding its scales to bf16 for good
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - unknown to type checkers
+    keep_less(model)
     model.name_or_path = str(folder.resolve()) if Path(path).expanduser().is_dir() else path  # what adapters point to
     return model.eval()
 
@@ -134,6 +137,7 @@ def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str, traina
     except (ValueError, RuntimeError, KeyError) as e:
         raise UserError(f"the adapter does not fit its base: {_first_line(e)}", path, "train it again") from e
     check_adapter_keys(adapted, "default", folder, path)
+    lean_lora(adapted)
     return adapted
 
 
@@ -185,11 +189,13 @@ def new_adapter(model: Any, targets: Sequence[str], r: int, alpha: int, dropout:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as e:
         raise UserError(
             f"LoRA cannot be added: {_first_line(e)}", model.config.model_type, "choose other targets"
         ) from e
+    lean_lora(adapted)
+    return adapted
 
 
 def _is_matrix(module: nn.Module) -> bool:
