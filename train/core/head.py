@@ -63,9 +63,9 @@ class TokenLogps(NamedTuple):
 class TiledLogps(torch.autograd.Function):
     """log softmax(head(hidden))[label] for N tokens; tiles of at most `tile` = (tokens, vocabulary) reuse one buffer.
 
-    Log-softmax in fp32 (fp64 for an fp64 model), its sums in fp64. With a frozen head the gradient with respect to hidden
-    is formed in the forward pass, while the tile is at hand; a trainable head recomputes each tile in backward and
-    accumulates its own gradient in fp32. With p the softmax and s the slope of the soft-cap at each logit,
+    Log-softmax in fp32 (fp64 for an fp64 model), its sums in fp64. With a frozen head the gradient with respect to
+    hidden is formed in the forward pass, while the tile is at hand; a trainable head recomputes each tile in backward
+    and accumulates its own gradient in fp32. With p the softmax and s the slope of the soft-cap at each logit,
     ∂ log p[y] / ∂ hidden = scale · (s[y]·W[y] − (p·s) W).
     """
 
@@ -140,7 +140,7 @@ def _parts(N: int, largest: int) -> Iterator[slice]:
 
 
 def _logits(hidden_TD: Tensor, head: Head, chunk: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """The logits of a tile, a chunk of the vocabulary at a time in one buffer, and the slope of the soft-cap at each."""
+    """Logits of a tile, a chunk of the vocabulary at a time in one buffer, and the slope of the soft-cap at each."""
     V = len(head.weight_VD)
     hidden_TD = hidden_TD.to(head.weight_VD.dtype)
     buffer = torch.empty(len(hidden_TD) * min(chunk, V), dtype=head.wide, device=hidden_TD.device)
