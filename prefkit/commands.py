@@ -377,7 +377,7 @@ def trace(pair_id: str, data: Path, /, *, scores: Path | None = None, report: Pa
     Parameters
     ----------
     pair_id
-        The pair's id, or its first characters.
+        The pair's id or source id (beer/123/456-789), or how one of them begins.
     data
         Folder that convert wrote.
     scores
