@@ -15,6 +15,7 @@ from prefkit import archives, tables
 from prefkit.errors import UserError
 from prefkit.sources import MapOutput, Slice
 from prefkit.sources.dump_files import DumpOptions, address, is_utf16, members_of, tables_in, token
+from prefkit.sources.dump_marks import COMMUNITY, DIGITS_OF_NO_ID, is_same_site, without_quote, without_suffix
 from prefkit.sources.dump_tables import Links, Rows, Users, Votes
 from prefkit.xmlrows import Damaged, Framer, Row, byte_range, elements, utf16
 
@@ -22,12 +23,7 @@ QUESTION, ANSWER = 1, 2
 UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site"
 NO_LINKS = "no PostLinks.xml, so no duplicate questions are known"
 PART_BYTES = 32 << 20  # a stream is written out each time it has grown by so much
-FABRICATED = {
-    "1000000001",
-    "1000000010",
-}  # canaries in every dump since 2025-06 (https://meta.stackexchange.com/q/412018)
 CARRIED = {
-    "title": "Title",
     "tags": "Tags",
     "owner": "OwnerUserId",
     "owner_name": "OwnerDisplayName",
@@ -36,7 +32,7 @@ CARRIED = {
     "wiki": "CommunityOwnedDate",
     "closed": "ClosedDate",
 }
-COLUMNS = ("line", "question", "kind", "id", "votes", "accepted", "body", *CARRIED)
+COLUMNS = ("line", "question", "kind", "id", "votes", "accepted", "title", "body", *CARRIED)
 POSTS = pa.schema(
     [
         ("key", pa.uint64()),
@@ -175,7 +171,7 @@ def _warn_if_cut(tail: bytes, name: str, out: MapOutput) -> None:
 
 
 def _warn_if_no_links(name: str, out: MapOutput) -> None:
-    if not any(kind.startswith("links.") for kind in out.tally):
+    if not {"links.duplicates", "links.other_type", "links.damaged"} & set(out.tally):
         out.warn("no row in it, so no duplicate questions are known", name)
 
 
@@ -201,7 +197,9 @@ class _Posts:
             self.columns[name] += values
         for name, attribute in CARRIED.items():
             self.columns[name] += [row.get(attribute) for _, row in taken]
-        bodies = [row.get("Body", "") for _, row in taken]
+        words = [self._own_words(row) for _, row in taken]
+        bodies = [body for _, body in words]
+        self.columns["title"] += [title for title, _ in words]
         self.columns["body"] += bodies
         self.size += sum(map(len, bodies)) + 200 * len(bodies)
         if self.size >= PART_BYTES:
@@ -215,6 +213,9 @@ class _Posts:
             self.first = row
         if reason := self._unused(row.get):
             self.out.tally[f"records.unused.{reason}"] += 1
+        elif len(row.get("Id", "")) >= DIGITS_OF_NO_ID:
+            reason = "implausible_id"
+            self.out.reject(reason, line, _raw(row))
         return not reason
 
     def _unused(self, get: Callable[[str], str | None]) -> str:
@@ -222,18 +223,28 @@ class _Posts:
             return "other_type"
         if get("DeletionDate") is not None:
             return "deleted"
-        owner = get("OwnerUserId")
-        if owner == "-1" and get("Id") in FABRICATED:
-            return "fabricated"
-        if owner == "-2" and not self.options.keep_answer_bot:
-            return "answer_bot"
-        return ""
+        owner = get("OwnerUserId") or ""
+        if owner == COMMUNITY:
+            return "fabricated" if len(get("Id") or "") >= DIGITS_OF_NO_ID else ""
+        return "answer_bot" if owner[:1] == "-" and not self.options.keep_answer_bot else ""
+
+    def _own_words(self, row: Row) -> tuple[str | None, str]:
+        """Title and body without what the site wrote into a question's; the duplicates it names there are linked."""
+        title, body = row.get("Title"), row.get("Body", "")
+        if title is None:
+            return None, body
+        body, duplicates = without_quote(body, self.out.tally)
+        for host, number in duplicates:
+            there = self.site if address(self.site) is None or is_same_site(host, self.site) else host
+            self.out.link(f"{token(self.site)}/{row.get('Id')}", f"{token(there)}/{number}")
+            self.out.tally["links.quoted_duplicates"] += 1
+        return without_suffix(title, self.out.tally), body
 
     def _has_numbers(self, line: int, row: Row) -> bool:
         try:
             _numbers([(line, row)])
         except (TypeError, ValueError, OverflowError):
-            self.out.reject("missing_number", line, json.dumps(dict(row.items()), ensure_ascii=False))
+            self.out.reject("missing_number", line, _raw(row))
             return False
         return True
 
@@ -246,6 +257,10 @@ class _Posts:
         columns: dict[str, Any] = {"key": keys, "site": pa.array([self.site] * n, pa.string()), **self.columns}
         self.out.rows(pa.table([pa.array(columns[f.name], f.type) for f in POSTS], schema=POSTS))
         self.columns, self.size = {name: [] for name in COLUMNS}, 0
+
+
+def _raw(row: Row) -> str:
+    return json.dumps(dict(row.items()), ensure_ascii=False)
 
 
 def _numbers(rows: list[tuple[int, Row]]) -> dict[str, list[int]]:
