@@ -18,7 +18,8 @@ from train_toys import make_pairs, metrics, reply, save_model, user, write_data
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
-from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun, check
+from train.check import check
+from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun
 from train.core.batch import collate
 from train.core.dataset import load_rows
 from train.core.encode import Limits
