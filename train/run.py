@@ -70,6 +70,7 @@ class Session:
 
 def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     """Open the run folder, the tokenizer and the data; return them with the resolved run."""
+    training_arguments(run.trainer, out, run.seed, 1)  # what only transformers can refuse, before the data is read
     path = Path(run.model.path).expanduser()
     known = data_digest(run.data.path)
     tokenizer = load_tokenizer(run.model.path)

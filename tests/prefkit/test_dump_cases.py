@@ -9,7 +9,7 @@ from dumps import answer, many, question, write_dump, xml
 
 from prefkit import convert_dataset, open_pairs, plan
 from prefkit.errors import UserError
-from prefkit.sources.dump_posts import NO_LINKS
+from prefkit.sources.dump_map import NO_LINKS
 
 SITE = {"site": "beer"}
 HOME = "https://beer.stackexchange.com"

@@ -234,6 +234,7 @@ def world_mistakes(model, data, tmp_path):
         "nothing fits": (["--data.max-tokens", "3"], "no pair is left"),
         "unknown split": (["--data.split", "trian"], "did you mean 'train'"),
         "unknown trainer key": (["--trainer.learning-rte", "1"], "did you mean 'learning_rate'"),
+        "unknown optimizer": (["--trainer.optim", "adamm"], "adamm is not a valid OptimizerNames"),
         "unknown loss": (["--dpo.loss", "sigmod"], "did you mean 'sigmoid'"),
         "taken folder": (["--out", tmp_path / "full"], "not empty and holds no run"),
     }
