@@ -428,7 +428,7 @@ def test_ties_are_dropped_and_counted(model_path, tmp_path):
 
 def test_what_does_not_fit_the_model_is_said(data, tmp_path):
     short = save_model(tmp_path / "short", max_position_embeddings=20)
-    with pytest.raises(UserError, match=r"the model has 20 positions.*limit max-tokens to 20"):
+    with pytest.raises(UserError, match=r"the model has 20 positions.*set --data.max-tokens 20"):
         train_dpo(dpo_run(short, data), tmp_path / "a")
     small = save_model(tmp_path / "small", vocab_size=100)
     with pytest.raises(UserError, match="the model knows 100"):
