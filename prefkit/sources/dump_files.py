@@ -26,7 +26,7 @@ PACKED = re.compile(r"(?P<site>.+?)-(?P<table>posts|postlinks|users|votes|\w+)\.
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """`site`: `beer` or `beer.stackexchange.com`, where the input's name does not tell. `keep_answer_bot`: −2 and below.
+    """`site`: `beer` or `beer.stackexchange.com`, where the input does not tell. `keep_answer_bot`: users below −1.
 
     `score`: log2, votes or accepted. `pairing`: all, best-vs-rest, best-vs-worst or adjacent. `later_wins`: only pairs
     whose better answer was written later. `users`, `votes`: whether those tables are read where they are there.
