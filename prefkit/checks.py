@@ -25,6 +25,7 @@ from prefkit.tables import SIDES, Candidates, edges, offsets
 
 ROLES = ("system", "user", "assistant", "tool")
 INVISIBLE = "".join(c for c in map(chr, range(0x10000)) if c.isspace()) + "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e"
+BLANK = "^[" + "".join(f"\\x{{{ord(c):x}}}" for c in INVISIBLE) + "]*$"
 Severity = Literal["reject", "flag", "off"]
 SEVERITIES = ("reject", "flag", "off")
 Rule = Callable[[Candidates], np.ndarray]
@@ -75,19 +76,17 @@ def run(made: Candidates, chosen: Mapping[str, str], tally: Counter[str], second
         elif found.any():
             flagged[name] = found
             tally[f"flags.{name}"] += int((found & (reasons == "")).sum())
-    table = made.table
-    for name, found in flagged.items():
-        table = with_flag(table, name, found)
-    return Checked(made._replace(table=table), reasons)
+    return Checked(made._replace(table=with_flags(made.table, flagged)), reasons)
 
 
-def with_flag(table: pa.Table, name: str, found: np.ndarray) -> pa.Table:
-    """The table with a name added to the flags of the rows that a bool[n] marks."""
-    if not found.any():
+def with_flags(table: pa.Table, flagged: Mapping[str, np.ndarray]) -> pa.Table:
+    """The table with names added to the flags of the rows that a bool[n] marks for each."""
+    if not any(found.any() for found in flagged.values()):
         return table
     flags = table["flags"].to_pylist()
-    for i in np.flatnonzero(found):
-        flags[i] = sorted({*flags[i], name})
+    for name, found in flagged.items():
+        for i in np.flatnonzero(found).tolist():
+            flags[i] = sorted({*flags[i], name})
     field = table.schema.field("flags")
     return table.set_column(table.schema.get_field_index("flags"), field, pa.array(flags, field.type))
 
@@ -117,8 +116,7 @@ def _any(cuts: np.ndarray, marks: np.ndarray) -> np.ndarray:
 def _empty(side: str, made: Candidates) -> np.ndarray:
     """Blank once white space and zero-width characters are gone; for a prompt the turns that are not system ones."""
     cuts, roles, contents = _turns(made.cells)
-    left = pc.binary_length(pc.utf8_trim(contents, characters=INVISIBLE))
-    blank = pc.or_(pc.equal(left, 0), pc.equal(roles, "system")).to_numpy(zero_copy_only=False)
+    blank = pc.or_(pc.match_substring_regex(contents, BLANK), pc.equal(roles, "system")).to_numpy(zero_copy_only=False)
     return _all(cuts, blank)[made.side(side)]
 
 
@@ -174,7 +172,7 @@ def _near_identical(made: Candidates) -> np.ndarray:
     alike = alike[begin | end]
     if len(alike):
         found[alike] = jaccard_of(made.cells, chosen[alike], rejected[alike]) > 0.9
-    return found & ~_same_texts(made)
+    return found & ~_same_texts(made) if found.any() else found
 
 
 def _bad_role(made: Candidates) -> np.ndarray:

@@ -82,7 +82,8 @@ def candidates(found: Columns, records: np.ndarray, name: str, rows: np.ndarray)
 def _default(field: pa.Field, n: int) -> pa.Array:
     """A column as `schema.Pair` fills it where the source says nothing."""
     if pa.types.is_list(field.type):
-        return pa.repeat(pa.scalar([], field.type), n)
+        nothing = pa.array(np.zeros(n + 1, np.int32))
+        return pa.ListArray.from_arrays(nothing, pa.nulls(0, field.type.value_type))
     return pa.repeat("", n) if field.name in ("subset", "source_id") else pa.nulls(n, field.type)
 
 
