@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from typing import Any, NamedTuple
@@ -59,6 +60,11 @@ def there(column: pa.Array) -> np.ndarray:
     return column.is_valid().to_numpy(zero_copy_only=False)
 
 
+def true(marks: Any, *, unknown: bool) -> np.ndarray:
+    """An Arrow column of truth values as bool[n], `unknown` where it is null."""
+    return pc.fill_null(marks, unknown).to_numpy(zero_copy_only=False)
+
+
 def candidates(found: Columns, records: np.ndarray, name: str, rows: np.ndarray) -> Candidates:
     """The pairs as candidates: pair i came from record `records[i]`, which is row `rows[i]` of the input `name`."""
     n, values = len(records), found.values
@@ -79,6 +85,12 @@ def candidates(found: Columns, records: np.ndarray, name: str, rows: np.ndarray)
     return tables.with_ids(tables.single_turns(roles, texts), columns)
 
 
+def prompt_hashes(texts: pa.StringArray) -> list[str]:
+    """`schema.prompt_hash` of clean texts that are one turn of the user's each."""
+    cells = tables.single_turns(pa.repeat("user", len(texts)), texts)
+    return [hashlib.blake2b(t, digest_size=16).hexdigest() for t in tables.cell_json(cells)]
+
+
 def _default(field: pa.Field, n: int) -> pa.Array:
     """A column as `schema.Pair` fills it where the source says nothing."""
     if pa.types.is_list(field.type):
@@ -97,7 +109,7 @@ def _meta(extras: list[dict] | None, name: str, rows: np.ndarray) -> pa.Array:
 
 def first_of_three(texts: pa.StringArray) -> pa.ListArray:
     """[text, "", ""] of each text that is not empty, [] of each that is: what is known of a prompt alone."""
-    known = pc.not_equal(texts, "").to_numpy(zero_copy_only=False)
+    known = true(pc.not_equal(texts, ""), unknown=False)
     index = np.zeros((int(known.sum()), 3), np.int64)  # 0: nothing
     index[:, 0] = np.flatnonzero(known) + 1
     values = pa.concat_arrays([pa.array([""], pa.string()), texts]).take(pa.array(index.ravel()))
@@ -107,7 +119,7 @@ def first_of_three(texts: pa.StringArray) -> pa.ListArray:
 
 def first_hits(lists: pa.ListArray, hits: Any) -> pa.StringArray:
     """The first text of each list that is marked in `hits` (one mark a text), "" where none is."""
-    at = np.flatnonzero(pc.fill_null(hits, False).to_numpy(zero_copy_only=False))
+    at = np.flatnonzero(true(hits, unknown=False))
     rows, first = np.unique(pc.list_parent_indices(lists).to_numpy()[at], return_index=True)
     index = np.full(len(lists), -1)
     index[rows] = at[first]

@@ -24,7 +24,14 @@ from prefkit.progress import progress
 
 # Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
 # (pyarrow imports pandas, if it is there, with the first list that becomes an array.)
-PRELOAD = ["pandas", "prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
+PRELOAD = [
+    "pandas",
+    "prefkit.tasks",
+    "prefkit.publish",
+    "prefkit.sources.stack_exchange_dump",
+    "prefkit.sources.pairs",
+    "prefkit.sources.stack_exchange_paired",
+]
 
 ENGINES = ("local", "ray")
 _cluster = False  # whether `on` has a Ray cluster

@@ -65,7 +65,9 @@ class _Records:
     def take_rows(self, path: Path, name: str, before: int, batch: pa.RecordBatch) -> None:
         """Rows of a table: what the source cannot take by columns goes one by one."""
         batch = batch.slice(0, self.left())
-        found, first = self.source.to_columns(batch, self.options) if self.source.to_columns else None, len(self.fates)
+        found, first, names = None, len(self.fates), batch.schema.names
+        if self.source.to_columns is not None and len(set(names)) == len(names):
+            found = self.source.to_columns(batch, self.options)
         self.fates += [""] * batch.num_rows
         taken = found.taken if found is not None else np.zeros(batch.num_rows, dtype=bool)
         if found is not None and taken.any():

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefkit import columns
+from prefkit import columns, tables
 from prefkit.columns import Columns
 from prefkit.schema import STRINGS, Pair
 from prefkit.sources import Record, Refused, Source
@@ -99,7 +99,7 @@ def to_columns(batch: pa.RecordBatch, options: PairedOptions) -> Columns | None:
         "source_id": key,
         "urls": columns.first_of_three(url),
         "authors": columns.first_of_three(author),
-        "licenses": pa.repeat(pa.scalar(["CC BY-SA"] * 3, STRINGS), n),
+        "licenses": tables.triples(pa.array(["CC BY-SA"]), [np.zeros(n, np.int32)] * 3),
         "created": pa.array(map(_date, days.dictionary.to_pylist()), pa.timestamp("s", "UTC")).take(days.indices),
     }
     return Columns(taken, values)
