@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prefkit import archives, tables
+from prefkit import tables
 from prefkit.errors import UserError
 from prefkit.sources import MapOutput, Slice
 from prefkit.sources.dump_files import DumpOptions, address, is_utf16, members_of, tables_in, token
@@ -123,6 +123,8 @@ def _counted(chunks: Iterator[bytes], left: int, out: MapOutput, lines: bool) ->
 
 def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     """All wanted tables of an archive as it streams by."""
+    from prefkit import archives
+
     members = members_of(piece.path, options)
     readers = {m: _Member(TAKERS[table](piece.subset, options, out), out) for table, m in members.items()}
     archives.stream(piece.path, {m: reader.feed for m, reader in readers.items()})
