@@ -79,19 +79,17 @@ def run(made: Candidates, chosen: Mapping[str, str], tally: Counter[str], second
         elif found.any():
             flagged[name] = found
             tally[f"flags.{name}"] += int((found & (reasons == "")).sum())
-    table = made.table
-    for name, found in flagged.items():
-        table = with_flag(table, name, found)
-    return Checked(made._replace(table=table), reasons)
+    return Checked(made._replace(table=with_flags(made.table, flagged)), reasons)
 
 
-def with_flag(table: pa.Table, name: str, found: np.ndarray) -> pa.Table:
-    """The table with a name added to the flags of the rows that a bool[n] marks."""
-    if not found.any():
+def with_flags(table: pa.Table, flagged: Mapping[str, np.ndarray]) -> pa.Table:
+    """The table with names added to the flags of the rows that a bool[n] marks for each."""
+    if not any(found.any() for found in flagged.values()):
         return table
     flags = table["flags"].to_pylist()
-    for i in np.flatnonzero(found):
-        flags[i] = sorted({*flags[i], name})
+    for name, found in flagged.items():
+        for i in np.flatnonzero(found).tolist():
+            flags[i] = sorted({*flags[i], name})
     field = table.schema.field("flags")
     return table.set_column(table.schema.get_field_index("flags"), field, pa.array(flags, field.type))
 

@@ -74,6 +74,10 @@ def convert(
     options
         Options of the source, such as --options.site beer.
     """
+    from prefkit.engine import warm_up
+
+    if engine == "local" and not dry_run:
+        warm_up(inputs, workers)  # before the imports, which take as long as its own
     from prefkit.convert import convert_dataset
     from prefkit.errors import UserError
 

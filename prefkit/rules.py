@@ -19,6 +19,7 @@ from prefkit.tables import SIDES, Candidates, edges, offsets
 
 ROLES = ("system", "user", "assistant", "tool")
 INVISIBLE = "".join(c for c in map(chr, range(0x10000)) if c.isspace()) + "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e"
+BLANK = "^[" + "".join(f"\\x{{{ord(c):x}}}" for c in INVISIBLE) + "]*$"
 
 
 def _turns(cells: pa.ListArray) -> tuple[np.ndarray, pa.Array, pa.Array]:
@@ -43,8 +44,7 @@ def _any(cuts: np.ndarray, marks: np.ndarray) -> np.ndarray:
 def empty(side: str, made: Candidates) -> np.ndarray:
     """Blank once white space and zero-width characters are gone; for a prompt the turns that are not system ones."""
     cuts, roles, contents = _turns(made.cells)
-    left = pc.binary_length(pc.utf8_trim(contents, characters=INVISIBLE))
-    blank = pc.or_(pc.equal(left, 0), pc.equal(roles, "system")).to_numpy(zero_copy_only=False)
+    blank = pc.or_(pc.match_substring_regex(contents, BLANK), pc.equal(roles, "system")).to_numpy(zero_copy_only=False)
     return _all(cuts, blank)[made.side(side)]
 
 
@@ -100,7 +100,7 @@ def near_identical(made: Candidates) -> np.ndarray:
     alike = alike[begin | end]
     if len(alike):
         found[alike] = jaccard_of(made.cells, chosen[alike], rejected[alike]) > 0.9
-    return found & ~same_texts(made)
+    return found & ~same_texts(made) if found.any() else found
 
 
 def bad_role(made: Candidates) -> np.ndarray:

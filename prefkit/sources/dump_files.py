@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from prefkit import archives
 from prefkit.errors import UserError
 from prefkit.pairing import PAIRING, SCORES
 from prefkit.sources import Slice
@@ -99,6 +98,8 @@ def _archive_slices(path: Path, options: DumpOptions) -> list[Slice]:
         for table in options.wanted()[1:]:
             files += [p for p in sorted(path.parent.iterdir()) if p.name.lower() == f"{prefix}{table}.7z"][:1]
     if "posts" not in members_of(path, options):
+        from prefkit import archives
+
         raise UserError(
             "no Posts.xml in the archive", path, f"it holds {', '.join(archives.members(path)) or 'nothing'}"
         )
@@ -107,6 +108,8 @@ def _archive_slices(path: Path, options: DumpOptions) -> list[Slice]:
 
 def members_of(archive: Path, options: DumpOptions) -> dict[str, str]:
     """Names of the wanted tables in an archive; a `UserError` where one is there twice."""
+    from prefkit import archives  # when there is one: py7zr takes a twentieth of a second
+
     names = archives.members(archive)
     found = {t: [m for m in names if m.lower().rpartition("/")[2] == f"{t}.xml"] for t in options.wanted()}
     for members in found.values():

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prefkit import archives
 from prefkit.errors import UserError
 from prefkit.sources import MapOutput, Slice
 from prefkit.sources.dump_files import DumpOptions, address, is_utf16, members_of, tables_in
@@ -88,6 +87,8 @@ def _counted(chunks: Iterator[bytes], left: int, out: MapOutput, lines: bool) ->
 
 def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     """All wanted tables of an archive as it streams by."""
+    from prefkit import archives
+
     members = members_of(piece.path, options)
     readers = {m: _Member(TAKERS[table](piece.subset, options, out), out) for table, m in members.items()}
     archives.stream(piece.path, {m: reader.feed for m, reader in readers.items()})
