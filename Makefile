@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench system clean
+.PHONY: help demo test test-slow check bench readme system clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ check: $(READY)  ## ruff and mypy
 
 bench: $(READY)  ## every benchmark, each ending with one JSON line
 	for f in benchmarks/*_vs_*.py; do $(BIN)/python $$f || exit 1; done
+
+readme: $(READY)  ## the README's outputs and its table of real dumps, written anew
+	$(BIN)/python docs/dump_table.py --write
+	$(BIN)/python docs/console.py README.md --write
 
 system:  ## what pip cannot install: Chromium for the page tests, PostgreSQL for the store tests (root or sudo)
 	@if command -v apt-get >/dev/null; then \

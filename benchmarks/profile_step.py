@@ -40,7 +40,8 @@ def main() -> None:
     keep_pages()
     from torch.profiler import ProfilerActivity, profile
 
-    from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, check
+    from train.check import check
+    from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig
     from train.dpo import train_dpo
     from train.trainer import StepTrainer
 

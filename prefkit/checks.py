@@ -1,30 +1,34 @@
-"""What a valid pair is: name → columnar rule. A rule marks rows; its severity says what happens to them.
-
-Rules look at cells, where each text stands once, and not at rows.
-"""
+"""What a valid pair is: name → columnar rule. A rule marks rows; its severity says what happens to them."""
 
 from __future__ import annotations
 
-import re
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from prefkit.errors import UserError, unknown_name
-from prefkit.near import jaccard_of, shingles, texts_of
-from prefkit.patterns import PATTERNS, RESPONSES, Suspects
-from prefkit.tables import SIDES, Candidates, edges, offsets
+from prefkit.patterns import PATTERNS, Suspects
+from prefkit.rules import (
+    bad_role,
+    empty,
+    later,
+    long,
+    misplaced,
+    mixed_scripts,
+    near_identical,
+    no_licence,
+    repetition,
+    same_texts,
+    score_sign,
+    short,
+)
+from prefkit.tables import Candidates
 
-ROLES = ("system", "user", "assistant", "tool")
-INVISIBLE = "".join(c for c in map(chr, range(0x10000)) if c.isspace()) + "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e"
 Severity = Literal["reject", "flag", "off"]
 SEVERITIES = ("reject", "flag", "off")
 Rule = Callable[[Candidates], np.ndarray]
@@ -75,182 +79,19 @@ def run(made: Candidates, chosen: Mapping[str, str], tally: Counter[str], second
         elif found.any():
             flagged[name] = found
             tally[f"flags.{name}"] += int((found & (reasons == "")).sum())
-    table = made.table
-    for name, found in flagged.items():
-        table = with_flag(table, name, found)
-    return Checked(made._replace(table=table), reasons)
+    return Checked(made._replace(table=with_flags(made.table, flagged)), reasons)
 
 
-def with_flag(table: pa.Table, name: str, found: np.ndarray) -> pa.Table:
-    """The table with a name added to the flags of the rows that a bool[n] marks."""
-    if not found.any():
+def with_flags(table: pa.Table, flagged: Mapping[str, np.ndarray]) -> pa.Table:
+    """The table with names added to the flags of the rows that a bool[n] marks for each."""
+    if not any(found.any() for found in flagged.values()):
         return table
     flags = table["flags"].to_pylist()
-    for i in np.flatnonzero(found):
-        flags[i] = sorted({*flags[i], name})
+    for name, found in flagged.items():
+        for i in np.flatnonzero(found).tolist():
+            flags[i] = sorted({*flags[i], name})
     field = table.schema.field("flags")
     return table.set_column(table.schema.get_field_index("flags"), field, pa.array(flags, field.type))
-
-
-# --- rules over roles and whole texts ------------------------------------------------------------------------------
-
-
-def _turns(cells: pa.ListArray) -> tuple[np.ndarray, pa.Array, pa.Array]:
-    """Offsets [m+1], roles and contents of all cells."""
-    flat = cells.flatten()
-    return offsets(cells), flat.field(0), flat.field(1)
-
-
-def _all(cuts: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """Marks of messages joined into marks of cells; a cell without messages is True."""
-    lengths = np.diff(cuts)
-    if (lengths == 1).all():
-        return marks
-    missed = np.concatenate([[0], np.cumsum(~marks)])
-    return missed[cuts[1:]] == missed[cuts[:-1]]
-
-
-def _any(cuts: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    return ~_all(cuts, ~marks) & (np.diff(cuts) > 0)
-
-
-def _empty(side: str, made: Candidates) -> np.ndarray:
-    """Blank once white space and zero-width characters are gone; for a prompt the turns that are not system ones."""
-    cuts, roles, contents = _turns(made.cells)
-    left = pc.binary_length(pc.utf8_trim(contents, characters=INVISIBLE))
-    blank = pc.or_(pc.equal(left, 0), pc.equal(roles, "system")).to_numpy(zero_copy_only=False)
-    return _all(cuts, blank)[made.side(side)]
-
-
-def _same_texts(made: Candidates) -> np.ndarray:
-    """Chosen and rejected say the same after NFC and with white space collapsed."""
-    chosen, rejected = (made.side(name) for name in RESPONSES)
-    cuts, _, contents = _turns(made.cells)
-    heads = _heads(contents, cuts)
-    turns = np.diff(cuts)
-    found = np.zeros(made.rows, dtype=bool)
-    alike = (heads[chosen] == heads[rejected]) | (heads[chosen] == UNSURE) | (heads[rejected] == UNSURE)
-    for i in np.flatnonzero(alike & (turns[chosen] == turns[rejected])):
-        a, b = cuts[chosen[i]], cuts[rejected[i]]
-        found[i] = all(
-            _normal(contents[a + k].as_py()) == _normal(contents[b + k].as_py()) for k in range(turns[chosen[i]])
-        )
-    return found
-
-
-def _heads(contents: pa.Array, cuts: np.ndarray) -> np.ndarray:
-    """Seven bytes with which each cell begins, as a number, where neither NFC nor white space could change them."""
-    sizes = pc.binary_length(contents).to_numpy(zero_copy_only=False)
-    known = np.flatnonzero(np.diff(cuts) > 0)
-    known = known[sizes[cuts[known]] >= 8]
-    first = edges(contents, cuts[known], 8)
-    steady = (first < 128).all(axis=1) & (first[:, 0] > 32) & ((first > 32) | (first == 32)).all(axis=1)
-    steady &= ~((first[:, 1:] == 32) & (first[:, :-1] == 32)).any(axis=1)
-    heads = np.full(len(cuts) - 1, UNSURE)
-    heads[known[steady]] = first[steady, :7].astype(np.uint64) @ (np.uint64(256) ** np.arange(7, dtype=np.uint64))
-    return heads
-
-
-UNSURE = np.uint64(2**64 - 1)
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _near_identical(made: Candidates) -> np.ndarray:
-    """Chosen and rejected begin or end alike and their word 3-grams overlap by more than 0.9 (Jaccard)."""
-    found = np.zeros(made.rows, dtype=bool)
-    sizes = pc.binary_length(_turns(made.cells)[2]).to_numpy(zero_copy_only=False)
-    if len(sizes) != len(made.cells):
-        return found
-    chosen, rejected = (made.side(name) for name in RESPONSES)
-    a, b = sizes[chosen], sizes[rejected]
-    alike = np.flatnonzero((np.minimum(a, b) > 0.9 * np.maximum(a, b)) & (np.minimum(a, b) > 40))
-    contents, one, other = _turns(made.cells)[2], chosen[alike], rejected[alike]
-    begin, end = (
-        (edges(contents, one, 8, end=e) == edges(contents, other, 8, end=e)).all(axis=1) for e in (False, True)
-    )
-    alike = alike[begin | end]
-    if len(alike):
-        found[alike] = jaccard_of(made.cells, chosen[alike], rejected[alike]) > 0.9
-    return found & ~_same_texts(made)
-
-
-def _bad_role(made: Candidates) -> np.ndarray:
-    cuts, roles, _ = _turns(made.cells)
-    good = _all(cuts, pc.is_in(roles, value_set=pa.array(ROLES)).to_numpy(zero_copy_only=False))
-    return ~np.logical_and.reduce([good[made.side(name)] for name in SIDES])
-
-
-def _misplaced(made: Candidates) -> np.ndarray:
-    """Not system? user (assistant user)* and then assistant … assistant; tool turns follow an assistant's."""
-    cuts, roles, _ = _turns(made.cells)
-    codes = roles.dictionary_encode()
-    letters = np.array([(r or "?")[0] for r in codes.dictionary.to_pylist()] or ["?"])[codes.indices.to_numpy()]
-    single = (np.diff(cuts) == 1).all()
-    orders = letters if single else ["".join(letters[a:b]) for a, b in pairwise(cuts)]
-    known, of_cell = np.unique(np.asarray(orders, dtype=str), return_inverse=True)
-    found = np.zeros(made.rows, dtype=bool)
-    for side, pattern in zip(SIDES, (PROMPT_ROLES, RESPONSE_ROLES, RESPONSE_ROLES), strict=True):
-        wrong = np.array([pattern.fullmatch(o) is None for o in known.tolist()], dtype=bool)
-        found |= wrong[of_cell][made.side(side)] if made.rows else False
-    return found
-
-
-PROMPT_ROLES = re.compile(r"s?u(a(t+a)*u)*(a(t+a)*t+)?")  # ends with the user's or a tool's turn
-RESPONSE_ROLES = re.compile(r"a((t+|u)a)*")
-
-
-def _score_sign(made: Candidates) -> np.ndarray:
-    return pc.less(made.table["score_chosen"], made.table["score_rejected"]).fill_null(False).to_numpy()
-
-
-def _later(made: Candidates) -> np.ndarray:
-    """Known only once all pairs are: `split.resolve` finds these."""
-    return np.zeros(made.rows, dtype=bool)
-
-
-def _no_licence(made: Candidates) -> np.ndarray:
-    return pc.equal(pc.list_value_length(made.table["licenses"]), 0).to_numpy()
-
-
-def _long(made: Candidates) -> np.ndarray:
-    """More than 100,000 characters on one side."""
-    cuts, _, contents = _turns(made.cells)
-    long = _any(cuts, pc.greater(pc.binary_length(contents), LONG_BYTES).to_numpy(zero_copy_only=False))
-    return np.logical_or.reduce([long[made.side(name)] for name in SIDES])
-
-
-LONG_BYTES = 100_000
-
-
-def _short(made: Candidates) -> np.ndarray:
-    """A response of fewer than 30 characters."""
-    cuts, _, contents = _turns(made.cells)
-    short = _all(cuts, pc.less(pc.utf8_length(contents), 30).to_numpy(zero_copy_only=False))
-    return short[made.side("chosen")] | short[made.side("rejected")]
-
-
-def _repetition(made: Candidates) -> np.ndarray:
-    """A response of 60 words or more, fewer than three in ten of whose word 3-grams are different ones."""
-    grams = shingles(texts_of(made.cells))
-    counts = np.diff(grams.cuts)
-    distinct = np.array([len(np.unique(grams.hashes[a:b])) for a, b in pairwise(grams.cuts)])
-    looping = (counts >= 60) & (distinct < 0.3 * counts)
-    return looping[made.side("chosen")] | looping[made.side("rejected")]
-
-
-def _mixed_scripts(made: Candidates) -> np.ndarray:
-    """The prompt is mostly Latin letters and a response mostly not, or the other way round."""
-    contents = texts_of(made.cells)
-    all_chars = pc.utf8_length(contents).to_numpy(zero_copy_only=False)
-    foreign = pc.binary_length(contents).to_numpy(zero_copy_only=False) - all_chars  # bytes beyond one a character
-    script = np.where(
-        all_chars < 40, 0, np.where(foreign > 0.5 * all_chars, 2, np.where(foreign < 0.1 * all_chars, 1, 0))
-    )
-    prompt, chosen, rejected = (script[made.side(name)] for name in SIDES)
-    return ((prompt * chosen) == 2) | ((prompt * rejected) == 2)
 
 
 def _pattern(name: str, made: Candidates) -> np.ndarray:
@@ -263,17 +104,17 @@ def _text(severity: Severity, name: str, meaning: str) -> Check:
 
 
 CHECKS: dict[str, Check] = {
-    "bad_role": Check("reject", _bad_role, "a role other than system, user, assistant, tool"),
-    "role_alternation": Check("reject", _misplaced, "turns out of order, or no assistant turn where one must be"),
-    "empty_prompt": Check("reject", partial(_empty, "prompt"), "nothing but white space and zero-width characters"),
-    "empty_chosen": Check("reject", partial(_empty, "chosen"), "the same"),
-    "empty_rejected": Check("reject", partial(_empty, "rejected"), "the same"),
-    "identical_pair": Check("reject", _same_texts, "equal after NFC with white space collapsed"),
-    "score_sign_conflict": Check("reject", _score_sign, "the chosen score is below the rejected one"),
+    "bad_role": Check("reject", bad_role, "a role other than system, user, assistant, tool"),
+    "role_alternation": Check("reject", misplaced, "turns out of order, or no assistant turn where one must be"),
+    "empty_prompt": Check("reject", partial(empty, "prompt"), "nothing but white space and zero-width characters"),
+    "empty_chosen": Check("reject", partial(empty, "chosen"), "the same"),
+    "empty_rejected": Check("reject", partial(empty, "rejected"), "the same"),
+    "identical_pair": Check("reject", same_texts, "equal after NFC with white space collapsed"),
+    "score_sign_conflict": Check("reject", score_sign, "the chosen score is below the rejected one"),
     "api_error_text": _text("reject", "api_error_text", "an error message of a server as response"),
     "deleted_placeholder": _text("reject", "deleted_placeholder", "[deleted] or [removed] as a whole text"),
-    "conflicting_labels": Check("flag", _later, "the same prompt and responses with the other one chosen elsewhere"),
-    "near_identical_pair": Check("flag", _near_identical, "responses begin or end alike and overlap by more than 0.9"),
+    "conflicting_labels": Check("flag", later, "the same prompt and responses with the other one chosen elsewhere"),
+    "near_identical_pair": Check("flag", near_identical, "responses begin or end alike and overlap by more than 0.9"),
     "role_marker_in_text": _text("flag", "role_marker_in_text", "Human:, <|im_start|>, [INST] … inside a text"),
     "model_identity": _text("flag", "model_identity", "a response says which model wrote it"),
     "refusal": _text("flag", "refusal", "the chosen response refuses"),
@@ -285,9 +126,9 @@ CHECKS: dict[str, Check] = {
     "link_only": _text("flag", "link_only", "a response that is hardly more than a link"),
     "image_only": _text("flag", "image_only", "a response that is hardly more than an image"),
     "email_address": _text("flag", "email_address", "an e-mail address"),
-    "too_short": Check("flag", _short, "a response of fewer than 30 characters"),
-    "too_long": Check("flag", _long, "a text of more than 100,000 bytes"),
-    "licence_missing": Check("off", _no_licence, "the source names no licence"),
-    "mixed_scripts": Check("off", _mixed_scripts, "Latin on one side, another script on the other"),
-    "repetition": Check("off", _repetition, "a response that goes round in circles"),
+    "too_short": Check("flag", short, "a response of fewer than 30 characters"),
+    "too_long": Check("flag", long, "a text of more than 100,000 bytes"),
+    "licence_missing": Check("off", no_licence, "the source names no licence"),
+    "mixed_scripts": Check("off", mixed_scripts, "Latin on one side, another script on the other"),
+    "repetition": Check("off", repetition, "a response that goes round in circles"),
 }

@@ -20,11 +20,11 @@ app = App(
     help="From human judgements to a tuned model and an honest number.",
     suppress_keyboard_interrupt=False,
 )
-app.command("prefkit.commands:convert", help="Turn a preference source into validated Arrow shards.")
+app.command("prefkit.convert_command:convert", help="Turn a preference source into validated Arrow shards.")
 app.command("prefkit.commands:sources", help="List the sources convert understands.")
 app.command("prefkit.commands:show", help="Print pairs of a data set.")
 app.command("prefkit.commands:verify", help="Check a data set against its manifest (exit 1 if it fails).")
-app.command("prefkit.commands:rejects", help="Say what was refused and why; convert it again after a fix.")
+app.command("prefkit.convert_command:rejects", help="Say what was refused and why; convert it again after a fix.")
 app.command("prefkit.commands:stats", help="Describe a data set: counts, lengths, margins, biases.")
 app.command("prefkit.commands:diff", help="Say what differs between two data sets (exit 1 if pairs do).")
 app.command("prefkit.commands:push", help="Upload a data set to the Hugging Face Hub.")

@@ -23,7 +23,7 @@ from prefkit.errors import UserError
 from prefkit.finish import rejects_table
 from prefkit.folder import cannot_write, claim_work, log_of, make_folder, only_writer, refuse_finished
 from prefkit.near import THRESHOLD, near_duplicates
-from prefkit.plan import SMALL_BYTES, Plan, Settings, make_plan, prepare, size_of, tool_versions
+from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
@@ -85,8 +85,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
     """plan → `work` → publish, into a local folder that nobody else writes to."""
     inputs = local_copies(inputs)
     refuse_finished(out)
-    if workers != 1 and size_of(inputs) > SMALL_BYTES:
-        engines.warm_up()
+    engines.warm_up(inputs, workers)
     plan = make_plan(inputs, out / WORK, settings, workers)
     make_folder(out)
     with only_writer(out), log_of(out, plan) as lap:

@@ -6,6 +6,7 @@ A task is a picklable function of plain values and files; run twice, it leaves t
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any, TypeVar
 
 from prefkit.errors import UserError, unknown_name
@@ -24,9 +26,17 @@ from prefkit.progress import progress
 
 # Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
 # (pyarrow imports pandas, if it is there, with the first list that becomes an array.)
-PRELOAD = ["pandas", "prefkit.tasks", "prefkit.publish", "prefkit.sources.stack_exchange_dump", "prefkit.sources.pairs"]
+PRELOAD = [
+    "pandas",
+    "prefkit.tasks",
+    "prefkit.publish",
+    "prefkit.sources.stack_exchange_dump",
+    "prefkit.sources.pairs",
+    "prefkit.sources.stack_exchange_paired",
+]
 
 ENGINES = ("local", "ray")
+SMALL_BYTES = 16 << 20  # of inputs: below it, starting processes costs more than they save
 _cluster = False  # whether `on` has a Ray cluster
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -38,8 +48,15 @@ class WorkerLost(UserError):
     """A worker process died under a task; what is done stays done."""
 
 
-def warm_up() -> None:
-    """Start the process that workers are forked from, so that it loads libraries while the work is planned."""
+def warm_up(inputs: Sequence[Path | str] | Path | str, workers: int | None) -> None:
+    """Start the process that workers are forked from, so that it loads libraries while this one does too, unless the
+    inputs (files or folders) are so small that there will be none."""
+    if workers == 1:
+        return
+    paths = [Path(p) for p in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    files = [f for p in paths for f in (p.rglob("*") if p.is_dir() else [p])]
+    if sum(f.stat().st_size for f in files if f.is_file()) <= SMALL_BYTES:
+        return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with _interrupt_waits():
@@ -156,8 +173,11 @@ def _interrupt_waits() -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and keep freed memory for the next task: asking the system for it anew is slow."""
+    """Leave Ctrl-C to the parent; look for cycles seldom, for rows by the thousand have none; keep freed memory for the
+    next task: asking the system for it anew is slow."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
+    gc.set_threshold(50_000)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # glibc

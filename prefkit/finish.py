@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -111,6 +110,8 @@ def matching(made: Candidates, where: str | None) -> np.ndarray:
     keep = np.ones(made.rows, dtype=bool)
     if where is None:
         return keep
+    import duckdb  # when asked for: it takes a twentieth of a second
+
     hidden = [c for c in made.table.column_names if c.startswith("_")]
     plain_time = made.table["created"].cast(pa.timestamp("s"))  # zoned times would need an extension of duckdb
     visible = made.spelled().drop_columns(hidden).append_column("_row", pa.array(np.arange(made.rows)))
@@ -131,6 +132,8 @@ def check_condition(where: str | None) -> None:
     """UserError unless the expression can be decided of each row alone, and always alike."""
     if where is None:
         return
+    import duckdb
+
     with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
         (tree,) = db.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchone() or ("{}",)
         unsteady = db.execute("SELECT function_name FROM duckdb_functions() WHERE stability != 'CONSISTENT'").fetchall()

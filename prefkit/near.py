@@ -6,6 +6,7 @@ overlap by 0.9 are proposed with probability 1 − (1 − 0.9⁶)¹⁶ = 0.99999
 
 from __future__ import annotations
 
+from array import array
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +28,6 @@ AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
 
 # Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK
 # character is one.
-_LOWER = np.arange(256, dtype=np.uint64)
-_LOWER[65:91] += 32
-_WORD = np.zeros(256, dtype=bool)
-_WORD[[*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 256)]] = True
-_ALONE = np.zeros(256, dtype=bool)
-_ALONE[0xE3:0xEE] = True  # first bytes of U+3000 to U+D7FF: kana, ideographs, Hangul syllables
 # UTF-8 of U+00A0–00BF, U+2000–207F and U+3000–303F: first byte, second byte from and to, length.
 _PUNCTUATION = ((0xC2, 0xA0, 0xBF, 2), (0xE2, 0x80, 0x81, 3), (0xE3, 0x80, 0x80, 3))
 _SEED, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED558CCD)
@@ -73,15 +68,18 @@ def _shingles(data: np.ndarray, cuts: np.ndarray, n_words: int) -> Grams:
     grams = np.where(counts >= n_words, counts - n_words + 1, np.minimum(counts, 1))
     out = np.concatenate([[0], np.cumsum(grams)])
     head = np.repeat(first[:-1] - out[:-1], grams) + np.arange(out[-1])  # the first word of each gram
+    mixed, whole = np.zeros(len(hashes), dtype=np.uint64), np.zeros(len(counts), dtype=np.uint64)
+    for k in range(min(n_words, len(hashes))):  # from each word on, the hash of k + 1 words
+        end = len(hashes) - k
+        mixed[:end] = _mix(mixed[:end] ^ hashes[k:]) + np.uint64(k + 1)
+        ended = counts == k + 1
+        whole[ended] = mixed[first[:-1][ended]]
+    found, short = mixed[head], (counts > 0) & (counts < n_words)
+    found[out[:-1][short]] = whole[short]
     length = np.minimum(np.repeat(counts, grams), n_words)
-    mixed = np.zeros(len(head), dtype=np.uint64)
-    for k in range(n_words):
-        inside = k < length
-        step = np.where(inside, hashes[np.minimum(head + k, max(len(hashes) - 1, 0))], 0) if len(hashes) else mixed
-        mixed = np.where(inside, _mix(mixed ^ step) + np.uint64(k + 1), mixed)
     last = head + length - 1
     return Grams(
-        mixed, out, (begins[head] if len(head) else head) + cuts[0], (ends[last] if len(head) else head) + cuts[0]
+        found, out, (begins[head] if len(head) else head) + cuts[0], (ends[last] if len(head) else head) + cuts[0]
     )
 
 
@@ -97,10 +95,13 @@ def _words(data: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     """
     fresh = np.zeros(len(data) + 1, dtype=bool)  # where a word cannot go on from the byte before
     fresh[cuts] = True
-    alone = np.flatnonzero(_ALONE[data])
-    fresh[alone] = True
-    fresh[np.minimum(alone + 3, len(data))] = True
-    inside = np.append(_WORD[data], False)
+    alone = _within(data, 0xE3, 0xED)  # first bytes of U+3000 to U+D7FF: kana, ideographs, Hangul syllables
+    if alone.any():
+        at = np.flatnonzero(alone)
+        fresh[at] = True
+        fresh[np.minimum(at + 3, len(data))] = True
+    lower = data | (_within(data, 65, 90) * np.uint8(32))
+    inside = np.append(_within(lower, 97, 122) | _within(data, 48, 57) | (data >= 128), False)
     for lead, low, high, size in _PUNCTUATION:
         at = np.flatnonzero(data[:-1] == lead)
         at = at[(data[at + 1] >= low) & (data[at + 1] <= high)]
@@ -111,8 +112,13 @@ def _words(data: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     ends = np.flatnonzero(inside[:-1] & ~goes_on) + 1
     up, down = _powers(len(data) + 1)
     sums = np.zeros(len(data) + 1, dtype=np.uint64)
-    np.cumsum(_LOWER[data] * up[: len(data)], out=sums[1:])
+    np.cumsum(lower.astype(np.uint64) * up[: len(data)], out=sums[1:])
     return begins, ends, _mix((sums[ends] - sums[begins]) * down[begins])
+
+
+def _within(data: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Which bytes lie between two, both included: one comparison, as what is below wraps round."""
+    return data - np.uint8(low) <= np.uint8(high - low)
 
 
 @lru_cache(maxsize=2)
@@ -133,7 +139,8 @@ def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: n
         return found
     grams = shingles(texts)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams.hashes, grams.cuts.astype(np.uint64), BANDS * ROWS, 0)
-    digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(texts), BANDS, ROWS)
+    flat = b"".join([array("L", row) for row in matrix.to_rows()])  # faster than NumPy goes through lists of lists
+    digests = np.frombuffer(flat, np.dtype("L")).astype(np.uint64, copy=False).reshape(len(texts), BANDS, ROWS)
     bands = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), (len(texts), BANDS))
     for k in range(ROWS):
         bands = _mix(bands * _SEED ^ digests[:, :, k])
@@ -144,11 +151,13 @@ def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: n
 def proposals(keys: np.ndarray) -> np.ndarray:
     """Texts that share the key of a band (uint64[n], 0 = none): each with the one before and the first of its run,
     int64[m, 2]."""
-    order = np.argsort(keys, kind="stable")
+    ordered = np.sort(keys)
+    shared = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))  # few: what sorts is the rest
+    order = shared[np.argsort(keys[shared], kind="stable")]
     ordered = keys[order]
-    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(keys) else np.zeros(0, int)
-    first = np.repeat(begins, np.diff([*begins.tolist(), len(keys)]))
-    at = np.arange(len(keys))
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(order)])
+    first = np.repeat(begins, np.diff([*begins.tolist(), len(order)]))
+    at = np.arange(len(order))
     later = at > first
     pairs = [
         np.stack([order[at[later] - 1], order[at[later]]], 1),

@@ -24,9 +24,9 @@ class Pattern(NamedTuple):
     sure: Callable[[str], bool] | None = None
 
     @property
-    def is_bound(self) -> bool:
-        """Whether it can only begin where the text does."""
-        return self.regex.removeprefix("(?i)").startswith("^")
+    def is_quick(self) -> bool:
+        """Whether it can only begin where the text does, or with one character that RE2 leaps to."""
+        return self.regex.removeprefix("(?i)").startswith(("^", "!", "\ufffd"))
 
 
 def _outside_code(pattern: str) -> Callable[[str], bool]:
@@ -36,7 +36,14 @@ def _outside_code(pattern: str) -> Callable[[str], bool]:
 
 def _only(link: str) -> Callable[[str], bool]:
     found = re.compile(link)
-    return lambda text: len(found.sub("", text).strip()) < 20
+
+    def little_else(text: str) -> bool:
+        lines = text.split("\n")  # no link goes on in the next one: most texts soon have a line without any
+        if any(len(line.strip()) >= 20 and "](" not in line and "http" not in line for line in lines):
+            return False
+        return len(found.sub("", text).strip()) < 20
+
+    return little_else
 
 
 def _cut_off(text: str) -> bool:
@@ -76,12 +83,12 @@ PATTERNS: dict[str, Pattern] = {
 class Suspects:
     """The cells in which any of the wanted patterns occurs, found in one pass, and the rows that a pattern marks.
 
-    Patterns that are bound to the beginning of a text cost next to nothing and are looked for one by one.
+    Quick patterns cost next to nothing and are looked for one by one.
     """
 
     def __init__(self, made: Candidates, names: set[str]):
         self.made, self.contents = made, texts_of(made.cells)
-        wanted = [p.regex for n, p in PATTERNS.items() if n in names and not p.is_bound]
+        wanted = [p.regex for n, p in PATTERNS.items() if n in names and not p.is_quick]
         anything = "|".join(f"(?:{p})" for p in wanted)
         hits = pc.match_substring_regex(self.contents, anything) if wanted else pa.array([False] * len(made.cells))
         self.cells = np.flatnonzero(hits.to_numpy(zero_copy_only=False))
@@ -90,9 +97,9 @@ class Suspects:
     def rows(self, name: str) -> np.ndarray:
         """Which rows the pattern marks: bool[n]."""
         pattern = PATTERNS[name]
-        found = pc.match_substring_regex(self.contents if pattern.is_bound else self.texts, pattern.regex)
+        found = pc.match_substring_regex(self.contents if pattern.is_quick else self.texts, pattern.regex)
         here = np.flatnonzero(found.to_numpy(zero_copy_only=False))
-        here = here if pattern.is_bound else self.cells[here]
+        here = here if pattern.is_quick else self.cells[here]
         if pattern.sure is not None:
             here = np.array([c for c in here.tolist() if pattern.sure(self.contents[c].as_py())], dtype=np.int64)
         marked = np.zeros(len(self.made.cells), dtype=bool)

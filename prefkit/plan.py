@@ -30,7 +30,6 @@ from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
 from prefkit.tasks import Job
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
-SMALL_BYTES = 16 << 20  # below it, starting processes costs more than they save
 TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow", "rensa")
 
 
@@ -127,7 +126,7 @@ def make_plan(
     if given.splits_from is not None:
         anchors = read_anchors(Path(given.splits_from), list(shares))
         config["splits_from"] = Manifest.read(given.splits_from).digest
-    workers = workers if workers is not None else engine.cores() if total > SMALL_BYTES else 1
+    workers = workers if workers is not None else engine.cores() if total > engine.SMALL_BYTES else 1
     return Plan(chosen, job, _describe_inputs(slices, workers), config, shares, workers, against, anchors)
 
 
@@ -142,13 +141,6 @@ def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
         if any(path.samefile(other) for other in paths[:i]):
             raise UserError("the same input is given twice", shown, "give it once")
     return paths
-
-
-def size_of(inputs: Sequence[Path | str]) -> int:
-    """Bytes of all files given or in the folders given, read or not."""
-    paths = [Path(p) for p in inputs]
-    files = [f for p in paths for f in (p.rglob("*") if p.is_dir() else [p])]
-    return sum(f.stat().st_size for f in files if f.is_file())
 
 
 def prepare(plan: Plan) -> None:

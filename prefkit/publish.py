@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit import engine
-from prefkit.checks import with_flag
+from prefkit.checks import with_flags
 from prefkit.finish import REJECTS, reject_of, rejects_table
 from prefkit.schema import PAIRS
 from prefkit.shards import BATCH_ROWS, SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
@@ -138,8 +138,8 @@ def _rows(shard: _Shard) -> Any:
             table = made.spelled(rows[a : a + TAKE_ROWS]).add_column(
                 1, PAIRS.field("group_id"), names[a : a + TAKE_ROWS]
             )
-            marked = flagged[a : a + TAKE_ROWS]
-            yield with_flag(table, "conflicting_labels", marked).select(PAIRS.names).cast(PAIRS)
+            marked = {"conflicting_labels": flagged[a : a + TAKE_ROWS]}
+            yield with_flags(table, marked).select(PAIRS.names).cast(PAIRS)
 
 
 def _stream(path: Path) -> pa.Table:

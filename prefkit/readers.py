@@ -23,7 +23,8 @@ Record = dict[str, Any]
 Positioned = Iterator[
     tuple[int, Record | str]
 ]  # place in the file from 1, then the record or, if it is damaged, its text
-BATCH_ROWS = 1024
+BATCH_ROWS = 1024  # as records, which take much memory
+TABLE_ROWS = 1 << 14  # as a table
 
 
 class Piece(NamedTuple):
@@ -40,7 +41,7 @@ def pieces(path: Path, step: int) -> list[Piece]:
     if size > step and kind(path) == "jsonl" and not name.endswith((".gz", ".zst")):
         return [Piece("bytes", a, min(a + step, size)) for a in range(0, size, step)]
     if size > step and kind(path) == "parquet":
-        with _readable(path), pq.ParquetFile(path) as f:
+        with readable(path), pq.ParquetFile(path) as f:
             n = f.metadata.num_row_groups
         each = max(1, n * step // size)
         return [Piece("groups", a, min(a + each, n)) for a in range(0, n, each)]
@@ -61,13 +62,12 @@ def count_lines(path: Path, piece: Piece) -> int:
 def read_piece(path: Path, piece: Piece, first_line: int, tally: Counter[str]) -> Iterator[tuple[str, Record | str]]:
     """`read_records` of a part; `first_line` is how many line ends lie before its first byte."""
     if piece.kind == "bytes":
-        with _readable(path):
+        with readable(path):
             yield from ((f"{path.name}:{n}", record) for n, record in _line_range(path, piece, first_line, tally))
     elif piece.kind == "groups":
-        with _readable(path), pq.ParquetFile(path) as f:
-            before = sum(f.metadata.row_group(i).num_rows for i in range(piece.start))
-            batches = f.iter_batches(BATCH_ROWS, row_groups=range(piece.start, piece.stop))
-            yield from ((f"{path.name}:{before + n}", record) for n, record in _rows(batches))
+        with readable(path):
+            found = _rows(_batches(path, piece, BATCH_ROWS))
+            yield from ((f"{path.name}:{row}", record) for row, record in found)
     else:
         yield from read_records(path, tally)
 
@@ -94,7 +94,7 @@ def read_records(path: Path, tally: Counter[str] | None = None) -> Iterator[tupl
     be read from the start or breaks off.
     """
     reader = READERS[kind(path)]
-    with _readable(path):
+    with readable(path):
         for place, record in reader(path, Counter() if tally is None else tally):
             yield f"{path.name}:{place}", record
 
@@ -120,7 +120,8 @@ def is_readable(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong inside is the file's fault: a `UserError` that names it."""
     try:
         yield
     except (pa.ArrowException, ValueError, RecursionError, csv.Error, zlib.error, EOFError, OSError) as e:
@@ -205,33 +206,55 @@ def _sound(lines: Iterable[str], tally: Counter[str]) -> Iterator[str]:
         yield line if line.isascii() else _decode(line.encode(errors="surrogateescape"), tally)
 
 
-def _parquet(path: Path, tally: Counter[str]) -> Positioned:
+def batches(path: Path, piece: Piece) -> Iterator[tuple[int, pa.RecordBatch]] | None:
+    """A piece of a table as record batches, each with the number of rows before it; None for other formats.
+
+    Errors: `UserError` as in `read_records`, also where a string is not UTF-8.
+    """
+    return _batches(path, piece, TABLE_ROWS) if kind(path) in ("parquet", "arrow") else None
+
+
+def _batches(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    read = _arrow if kind(path) == "arrow" else _parquet
+    with readable(path):
+        for before, batch in read(path, piece, rows):
+            batch.validate(full=True)
+            yield before, batch
+
+
+def _parquet(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     with pq.ParquetFile(path) as f:
-        yield from _rows(f.iter_batches(BATCH_ROWS))
+        before = sum(f.metadata.row_group(i).num_rows for i in range(piece.start))
+        groups = range(piece.start, piece.stop if piece.kind else f.metadata.num_row_groups)
+        for batch in f.iter_batches(rows, row_groups=groups):
+            yield before, batch
+            before += batch.num_rows
 
 
-def _arrow(path: Path, tally: Counter[str]) -> Positioned:
+def _arrow(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    before = 0
     with pa.memory_map(str(path)) as source:
-        if source.read(6) == b"ARROW1":
-            file = pa.ipc.open_file(source)
-            yield from _rows(file.get_batch(i) for i in range(file.num_record_batches))
-        else:
-            source.seek(0)
-            yield from _rows(pa.ipc.open_stream(source))
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        file = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        for batch in map(file.get_batch, range(file.num_record_batches)) if is_file else file:
+            yield before, batch
+            before += batch.num_rows
 
 
-def _rows(batches: Any) -> Positioned:
-    row = 0
-    for batch in batches:
-        for record in batch.to_pylist():
-            row += 1
-            yield row, record
+def _table(path: Path, tally: Counter[str]) -> Positioned:
+    return _rows(_batches(path, Piece(), BATCH_ROWS))
+
+
+def _rows(found: Iterator[tuple[int, pa.RecordBatch]]) -> Positioned:
+    for before, batch in found:
+        yield from enumerate(batch.to_pylist(), before + 1)
 
 
 READERS: dict[str, Callable[[Path, Counter[str]], Positioned]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,
-    "parquet": _parquet,
-    "arrow": _arrow,
+    "parquet": _table,
+    "arrow": _table,
 }

@@ -27,6 +27,7 @@ CANDIDATES = pa.schema(
 )
 _json = encode_basestring  # json.dumps(text, ensure_ascii=False), without building an encoder for each text
 CONTROLS = bytes(set(range(32)) - {9, 10, 13}) + b"\x7f"
+AT_A_TIME = 1 << 18  # bytes that are looked at together: they fit the cache
 
 
 class Candidates(NamedTuple):
@@ -81,18 +82,28 @@ def clean_column(texts: Sequence[str | None], tally: Counter[str]) -> pa.Array:
         column = pa.array(texts, pa.string())
     except UnicodeEncodeError:
         return pa.array([None if t is None else clean(t, tally) for t in texts], pa.string())
-    data = string_bytes(column)
-    low = np.flatnonzero((data < 32) | (data == 127))
-    dirty = low[(data[low] != 9) & (data[low] != 10)]
-    if not len(dirty):
+    rows = unclean(column)
+    if not len(rows):
         return column
-    cuts = string_offsets(column)
-    rows = np.unique(np.searchsorted(cuts, cuts[0] + dirty, side="right") - 1).tolist()
     pieces, done = [], 0
-    for i in rows:
+    for i in rows.tolist():
         pieces += [column.slice(done, i - done), pa.array([clean(texts[i] or "", tally)], pa.string())]
         done = i + 1
     return pa.concat_arrays([*pieces, column.slice(done)])
+
+
+def unclean(column: pa.StringArray) -> np.ndarray:
+    """The texts that `clean` would change: int64[m], ascending."""
+    data, found = string_bytes(column), []
+    for a in range(0, len(data), AT_A_TIME):
+        part = data[a : a + AT_A_TIME]
+        bad = (part < 32) & (part != 9) & (part != 10) | (part == 127)
+        if bad.any():
+            found.append(np.flatnonzero(bad) + a)
+    if not found:
+        return np.zeros(0, np.int64)
+    cuts = string_offsets(column)
+    return np.unique(np.searchsorted(cuts, cuts[0] + np.concatenate(found), side="right") - 1)
 
 
 def string_bytes(column: pa.Array) -> np.ndarray:
@@ -114,6 +125,20 @@ def edges(column: pa.Array, rows: np.ndarray, n: int, *, end: bool = False) -> n
     cuts = string_offsets(column) - string_offsets(column)[0]
     at = cuts[rows + 1] - n if end else cuts[rows]
     return string_bytes(column)[at[:, None] + np.arange(n)]
+
+
+def concat(parts: Sequence[Candidates]) -> Candidates:
+    """Candidates one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    found, before = [], 0
+    for cells, table in parts:
+        for name in SIDES:
+            moved = pa.array(table[name].to_numpy() + np.int32(before))
+            table = table.set_column(table.schema.get_field_index(name), CANDIDATES.field(name), moved)
+        found.append(table)
+        before += len(cells)
+    return Candidates(pa.concat_arrays([p.cells for p in parts]), pa.concat_tables(found).combine_chunks())
 
 
 def no_candidates() -> Candidates:
@@ -138,7 +163,7 @@ def candidates(pairs: Sequence[Pair], records: Sequence[int], tally: Counter[str
     columns: dict[str, Any] = {
         side: np.arange(k, 3 * len(pairs), 3, dtype=np.int32) for k, side in enumerate(SIDES)
     } | {
-        "meta": clean_column([_meta(p.meta) for p in pairs], Counter()),
+        "meta": clean_column([meta_json(p.meta) for p in pairs], Counter()),
         "_records": pa.ListArray.from_arrays(
             pa.array(np.arange(len(pairs) + 1, dtype=np.int32)), pa.array(records, pa.int32())
         ),
@@ -154,7 +179,7 @@ def candidates(pairs: Sequence[Pair], records: Sequence[int], tally: Counter[str
     return with_ids(pa.ListArray.from_arrays(pa.array(_cuts(lengths)), messages), columns)
 
 
-_meta = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+meta_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 def _cuts(lengths: Sequence[int]) -> np.ndarray:
@@ -177,14 +202,25 @@ def with_ids(cells: pa.ListArray, columns: dict[str, Any]) -> Candidates:
 
 
 def cell_json(cells: pa.ListArray) -> list[bytes]:
-    """Each cell as the JSON that `schema.pair_id` hashes."""
+    """Each cell, whose texts are clean, as the JSON that `schema.pair_id` hashes."""
     flat, cuts = cells.flatten(), offsets(cells)
     roles = flat.field(0).to_pylist()
-    encoded = {r: _json(r) for r in dict.fromkeys(roles)}
-    turns = [f"[{encoded[r]},{_json(c)}]" for r, c in zip(roles, flat.field(1).to_pylist(), strict=True)]
+    opened = {r: f'[{_json(r)},"'.encode() for r in dict.fromkeys(roles)}
+    turns = [opened[r] + t + b'"]' for r, t in zip(roles, _escaped(flat.field(1)), strict=True)]
     if len(turns) == len(cells) and (np.diff(cuts) == 1).all():
-        return [f"[{t}]".encode() for t in turns]
-    return [("[" + ",".join(turns[a:b]) + "]").encode() for a, b in pairwise(cuts)]
+        return [b"[%b]" % t for t in turns]
+    return [b"[%b]" % b",".join(turns[a:b]) for a, b in pairwise(cuts)]
+
+
+def _escaped(texts: pa.StringArray) -> list[bytes]:
+    """Clean texts as they stand between the quotes of JSON: all of them at once, apart by a byte that none holds."""
+    if not len(texts):
+        return []
+    ends = pa.array(np.array([0, len(texts)], np.int32))
+    whole = pc.binary_join(pa.ListArray.from_arrays(ends, texts), "\0")[0].as_buffer().to_pybytes()
+    for raw, escape in ((b"\\", rb"\\"), (b'"', rb"\""), (b"\n", rb"\n"), (b"\t", rb"\t")):
+        whole = whole.replace(raw, escape)
+    return whole.split(b"\0")
 
 
 def cell_hashes(cells: pa.ListArray) -> np.ndarray:

@@ -10,9 +10,8 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefkit import lookups, tables
+from prefkit import lookups, records
 from prefkit.contamination import Evaluation
 from prefkit.finish import Rules, finish, prompt_signatures, row_keys
-from prefkit.readers import Piece, count_lines, read_piece
-from prefkit.schema import Pair, Reject
-from prefkit.sources import PairInput, Refused, Slice, Source, Unused, get_source
+from prefkit.readers import Piece, count_lines
+from prefkit.schema import Reject
+from prefkit.sources import PairInput, Slice, get_source
 from prefkit.tables import Candidates
 
 
@@ -223,56 +222,12 @@ def reads_together(job: Job) -> bool:
 
 
 def read_slice(task: Task) -> None:
-    """Convert the records of a file (of all files, where it takes them together), then check and filter."""
-    job = task.job
-    source = get_source(job.source)
-    assert source.to_pairs is not None
-    tally: Counter[str] = Counter()
-    pairs: list[Pair] = []
-    owners: list[int] = []
-    fates: list[str] = []
-    rejects: list[Reject] = []
-    n_made = n_ties = 0
+    """Convert the records of a slice (of all, where they are taken together), then check and filter."""
+    job, tally = task.job, Counter[str]()
     numbers = range(len(job.slices)) if reads_together(job) else [task.number]
-    found_records = _records(source, job, [(job.slices[n], task.base[n]) for n in numbers], tally)
-    for position, record in islice(found_records, job.limit):
-        fates.append("")
-        try:
-            if isinstance(record, str):
-                raise Refused("malformed_record")
-            made = list(source.to_pairs(record, job.options))
-        except Refused as refused:
-            tally[f"records.rejected.{refused.reason}"] += 1
-            raw = record if isinstance(record, str) else json.dumps(record, ensure_ascii=True, default=str)
-            rejects.append(Reject(refused.reason, position, raw))
-            fates[-1] = "rejected"
-            continue
-        except Unused as unused:
-            fates[-1] = unused.reason
-            continue
-        found = [p for p in made if isinstance(p, Pair)]
-        n_made += len(made)
-        n_ties += len(made) - len(found)
-        if not found:
-            fates[-1] = "only_ties" if made else "no_candidates"
-        for pair in found:
-            pairs.append(pair)
-            owners.append(len(fates) - 1)
-            pair.meta.setdefault("positions", [position])
-    tally.update({"records.read": len(fates), "candidates.made": n_made, "candidates.ties": n_ties})
-    _finish(task, tables.candidates(pairs, owners, tally), fates, rejects, tally)
-
-
-def _records(
-    source: Source, job: Job, slices: list[tuple[Slice, int]], tally: Counter[str]
-) -> Iterator[tuple[str, Any]]:
-    if source.records is not None:
-        yield from source.records([s for s, _ in slices], job.options)
-        return
-    for piece, first_line in slices:
-        part = Piece(piece.kind, piece.start, piece.stop)
-        for position, record in read_piece(piece.path, part, first_line, tally):
-            yield piece.name + position.removeprefix(piece.path.name), record
+    slices = [(job.slices[n], task.base[n]) for n in numbers]
+    made = records.read(get_source(job.source), job.options, slices, job.limit, tally)
+    _finish(task, made.candidates, made.fates, made.rejects, tally)
 
 
 def count_slice(piece: Slice) -> int:

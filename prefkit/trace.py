@@ -6,9 +6,14 @@ import gzip
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefkit import archives
 from prefkit.errors import UserError
@@ -16,6 +21,7 @@ from prefkit.shards import Manifest, read_shard, shards_of
 from prefkit.xmlrows import REFERENCE, Damaged, parse
 
 SHOWN_CHARS = 300
+SHOWN_NAMES = 5
 
 
 class Step(NamedTuple):
@@ -28,20 +34,25 @@ class Step(NamedTuple):
 class Found(NamedTuple):
     """A pair and where it stands."""
 
-    row: dict
+    table: pa.Table
     split: str
     shard: str
     number: int
 
+    @property
+    def row(self) -> dict:
+        """All columns of the pair."""
+        return self.table.slice(self.number, 1).to_pylist()[0]
 
-def follow(pair_id: str, data: Path | str) -> list[Step]:
-    """The way of a pair from the input to the shards; `pair_id` may be its first characters.
+
+def follow(name: str, data: Path | str) -> list[Step]:
+    """The way of a pair from the input to the shards; `name` is its id or source id, or how one of them begins.
 
     The raw rows are shown where the input still lies where `convert` read it and still has the same sha256.
     """
     data = Path(data)
     manifest = Manifest.read(data)
-    found = find(pair_id, data, manifest)
+    found = find(name, data, manifest)
     row, meta = found.row, json.loads(found.row["meta"] or "{}")
     steps = []
     names = ("prompt", "chosen", "rejected") if len(meta.get("positions", [])) == 3 else ("record",)
@@ -66,20 +77,30 @@ def _votes(side: str, meta: dict) -> str:
     return f" from {meta[f'votes_{side}']} votes" if f"votes_{side}" in meta else ""
 
 
-def find(pair_id: str, data: Path, manifest: Manifest) -> Found:
-    """The pair whose id begins with `pair_id`; a `UserError` for none or several."""
-    hits = []
-    for split in manifest.splits:
-        for shard in shards_of(manifest, split):
-            table = read_shard(data / shard)
-            ids = table["id"].to_pylist()
-            hits += [(split, shard, i, table) for i, full in enumerate(ids) if full.startswith(pair_id)]
-    if len(hits) != 1:
-        raise UserError(
-            f"{len(hits) or 'no'} pairs have an id that begins with {pair_id!r}", data, "prefkit show prints whole ids"
-        )
-    split, shard, number, table = hits[0]
-    return Found(table.slice(number, 1).to_pylist()[0], split, shard, number)
+def find(name: str, data: Path, manifest: Manifest) -> Found:
+    """The one pair of this id or source id, whole or by its first characters; a `UserError` for none or several."""
+    shards = [(split, shard) for split in manifest.splits for shard in shards_of(manifest, split)]
+    tables = [(split, shard, read_shard(data / shard)) for split, shard in shards]
+    hits = _named(name, tables, pc.equal) or _named(name, tables, pc.starts_with)
+    if len(hits) == 1:
+        return hits[0]
+    near, known = hits, name
+    while not near and (known := known[:-1]):
+        near = _named(known, tables, pc.starts_with)
+    listed = ", ".join(f"{h.row['source_id']} ({h.row['id'][:12]})" for h in near[:SHOWN_NAMES])
+    listed += " …" if len(near) > SHOWN_NAMES else ""
+    if hits:
+        raise UserError(f"{len(hits):,} pairs have an id that begins with {name!r}", data, f"choose of {listed}")
+    raise UserError(f"no pair has the id {name!r}", data, f"near it: {listed}" if near else "prefkit show prints ids")
+
+
+def _named(name: str, tables: list[tuple[str, str, pa.Table]], matches: Callable[..., pa.ChunkedArray]) -> list[Found]:
+    """The pairs of whose two ids one matches."""
+    found = []
+    for split, shard, table in tables:
+        marks = pc.or_(matches(table["id"], name), pc.fill_null(matches(table["source_id"], name), False))
+        found += [Found(table, split, shard, number) for number in np.flatnonzero(marks.to_numpy()).tolist()]
+    return found
 
 
 def raw_record(position: str, data: Path, manifest: Manifest) -> str | None:

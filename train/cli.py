@@ -8,7 +8,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from train.config import DpoRun, Run, SftRun, check, from_yaml
+from train.check import check, check_inputs
+from train.config import DpoRun, Run, SftRun
+from train.config_file import from_yaml
 from train.core.memory import keep_pages
 from train.core.quiet import quiet_libraries
 
@@ -51,6 +53,7 @@ def _dpo(
 
 def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
+    check_inputs(checked)
     keep_pages()
     quiet_libraries()
     module, _, function = trainer.partition(":")

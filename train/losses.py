@@ -14,7 +14,8 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from prefkit.errors import UserError, unknown_name
+from prefkit.errors import UserError
+from train.check import check_loss
 from train.core.rewards import pair_rewards
 
 
@@ -62,11 +63,8 @@ def find_loss(name: str) -> Loss:
     """The loss of that name, or a user's own as `./mine.py:function` with the signature of `sigmoid`."""
     if name in LOSSES:
         return LOSSES[name]
+    check_loss(name)
     file, _, attribute = name.rpartition(":")
-    if not file.endswith(".py"):
-        raise unknown_name("loss", name, LOSSES)
-    if not Path(file).is_file():
-        raise UserError("loss file not found", name, "write it as ./file.py:function")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None
     assert spec.loader is not None

@@ -22,7 +22,9 @@ from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config,
 from train.core.memory import peak_megabytes
 from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row, Rows
-from train.trainer import Layout, Objective, StepTrainer, save_policy, schedule, training_arguments
+from train.schedule import schedule
+from train.trainer import Layout, Objective, StepTrainer, training_arguments
+from train.weights import save_policy
 
 DROPPED = "dropped.json"
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
@@ -67,6 +69,7 @@ class Session:
 
 def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     """Open the run folder, the tokenizer and the data; return them with the resolved run."""
+    training_arguments(run.trainer, out, run.seed, 1)  # what only transformers can refuse, before the data is read
     path = Path(run.model.path).expanduser()
     known = data_digest(run.data.path)
     tokenizer = load_tokenizer(run.model.path)

@@ -7,7 +7,6 @@ tokens (SFT), divided once by the count of the whole step, window or evaluation,
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,18 +15,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from prefkit.errors import UserError
-from train.config import coerce_trainer
 from train.core.batch import Batch, collate
 from train.core.head import TokenLogps
 from train.core.logprobs import PairPolicy
 from train.core.plan import plan_rows
 from train.core.rows import Row
+from train.schedule import Schedule
+from train.trainer_keys import coerce_trainer
+from train.weights import load_weights, save_policy
 
 
 @dataclass(frozen=True)
@@ -70,48 +70,6 @@ class Layout:
         return (collate(m, self.packed, self.loss_on) for m in planned[rank])
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Row indices of every optimizer step of the training, and where its epochs would end (in steps)."""
-
-    steps: list[np.ndarray]
-    epoch_ends: list[int]
-
-    def epoch_at(self, step: int) -> float:
-        """Epochs passed after so many steps, fractions included."""
-        starts = [0, *self.epoch_ends]
-        done = int(np.searchsorted(self.epoch_ends, step, side="right"))
-        if done == len(self.epoch_ends):
-            return float(done)
-        return done + (step - starts[done]) / (starts[done + 1] - starts[done])
-
-
-def schedule(units: Sequence[int], per_step: int, epochs: float, max_steps: int, seed: int, shuffled: bool) -> Schedule:
-    """Cut each epoch's (seeded) order into steps closed by the row that reaches `per_step` units.
-
-    `max_steps` > 0 overrides `epochs`, which may be a fraction. The last step of an epoch may be short.
-    """
-    steps: list[np.ndarray] = []
-    ends: list[int] = []
-    counts = np.asarray(units)
-    limit = max_steps if max_steps > 0 else None
-    while (len(steps) < limit) if limit else (len(ends) < epochs):
-        rng = np.random.default_rng([seed, len(ends)])
-        order = rng.permutation(len(counts)) if shuffled else np.arange(len(counts))
-        start = total = 0
-        epoch: list[np.ndarray] = []
-        for i, row in enumerate(order):
-            total += counts[row]
-            if total >= per_step or i == len(order) - 1:
-                epoch.append(order[start : i + 1])
-                start, total = i + 1, 0
-        if not limit and epochs - len(ends) < 1:
-            epoch = epoch[: max(1, round(len(epoch) * (epochs - len(ends))))]
-        steps += epoch
-        ends.append(len(steps))
-    return Schedule(steps[:limit], ends)
-
-
 def token_sums(found: TokenLogps) -> dict[str, Tensor]:
     """What is averaged over response tokens: entropy of the predictions, and how often the label was the likeliest."""
     count = found.logps_N.new_tensor(len(found.logps_N))
@@ -144,8 +102,7 @@ class Sums:
 
 def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int) -> TrainingArguments:
     """TrainingArguments from the trainer section; UserError for keys and values it does not take."""
-    fields = {f.name: f for f in dataclasses.fields(TrainingArguments)}
-    given = coerce_trainer(values, fields)
+    given = coerce_trainer(values)
     if (
         0 < (warmup := float(given.get("warmup_steps") or 0)) < 1
     ):  # Trainer rounds up: a run of one step would learn nothing
@@ -275,31 +232,3 @@ class StepTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.bare, Path(resume_from_checkpoint))
-
-
-def save_policy(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """One ordinary adapter, or the whole model, and the tokenizer; safetensors."""
-    if hasattr(model, "peft_config"):
-        # "auto" would ask the hub whether the base's vocabulary was resized
-        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
-    else:
-        model.save_pretrained(folder)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-
-
-def load_weights(model: Any, folder: Path) -> None:
-    """Weights of a checkpoint into the model that is being trained."""
-    tensors: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        tensors |= load_file(file)
-    if hasattr(model, "peft_config"):
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, tensors, adapter_name="default")
-        return
-    result = model.load_state_dict(tensors, strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = set(result.missing_keys) - tied
-    if missing or result.unexpected_keys:
-        raise UserError(f"the checkpoint does not fit the model: {sorted(missing)[:3]}", folder, "start a new run")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
+from prefkit.columns import Columns
 from prefkit.errors import UserError, unknown_name
 from prefkit.schema import Pair, Reject
 from prefkit.tables import Candidates
@@ -133,6 +134,8 @@ class Source:
 
     `to_pairs(record, options)` yields `Pair` and `Tie`, or raises `Refused` or `Unused`; what it yields before raising
     is dropped. A record that yields only ties is counted as `only_ties`, one that yields nothing as `no_candidates`.
+    `to_columns(batch, options)` does the same by columns for those rows of a Parquet or Arrow file that it can, many
+    times as fast; the other rows (all, where it returns None) go to `to_pairs`, and what comes out must not differ.
     `files(path, options)` lists the files an input stands for (by default itself, or the readable files of a folder).
     `records(slices, options)` yields (position, record) for what is not JSON, CSV, Parquet or Arrow, of all inputs
     together, so that it can put together what several say of one thing; the position names the file and the place in
@@ -145,6 +148,7 @@ class Source:
     summary: str
     licence: str
     to_pairs: Callable[[Record, Any], Iterable[Pair | Tie]] | None = None
+    to_columns: Callable[[pa.RecordBatch, Any], Columns | None] | None = None
     options: type = NoOptions
     records: Callable[[list[Slice], Any], Iterator[tuple[str, Record]]] | None = None
     recognises: Callable[[Path], bool] | None = None

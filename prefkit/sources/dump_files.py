@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from prefkit import archives
 from prefkit.errors import UserError
 from prefkit.pairing import PAIRING, SCORES
 from prefkit.sources import Slice
@@ -26,7 +25,7 @@ PACKED = re.compile(r"(?P<site>.+?)-(?P<table>posts|postlinks|users|votes|\w+)\.
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """`site`: `beer` or `beer.stackexchange.com`, where the input's name does not tell. `keep_answer_bot`: user −2.
+    """`site`: `beer` or `beer.stackexchange.com`, where the input does not tell. `keep_answer_bot`: users below −1.
 
     `score`: log2, votes or accepted. `pairing`: all, best-vs-rest, best-vs-worst or adjacent. `later_wins`: only pairs
     whose better answer was written later. `users`, `votes`: whether those tables are read where they are there.
@@ -99,6 +98,8 @@ def _archive_slices(path: Path, options: DumpOptions) -> list[Slice]:
         for table in options.wanted()[1:]:
             files += [p for p in sorted(path.parent.iterdir()) if p.name.lower() == f"{prefix}{table}.7z"][:1]
     if "posts" not in members_of(path, options):
+        from prefkit import archives
+
         raise UserError(
             "no Posts.xml in the archive", path, f"it holds {', '.join(archives.members(path)) or 'nothing'}"
         )
@@ -107,6 +108,8 @@ def _archive_slices(path: Path, options: DumpOptions) -> list[Slice]:
 
 def members_of(archive: Path, options: DumpOptions) -> dict[str, str]:
     """Names of the wanted tables in an archive; a `UserError` where one is there twice."""
+    from prefkit import archives  # when there is one: py7zr takes a twentieth of a second
+
     names = archives.members(archive)
     found = {t: [m for m in names if m.lower().rpartition("/")[2] == f"{t}.xml"] for t in options.wanted()}
     for members in found.values():

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefkit import columns, tables
+from prefkit.columns import Columns
 from prefkit.readers import is_readable
 from prefkit.schema import Message, Pair, prompt_hash
 from prefkit.sources import Record, Refused, Source
 
 NAME = "pairs"
 NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")  # passed through where present
+KNOWN = ("id", "source_id", "set_id", "subset", "positions", *NUMBERS)  # columns that `meta` does not repeat
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
@@ -83,18 +90,7 @@ def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell
         raise Refused("bad_number")
     if score_chosen is not None and score_rejected is not None and score_chosen < score_rejected:
         raise Refused("score_sign_conflict")
-    known = {
-        options.prompt,
-        options.chosen,
-        options.rejected,
-        options.system,
-        "id",
-        "source_id",
-        "set_id",
-        "subset",
-        "positions",
-        *NUMBERS,
-    }
+    known = {options.prompt, options.chosen, options.rejected, options.system, *KNOWN}
     return Pair(
         prompt=prompt,
         chosen=chosen,
@@ -107,8 +103,62 @@ def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell
         score_rejected=score_rejected,
         margin=margin,
         p_chosen=p_chosen,
-        meta={k: _plain(v) for k, v in record.items() if k not in known and isinstance(v, str | int | float | bool)},
+        meta=_extra(record, known),
     )
+
+
+def to_columns(batch: pa.RecordBatch, options: PairsOptions) -> Columns | None:
+    """Rows with three sound texts and a prompt of their own, where no option asks for more of them."""
+    if options.group is not None or options.system != PairsOptions.system:
+        return None
+    asked = (options.prompt, options.chosen, options.rejected)
+    texts: list[Any] = [columns.strings(batch, c) for c in (*asked, options.system, "subset")]
+    ids: list[Any] = [columns.names(batch, c) for c in ("source_id", "id", "set_id")]
+    scores: list[Any] = [_numbers(batch, name) for name in NUMBERS]
+    if any(c is None for c in (*texts, *ids, *scores)):
+        return None
+    taken = ~columns.there(texts[3])  # a system turn goes before the prompt
+    for column in (*texts, *ids):
+        taken &= columns.sound(column)
+    for column in texts[:3]:
+        taken &= columns.true(pc.invert(pc.match_substring(column, '[{"')), unknown=False)
+    for column in scores:
+        taken &= columns.true(pc.is_finite(column), unknown=True)
+    better, worse, _, share = scores
+    taken &= columns.true(pc.not_equal(texts[0], ""), unknown=False)
+    taken &= columns.true(pc.greater_equal(better, worse), unknown=True)
+    taken &= columns.true(pc.and_(pc.greater_equal(share, 0), pc.less_equal(share, 1)), unknown=True)
+    keep, n, source = pa.array(taken), int(taken.sum()), tables.clean(options.name or NAME, Counter())
+    prompt, chosen, rejected, _, subset, source_id, plain_id, set_id = (c.filter(keep) for c in (*texts, *ids))
+    values = {
+        "prompt": prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "source": pa.repeat(source, n),
+        "subset": subset.fill_null(""),
+        "group_key": pa.array([f"{source}/{h}" for h in columns.prompt_hashes(prompt)], pa.string()),
+        "set_id": pc.binary_join_element_wise(source, set_id, "/"),
+        "source_id": pc.coalesce(source_id, plain_id, ""),
+    } | {name: c.filter(keep).cast(pa.float32(), safe=False) for name, c in zip(NUMBERS, scores, strict=True)}
+    known = {*asked, *KNOWN, options.system}
+    others = [i for i, name in enumerate(batch.schema.names) if name not in known]
+    if not others:
+        return Columns(taken, values)
+    rows = pa.Table.from_batches([batch]).select(others).filter(keep).to_pylist()
+    return Columns(taken, values, [_extra(row, known) for row in rows])
+
+
+def _numbers(batch: pa.RecordBatch, name: str) -> pa.DoubleArray | None:
+    if name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, pa.float64())
+    column = batch.column(name)
+    known = pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)
+    return column.cast(pa.float64(), safe=False) if known else None
+
+
+def _extra(record: Record, known: set[str]) -> dict:
+    """What `meta` keeps: values of a record that no column of a pair holds."""
+    return {k: _plain(v) for k, v in record.items() if k not in known and isinstance(v, str | int | float | bool)}
 
 
 def _plain(value: str | int | float | bool) -> str | int | float | bool:
@@ -195,6 +245,7 @@ SOURCE = Source(
     summary="JSON, CSV, Parquet or Arrow with prompt, chosen, rejected as strings or message lists",
     licence="your own",
     to_pairs=to_pairs,
+    to_columns=to_columns,
     options=PairsOptions,
     recognises=lambda path: path.is_file() and is_readable(path),
 )

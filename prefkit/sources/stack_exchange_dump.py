@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import re
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -22,10 +21,12 @@ from prefkit import tables
 from prefkit.errors import UserError
 from prefkit.markup import is_plain, to_markdown
 from prefkit.pairing import PAIRING, SCORES, better_pairs, vote_margin
-from prefkit.schema import STRINGS, Reject
+from prefkit.schema import Reject
 from prefkit.sources import Join, PairInput, PairOutput, Source
+from prefkit.sources.dump_columns import aligned, attribution, flags, meta
 from prefkit.sources.dump_files import DumpOptions, address, slices, token
-from prefkit.sources.dump_posts import QUESTION, map_slice
+from prefkit.sources.dump_map import map_slice
+from prefkit.sources.dump_posts import QUESTION
 from prefkit.tables import Candidates
 
 NAME = "stack-exchange-dump"
@@ -147,7 +148,7 @@ def _candidates(posts: _Posts, pairs: _Pairs, given: PairInput) -> Candidates:
     questions = pc.equal(whole["kind"].combine_chunks(), QUESTION)
     roles = pc.if_else(questions, pa.scalar("user"), pa.scalar("assistant"))
     who = [place[np.array(p, dtype=np.int64)] for p in (pairs.question, pairs.chosen, pairs.rejected)]
-    licences, urls, authors, created = _attribution(whole, given)
+    licences, urls, authors, created = attribution(whole, given)
     sites, keys = _keys(posts.rows, pairs)
     n, ids = len(keys), posts.rows["id"]
     columns: dict[str, Any] = {
@@ -162,14 +163,14 @@ def _candidates(posts: _Posts, pairs: _Pairs, given: PairInput) -> Candidates:
         "source": pa.array([NAME] * n, pa.string()),
         "subset": sites,
         "source_id": [f"{key}/{ids[c]}-{ids[r]}" for key, c, r in zip(keys, pairs.chosen, pairs.rejected, strict=True)],
-        "licenses": _aligned(licences, who),
-        "urls": _aligned(urls, who),
-        "authors": _aligned(authors, who),
+        "licenses": aligned(licences, who),
+        "urls": aligned(urls, who),
+        "authors": aligned(authors, who),
         "created": pc.max_element_wise(created.take(pa.array(who[1])), created.take(pa.array(who[2]))).cast(
             pa.timestamp("s", "UTC")
         ),
-        "flags": _flags(whole, who),
-        "meta": _meta(whole, who, given),
+        "flags": flags(whole, who),
+        "meta": meta(whole, who, given),
         "group_key": keys,
         "_records": tables.triples(pa.array(used.astype(np.int32)), who),
     }
@@ -192,109 +193,6 @@ def _texts(posts: pa.Table, tally: Counter[str]) -> list[str]:
         text = to_markdown(body, homes[site], tally, plain=simple)
         texts.append(text if title is None else f"{html.unescape(title).strip()}\n\n{text}".rstrip())
     return texts
-
-
-def _attribution(posts: pa.Table, given: PairInput) -> tuple[list[str], list[str | None], list[str], pa.Array]:
-    """Licence, link, author and time of writing (seconds) of each post."""
-    columns = ("site", "kind", "id", "owner", "owner_name", "created", "license")
-    names = _names(posts, given)
-    licences, urls, authors = [], [], []
-    homes = {site: address(site) for site in posts["site"].unique().to_pylist()}
-    for site, kind, number, owner, old_name, created, licence, name in zip(
-        *(posts[c].to_pylist() for c in columns), names, strict=True
-    ):
-        home = homes[site]
-        licences.append(licence or _licence(created))
-        urls.append(home and f"{home}/{'questions' if kind == QUESTION else 'a'}/{number}")
-        profile = (f"{home}/users/{owner}" if home else f"user {owner}") if owner else ""
-        shown = old_name or name
-        authors.append(f"{shown} ({profile})" if shown and profile else shown or profile)
-    seconds = pc.strptime(
-        pc.utf8_slice_codeunits(posts["created"], 0, 19), "%Y-%m-%dT%H:%M:%S", "s", error_is_null=True
-    )
-    return licences, urls, authors, seconds.cast(pa.int64()).combine_chunks()
-
-
-def _names(posts: pa.Table, given: PairInput) -> list[str | None]:
-    """Display names out of Users.xml; None where it is absent or silent."""
-    if "names" not in given.lookups:
-        return [None] * posts.num_rows
-    owners = zip(posts["site"].to_pylist(), posts["owner"].to_pylist(), strict=True)
-    found = given.lookups["names"](tables.hash64(f"{token(s)}/{o}" for s, o in owners))
-    return found["name"].to_pylist()
-
-
-def _licence(created: str | None) -> str:
-    """By date of contribution: https://stackoverflow.com/help/licensing."""
-    if not created:
-        return "CC BY-SA"
-    return f"CC BY-SA {'2.5' if created < '2011-04-08' else '3.0' if created < '2018-05-02' else '4.0'}"
-
-
-def _aligned(values: list, who: list[np.ndarray]) -> pa.Array:
-    """[prompt, chosen, rejected] of each pair; an empty list where nothing is known."""
-    if None not in values:
-        return tables.triples(pa.array(values, pa.string()), who)
-    trios = ([values[i] for i in trio] for trio in zip(*(w.tolist() for w in who), strict=True))
-    return pa.array([t if None not in t else [] for t in trios], pa.list_(pa.string()))
-
-
-def _flags(posts: pa.Table, who: list[np.ndarray]) -> pa.Array:
-    """`self_answer`: a response is by the asker. `community_wiki`: a response's votes are many authors'."""
-    owner = posts["owner"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
-    wiki = posts["wiki"].combine_chunks().is_valid().to_numpy(zero_copy_only=False)
-    question, chosen, rejected = who
-    known = owner[question] >= 0
-    itself = known & ((owner[chosen] == owner[question]) | (owner[rejected] == owner[question]))
-    shared = wiki[chosen] | wiki[rejected]
-    combinations = pa.array([[], ["self_answer"], ["community_wiki"], ["community_wiki", "self_answer"]], STRINGS)
-    return combinations.take(pa.array(itself + 2 * shared))
-
-
-def _meta(posts: pa.Table, who: list[np.ndarray], given: PairInput) -> pa.Array:
-    """JSON of what only this source knows, put together column by column: JSON texts joined are JSON."""
-    question, chosen, rejected = (pa.array(w) for w in who)
-
-    def text(column: str, rows: pa.Array) -> pa.Array:
-        return posts[column].take(rows).combine_chunks().cast(pa.string())
-
-    place = _json_strings(posts["position"])
-    accepted = text("accepted", question)
-    pieces: list[Any] = ['{"accepted": ', pc.if_else(pc.equal(accepted, "0"), "null", accepted)]
-    pieces += [', "positions": [', place.take(question), ", ", place.take(chosen), ", ", place.take(rejected)]
-    pieces += ['], "tags": ', _tags(posts["tags"]).take(question)]
-    pieces += [', "votes_chosen": ', text("votes", chosen), ', "votes_rejected": ', text("votes", rejected)]
-    if posts["closed"].null_count < posts.num_rows:
-        closed = _json_strings(posts["closed"]).take(question)
-        pieces += [pc.if_else(pc.equal(closed, "null"), "", pc.binary_join_element_wise(', "closed": ', closed, ""))]
-    if "votes" in given.lookups:
-        for side, rows in (("chosen", chosen), ("rejected", rejected)):
-            up, down = _votes(posts.select(["site", "id"]).take(rows), given)
-            pieces += [f', "up_{side}": ', up, f', "down_{side}": ', down]
-    return pc.binary_join_element_wise(*pieces, "}", "")
-
-
-def _json_strings(column: pa.ChunkedArray) -> pa.Array:
-    """Each text as a JSON string, null as `null`; each distinct one is encoded once."""
-    codes = column.combine_chunks().dictionary_encode()
-    encoded = pa.array([json.dumps(t, ensure_ascii=False) for t in codes.dictionary.to_pylist()], pa.string())
-    return encoded.take(codes.indices).fill_null("null")
-
-
-def _tags(column: pa.ChunkedArray) -> pa.Array:
-    """`<a><b>` or `|a|b|` as a JSON list."""
-    codes = column.combine_chunks().dictionary_encode()
-    split = ([t for t in re.split(r"[<>|]+", tags) if t] for tags in codes.dictionary.to_pylist())
-    encoded = pa.array([json.dumps(tags, ensure_ascii=False) for tags in split], pa.string())
-    return encoded.take(codes.indices).fill_null("[]")
-
-
-def _votes(posts: pa.Table, given: PairInput) -> tuple[pa.Array, pa.Array]:
-    """Up and down votes of posts out of Votes.xml, as JSON numbers."""
-    ids = zip(posts["site"].to_pylist(), posts["id"].to_pylist(), strict=True)
-    found = given.lookups["votes"](tables.hash64(f"{token(s)}/{i}" for s, i in ids))
-    up, down = (found[c].fill_null(0).combine_chunks().cast(pa.string()) for c in ("up", "down"))
-    return up, down
 
 
 def recognises(path: Path) -> bool:

@@ -14,7 +14,13 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-from prefkit.schema import Pair
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefkit import columns, tables
+from prefkit.columns import Columns
+from prefkit.schema import STRINGS, Pair
 from prefkit.sources import Record, Refused, Source
 
 NAME = "stack-exchange-paired"
@@ -59,6 +65,46 @@ def to_pairs(record: Record, options: PairedOptions) -> Iterator[Pair]:
     )
 
 
+def to_columns(batch: pa.RecordBatch, options: PairedOptions) -> Columns | None:
+    """Rows with a number and sound texts."""
+    texts = [columns.strings(batch, c) for c in COLUMNS]
+    numbers, dates = columns.names(batch, "qid"), columns.strings(batch, "date")
+    links = batch.column("metadata") if "metadata" in batch.schema.names else pa.nulls(batch.num_rows, STRINGS)
+    if (
+        None in (*texts, numbers, dates)
+        or not pa.types.is_list(links.type)
+        or not pa.types.is_string(links.type.value_type)
+    ):
+        return None
+    given = [*texts, numbers]
+    taken = np.logical_and.reduce([m for c in given for m in (columns.there(c), columns.sound(c))])
+    taken[pc.list_parent_indices(links).to_numpy()[~columns.sound(links.flatten())]] = False
+    question, better, worse, number, links, date = (c.filter(pa.array(taken)) for c in (*given, links, dates))
+    flat = links.flatten()
+    url = columns.first_hits(links, pc.match_substring(flat, "/questions/"))
+    author = columns.first_hits(links, pc.match_substring(flat, "/users/"))
+    any_link = pc.if_else(pc.equal(url, ""), columns.first_hits(links, flat.is_valid()), url)
+    hosts = pc.extract_regex(any_link, r"^(?s:.*?)://(?P<host>[^/]*)").field(0).fill_null("").dictionary_encode()
+    site = pa.array(map(_site, hosts.dictionary.to_pylist()), pa.string()).take(hosts.indices)
+    days = date.dictionary_encode()
+    key, n = pc.binary_join_element_wise(site, number, "/"), len(site)
+    values = {
+        "prompt": question,
+        "chosen": better,
+        "rejected": worse,
+        "source": pa.repeat(NAME, n),
+        "subset": site,
+        "group_key": key,
+        "set_id": key,
+        "source_id": key,
+        "urls": columns.first_of_three(url),
+        "authors": columns.first_of_three(author),
+        "licenses": tables.triples(pa.array(["CC BY-SA"]), [np.zeros(n, np.int32)] * 3),
+        "created": pa.array(map(_date, days.dictionary.to_pylist()), pa.timestamp("s", "UTC")).take(days.indices),
+    }
+    return Columns(taken, values)
+
+
 @cache
 def _site(host: str) -> str:
     return re.sub(r"\.(stackexchange\.com|com|net)$", "", host)
@@ -91,6 +137,7 @@ SOURCE = Source(
     summary="lvwerra/stack-exchange-paired: qid, question, date, metadata, response_j, response_k",
     licence="CC BY-SA; answers' authors are not in the set",
     to_pairs=to_pairs,
+    to_columns=to_columns,
     options=PairedOptions,
     recognises=recognises,
     files=files,

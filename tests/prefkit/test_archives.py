@@ -8,7 +8,7 @@ from dumps import many, xml
 
 from prefkit import archives, convert_dataset, open_pairs
 from prefkit.errors import UserError
-from prefkit.sources.dump_posts import NO_LINKS
+from prefkit.sources.dump_map import NO_LINKS
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ MISTAKES = {
     "unknown flag": (["convert", "beer.stackexchange.com", "--ouut", "x"], "--ouut"),
     "stats of nothing": (["stats", "empty"], "is no data set"),
     "show nothing": (["show", "nowhere"], "no such data set"),
-    "trace nothing": (["trace", "ffffffffffff", "data"], "no pairs have an id"),
+    "trace nothing": (["trace", "ffffffffffff", "data"], "no pair has the id"),
     "sample over something": (["sample", "data"], "not empty"),
 }  # fmt: skip
 

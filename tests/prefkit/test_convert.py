@@ -342,7 +342,7 @@ def test_an_input_twice_is_refused(tmp_path):
 def test_a_number_that_no_column_holds_is_refused(tmp_path):
     rows = [*many(2), answer(90, 1, 2**63), answer(2**64, 1, 1)]
     records, _ = ledgers(convert_dataset(write_dump(tmp_path / "in", rows), tmp_path / "out"))
-    assert records["rejected"] == {"missing_number": 2}
+    assert records["rejected"] == {"implausible_id": 1, "missing_number": 1}
 
 
 def test_after_a_crash_the_same_command_goes_on(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The known defects and edge cases of Stack Exchange dumps, each with the smallest dump that has it."""
 
 import json
+from pathlib import Path
 
 import py7zr
 import pytest
@@ -8,7 +9,7 @@ from dumps import answer, many, question, write_dump, xml
 
 from prefkit import convert_dataset, open_pairs, plan
 from prefkit.errors import UserError
-from prefkit.sources.dump_posts import NO_LINKS
+from prefkit.sources.dump_map import NO_LINKS
 
 SITE = {"site": "beer"}
 HOME = "https://beer.stackexchange.com"
@@ -214,3 +215,121 @@ def test_votes_of_a_later_snapshot_stand_for_those_of_an_earlier_one(tmp_path):
     (pair,) = open_pairs(tmp_path / "out", "train").to_pylist()
     meta = json.loads(pair["meta"])
     assert (meta["up_chosen"], meta["down_rejected"]) == (5, 1)
+
+
+def quote(*links, head="Possible Duplicate:", br="<br>"):
+    lines = f"{br}\n  ".join(f'<a href="{link}">Another question</a>' for link in links)
+    return f"<blockquote>\n  <p><strong>{head}</strong>{br}\n  {lines}  </p>\n</blockquote>\n\n"
+
+
+@pytest.mark.parametrize(
+    ("links", "joined"),
+    [
+        ([f"{HOME}/questions/11/what-is-it"], {11}),
+        (["/questions/11/what-is-it", "//beer.stackexchange.com/q/21"], {11, 21}),
+        (["https://cooking.stackexchange.com/questions/11/what-is-it"], set()),
+        (["https://en.wikipedia.org/wiki/Beer"], set()),
+    ],
+)
+def test_a_quote_of_a_possible_duplicate_is_a_link_and_no_words_of_the_asker(tmp_path, links, joined):
+    rows = [question(n, body=f"<p>{n}</p>") for n in (1, 11, 21)]
+    rows[0]["Body"] = (
+        quote(*links, head="Possible Duplicates:" if links[1:] else "Possible Duplicate:") + "<p>Mine.</p>"
+    )
+    rows += [answer(n + k, n, 9 * k - 9) for n in (1, 11, 21) for k in (1, 2)]
+    manifest, pairs = convert(tmp_path, rows)
+    groups = {int(p["source_id"].split("/")[1]): p["group_id"] for p in pairs}
+    assert {n for n in (11, 21) if groups[n] == groups[1]} == joined
+    assert {p["prompt"][0]["content"] for p in pairs} >= {"Question 1?\n\nMine."}
+    assert manifest.repairs == {"duplicate_quote": 1}
+    assert manifest.links.get("quoted_duplicates", 0) == sum("/q" in link for link in links)
+
+
+def test_quotes_of_other_words_and_in_answers_stay(tmp_path):
+    rows = trio(body=quote("/questions/9/x", head="Possible cause:") + "<p>b</p>")
+    rows[1]["Body"] = quote("/questions/9/x")
+    manifest, (pair,) = convert(tmp_path, rows)
+    assert "Possible cause:" in pair["prompt"][0]["content"]
+    assert "Possible Duplicate:" in pair["chosen"][0]["content"]
+    assert (manifest.repairs, manifest.links) == ({}, {})
+
+
+def test_old_and_new_names_of_a_meta_site_are_one_site(tmp_path):
+    body = quote("http://meta.beer.stackexchange.com/questions/11/x", br="<br />") + "<p>b</p>"
+    rows = [question(1, body=body), question(11), *(answer(n + k, n, 9 * k - 9) for n in (1, 11) for k in (1, 2))]
+    _, pairs = convert(tmp_path, rows, options={"site": "beer.meta"})
+    assert len({p["group_id"] for p in pairs}) == 1
+
+
+@pytest.mark.parametrize("suffix", ["[closed]", "[duplicate]", "[on hold]", "[migrated]", "[locked]"])
+def test_what_the_site_put_behind_a_title_goes(tmp_path, suffix):
+    rows = [
+        *trio(title=f"Why? {suffix}"),
+        question(4, title="Merge [ale] and [beer]"),
+        answer(5, 4, 3),
+        answer(6, 4, 0),
+    ]
+    manifest, pairs = convert(tmp_path, rows)
+    titles = {p["prompt"][0]["content"].partition("\n")[0] for p in pairs}
+    assert titles == {"Why?", "Merge [ale] and [beer]"}
+    assert manifest.repairs == {"title_suffix": 1}
+
+
+def test_posts_that_nobody_wrote(tmp_path):
+    """The two canaries of 2025-06, the same under other numbers and owners, and bots of other numbers."""
+    canary = {"OwnerUserId": -1, "CreationDate": "2025-06-30T00:00:00.000"}
+    lone = answer(1000000010, 1, 9) | canary
+    del lone["ParentId"]
+    others = [question(1000000002, OwnerUserId=7), answer(2000000011, 1, 9), answer(9, 1000000002, 3)]
+    rows = [*trio(), question(1000000001) | canary, lone, *others, answer(8, 1, 9, OwnerUserId=-3)]
+    manifest, pairs = convert(tmp_path, rows)
+    assert [p["source_id"] for p in pairs] == ["beer/1/2-3"]
+    records = manifest.sources["stack-exchange-dump"]["records"]
+    assert records["unused"] == {"answer_bot": 1, "fabricated": 2}
+    assert records["rejected"] == {"implausible_id": 2, "orphan_answer": 1}
+
+
+def test_utf16_with_stray_spaces(tmp_path):
+    """As one dump of spring 2024 came."""
+    folder = write_dump(tmp_path / "beer.stackexchange.com", trio(title="Brûlée 🍮?"))
+    text = (folder / "Posts.xml").read_bytes().decode("utf-8-sig").replace("<row", "\t <row").replace("/>", "/>  ")
+    (folder / "Posts.xml").write_bytes(text.encode("utf-16"))
+    manifest = convert_dataset(folder, tmp_path / "out", splits="train=1")
+    (pair,) = open_pairs(tmp_path / "out").to_pylist()
+    assert pair["prompt"][0]["content"].startswith("Brûlée 🍮?")
+    assert manifest.sources["stack-exchange-dump"]["records"]["read"] == 3
+
+
+def test_a_count_of_answers_is_not_believed(tmp_path):
+    _, pairs = convert(tmp_path, trio(AnswerCount=7))
+    assert len(pairs) == 1
+
+
+def test_titles_are_unescaped_once_and_bodies_keep_their_code(tmp_path):
+    rows = trio(
+        title="Is &amp;lt; less &lt; than?", body="<p>Write <code>&amp;lt;</code>, not <code>&lt;b&gt;</code>.</p>"
+    )
+    _, (pair,) = convert(tmp_path, rows)
+    assert pair["prompt"][0]["content"] == "Is &lt; less < than?\n\nWrite `&lt;`, not `<b>`."
+
+
+def test_a_question_on_two_sites_is_one_group_and_sites_can_be_told_apart(tmp_path):
+    words = " ".join(f"word{n}" for n in range(40))
+    folders = []
+    for host, extra in (("es.stackoverflow.com", "¿Qué?"), ("cooking.stackexchange.com", "Please?")):
+        rows = [question(1, title="The same", body=f"<p>{words} {extra}</p>"), answer(2, 1, 5), answer(3, 1, 0)]
+        folders.append(write_dump(tmp_path / host, rows))
+    manifest = convert_dataset(folders, tmp_path / "out", splits="train=1")
+    pairs = open_pairs(tmp_path / "out").to_pylist()
+    assert {p["subset"] for p in pairs} == {"es.stackoverflow", "cooking"}
+    assert len({p["group_id"] for p in pairs}) == 1
+    assert manifest.links["near_duplicates"] == 1
+    convert_dataset(folders, tmp_path / "one", splits="train=1", where="subset not like 'es.%'")
+    assert [p["subset"] for p in open_pairs(tmp_path / "one").to_pylist()] == ["cooking"]
+
+
+@pytest.mark.parametrize("number", range(1, 24))
+def test_every_known_defect_has_a_row_in_the_documentation(number):
+    page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text("utf-8")
+    table = page.partition("## What is wrong with dumps")[2].partition("\n## ")[0]
+    assert f"\n| {number} | " in table

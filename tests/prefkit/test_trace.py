@@ -43,11 +43,28 @@ def test_files_of_one_name_are_told_apart(tmp_path):
         assert f'{{"prompt": "{pair["prompt"][0]["content"]}"' in read
 
 
-def test_unknown_and_ambiguous_ids(tmp_path):
+def test_a_pair_by_its_source_id_or_how_one_begins(tmp_path):
+    rows = [question(1), answer(2, 1, 5), answer(31, 1, 1), answer(3, 1, 0)]
+    convert_dataset(write_dump(tmp_path / "beer", rows), tmp_path / "out", splits="train=.5,test=.5")
+    pairs = {p["source_id"]: p for p in open_pairs(tmp_path / "out").to_pylist()}
+    assert set(pairs) == {"beer/1/2-31", "beer/1/2-3", "beer/1/31-3"}
+    for name, pair in pairs.items():  # beer/1/2-3 is whole, though it also begins another one
+        assert pair["id"] in dict(follow(name, tmp_path / "out"))["pair"]
+        assert name in dict(follow(pair["id"][:12], tmp_path / "out"))["pair"]
+    assert "beer/1/31-3" in dict(follow("beer/1/3", tmp_path / "out"))["pair"]
+
+
+def test_unknown_and_ambiguous_ids_list_candidates(tmp_path):
     convert_dataset(write_dump(tmp_path / "in", many(20)), tmp_path / "out")
-    with pytest.raises(UserError, match="no pairs have an id"):
+    pairs = open_pairs(tmp_path / "out").to_pylist()
+    with pytest.raises(UserError, match=r"no pair has the id 'xyz' .*: prefkit show prints ids"):
         follow("xyz", tmp_path / "out")
-    with pytest.raises(UserError, match="pairs have an id"):
+    name = pairs[-1]["source_id"]
+    with pytest.raises(
+        UserError, match=f"no pair has the id '{name}9' .*: near it: {name} \\({pairs[-1]['id'][:12]}\\)"
+    ):
+        follow(name + "9", tmp_path / "out")
+    with pytest.raises(UserError, match=rf"{len(pairs)} pairs have an id .*: choose of in/.* …$"):
         follow("", tmp_path / "out")
 
 

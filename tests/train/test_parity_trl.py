@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from train_toys import make_pairs
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun, check
+from train.check import check
+from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun
 from train.core.rewards import implicit_reward
 from train.dpo import train_dpo
 from train.sft import train_sft

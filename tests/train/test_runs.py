@@ -18,7 +18,8 @@ from train_toys import make_pairs, metrics, reply, save_model, user, write_data
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
-from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun, check
+from train.check import check
+from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun
 from train.core.batch import collate
 from train.core.dataset import load_rows
 from train.core.encode import Limits
@@ -427,7 +428,7 @@ def test_ties_are_dropped_and_counted(model_path, tmp_path):
 
 def test_what_does_not_fit_the_model_is_said(data, tmp_path):
     short = save_model(tmp_path / "short", max_position_embeddings=20)
-    with pytest.raises(UserError, match=r"the model has 20 positions.*limit max-tokens to 20"):
+    with pytest.raises(UserError, match=r"the model has 20 positions.*set --data.max-tokens 20"):
         train_dpo(dpo_run(short, data), tmp_path / "a")
     small = save_model(tmp_path / "small", vocab_size=100)
     with pytest.raises(UserError, match="the model knows 100"):

@@ -17,8 +17,10 @@ from train_toys import save_model
 from prefkit.cli import run as run_cli
 from prefkit.cli import train as app
 from prefkit.errors import UserError
-from train.config import OWNED, DpoRun, ModelConfig, check, coerce_trainer, digest
+from train.check import check
+from train.config import DpoRun, ModelConfig, digest
 from train.trainer import training_arguments
+from train.trainer_keys import OWNED, coerce_trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +34,7 @@ def cli(*argv):
 def parsed(monkeypatch, *argv):
     """The checked run that a command line means."""
     seen = []
+    monkeypatch.setattr("train.cli.check_inputs", lambda run: None)
     monkeypatch.setattr("train.dpo.train_dpo", lambda run, out: seen.append(run))
     assert run_cli(app, ["dpo", *argv]) == 0
     return seen[0]
@@ -54,6 +57,32 @@ def test_flags_and_yaml_are_one_configuration(monkeypatch, tmp_path):
     assert run.trainer["max_grad_norm"] == "0.3", "a flag adds to the file's trainer section"
     args = training_arguments(run.trainer, tmp_path, 0, 7)
     assert (args.learning_rate, args.max_grad_norm, args.bf16) == (5e-4, 0.3, True)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["q_proj,v_proj"], ["q_proj", "v_proj"], ["q_proj", "--lora.targets", "v_proj"], ["q_proj, v_proj"]],
+    ids=" ".join,
+)
+def test_lora_targets_as_people_write_them(monkeypatch, tmp_path, flags):
+    run = parsed(monkeypatch, *REQUIRED, "--lora.targets", *flags, "--lora.r", "4")
+    assert (run.lora.targets, run.lora.r) == (("q_proj", "v_proj"), 4)
+    (tmp_path / "run.yaml").write_text(f"lora: {{targets: {json.dumps(' '.join(f for f in flags if f[0] != '-'))}}}")
+    assert parsed(monkeypatch, *REQUIRED, "--config", str(tmp_path / "run.yaml")).lora.targets == ("q_proj", "v_proj")
+
+
+def test_what_is_read_from_source_is_what_is_loaded():
+    import dataclasses
+
+    from transformers import TrainingArguments
+
+    from train.declared import fields_of, keys_of
+    from train.losses import LOSSES
+
+    fields = fields_of("transformers.training_args", "TrainingArguments")
+    assert list(fields) == [f.name for f in dataclasses.fields(TrainingArguments)]
+    assert (fields["learning_rate"], fields["save_total_limit"]) == ("float", "int | None")
+    assert keys_of("train.losses", "LOSSES") == tuple(LOSSES)
 
 
 def test_trainer_values_have_the_declared_type(tmp_path):
@@ -100,7 +129,7 @@ def test_the_digest_sees_every_setting():
 def test_coerce_needs_no_torch():
     code = "import sys, train.cli, train.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    assert coerce_trainer({}, {}) == {}
+    assert coerce_trainer({}) == {}
 
 
 OWN_MISTAKES = {
@@ -113,6 +142,14 @@ OWN_MISTAKES = {
     "smoothing": (["--dpo.label-smoothing", "0.5"], "0 ≤ ε < 0.5"),
     "beta": (["--dpo.beta", "0"], "above 0"),
     "4-bit in full": (["--model.four-bit", "--lora.no-enabled"], "keep lora.enabled"),
+    "trainer key": (
+        ["--trainer.learning-rte", "1"],
+        "unknown trainer key 'learning_rte': did you mean 'learning_rate'?",
+    ),
+    "trainer value": (["--trainer.learning-rate", "fast"], "trainer.learning_rate is 'fast': it must be float"),
+    "loss": (["--dpo.loss", "sigmod"], "unknown loss 'sigmod': did you mean 'sigmoid'?"),
+    "loss file": (["--dpo.loss", "./gone.py:loss"], "loss file not found"),
+    "no such data": ([], "no such data set (d)"),
     "no config file": (["--config", "gone.yaml"], "configuration file not found"),
 }
 
@@ -133,10 +170,24 @@ def assert_one_line(done, hint):
     assert hint in done.stderr, done.stderr
 
 
-def test_checks_take_less_than_a_second_of_work():
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.seed", "1"],
+        ["--trainer.learning-rte", "1"],
+        ["--dpo.loss", "sigmod"],
+        ["--model.path", "./gone", "--data.split", "train"],
+        ["--data.path", "gone"],
+        ["--data.split", "trian"],
+    ],
+    ids=" ".join,
+)
+def test_checks_take_less_than_a_second_of_work(flags, model_path, data):
+    good = {"--model.path": str(model_path), "--data.path": str(data), "--out": "o"}
+    argv = [x for pair in (good | dict(zip(flags[::2], flags[1::2], strict=True))).items() for x in pair]
     code = (
         "import time, sys; t = time.process_time(); from prefkit.cli import run, train\n"
-        f"code = run(train, ['dpo', *{REQUIRED!r}, '--trainer.seed', '1'])\n"
+        f"code = run(train, ['dpo', *{argv!r}])\n"
         "assert code == 2 and 'torch' not in sys.modules; sys.exit(time.process_time() - t > 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0
@@ -145,6 +196,8 @@ def test_checks_take_less_than_a_second_of_work():
 def test_yaml_mistakes(tmp_path):
     for text, hint in (
         ("dpo: {betta: 1}", "betta"),
+        ("dop: {beta: 1}", "unknown section 'dop': did you mean 'dpo'?"),
+        ("trainer: {learning_rte: 1}", "did you mean 'learning_rate'"),
         ("dpo: [1", "not YAML"),
         ("- 1", "sections with keys"),
         ("command: sft", "does not configure dpo"),
@@ -172,6 +225,7 @@ def world_mistakes(model, data, tmp_path):
     return {
         "no such data": (["--data.path", tmp_path / "gone"], "no such data set"),
         "no such model": (["--model.path", tmp_path / "gone"], "model folder not found"),
+        "a model's name misspelt": (["--model.path", tmp_path / "orfan"], f"did you mean {tmp_path / 'orphan'}?"),
         "unreachable hub": (["--model.path", "nobody/no-such-model-here"], "nobody/no-such-model-here"),
         "no weights": (["--model.path", torn], "no *.safetensors weights"),
         "adapter without base": (["--model.path", orphan], "the adapter's base cannot be loaded"),
@@ -180,6 +234,7 @@ def world_mistakes(model, data, tmp_path):
         "nothing fits": (["--data.max-tokens", "3"], "no pair is left"),
         "unknown split": (["--data.split", "trian"], "did you mean 'train'"),
         "unknown trainer key": (["--trainer.learning-rte", "1"], "did you mean 'learning_rate'"),
+        "unknown optimizer": (["--trainer.optim", "adamm"], "adamm is not a valid OptimizerNames"),
         "unknown loss": (["--dpo.loss", "sigmod"], "did you mean 'sigmoid'"),
         "taken folder": (["--out", tmp_path / "full"], "not empty and holds no run"),
     }

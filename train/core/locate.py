@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def locate(path: str) -> Path:
     if folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
-        raise UserError("model folder not found", path, "give a model folder, a run folder, or a name on the hub")
+        fix = f"{_similar(folder)}give a model folder, a run folder, or a name on the hub"
+        raise UserError("model folder not found", path, fix)
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -52,9 +54,16 @@ def locate(path: str) -> Path:
         raise UserError(f"cannot download the model: {e}", path, "try again, or give a local folder") from e
 
 
+def _similar(folder: Path) -> str:
+    """The name most like a folder's beside it, as a question; empty where none is."""
+    siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    near = get_close_matches(folder.name, siblings, n=1)
+    return f"did you mean {folder.parent / near[0]}? " if near else ""
+
+
 def _reach(endpoint: str, path: str) -> None:
     """Fail in seconds instead of after the hub client's retries."""
-    fix = "give a local folder, or connect to the network"
+    fix = f"{_similar(Path(path))}give a local folder, or connect to the network"
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise UserError("no such folder, not in the cache, and HF_HUB_OFFLINE is set", path, fix)
     if any(os.environ.get(k) for k in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):

@@ -163,7 +163,9 @@ def check_fits(model: Any, rows: Sequence[Row]) -> None:
     longest = max(r.longest for r in rows)
     if positions and longest > positions:
         what = f"a pair has {longest} tokens, the model has {positions} positions"
-        raise UserError(what, base_model(model).name_or_path, f"limit max-tokens to {positions}")
+        raise UserError(
+            what, base_model(model).name_or_path, f"set --data.max-tokens {positions}, in evalkit --max-tokens"
+        )
 
 
 @torch.no_grad()

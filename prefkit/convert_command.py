@@ -1,0 +1,197 @@
+"""The commands `prefkit convert` and `prefkit rejects`: into a data set, and what was refused on the way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from prefkit.shards import Manifest, counts_text
+from prefkit.split import DEFAULT_SPLITS
+from prefkit.terminal import STDOUT, print_ledgers, print_pair
+
+
+def convert(
+    *inputs: str,
+    out: str | None = None,
+    source: str | None = None,
+    splits: str = DEFAULT_SPLITS,
+    where: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+    format: Literal["arrow", "parquet"] = "arrow",
+    check: list[str] | None = None,
+    near: float = 0.8,
+    against: list[Path] | None = None,
+    splits_from: Path | None = None,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    profile: bool = False,
+    options: dict[str, str] | None = None,
+) -> None:
+    """Turn a preference source into validated Arrow shards.
+
+    Parameters
+    ----------
+    inputs
+        Dumps, files of pairs, or folders of them; paths or URLs (s3://…, gs://…, https://…).
+    out
+        Folder (or URL) for the data set, new or empty. A stopped run goes on when the same command is given again.
+    source
+        One of `prefkit sources`; guessed where the input tells.
+    splits
+        Names and shares. Pairs with the same prompt, question or duplicate link stay in one split.
+    where
+        SQL condition over the columns of a pair, such as "margin > 0.5 and len(chosen[1].content) < 4000".
+    seed
+        Decides splits and which pairs a long question keeps.
+    workers
+        Processes; changes nothing in the output.
+    limit
+        At most so many questions (records, for sources of lines).
+    dry_run
+        Count, show a few pairs, estimate time and disk, write nothing; with --limit, from so many questions.
+    format
+        parquet for tools that do not read Arrow streams.
+    check
+        NAME=reject, flag or off: what becomes of rows that a check finds; may be given more than once.
+    near
+        Prompts whose word 3-grams overlap at least so much (Jaccard) never part; 0 does not look for them.
+    against
+        Evaluation sets, files or folders, whose texts no pair may repeat; may be given more than once.
+    splits_from
+        A data set whose prompts stay in their splits.
+    engine
+        ray for a cluster of machines that see the same files.
+    ray_address
+        Of a running cluster, such as auto or ray://host:10001; without it a new one starts here.
+    profile
+        Show where the time went, step by step and check by check.
+    options
+        Options of the source, such as --options.site beer.
+    """
+    from prefkit.engine import warm_up
+
+    if engine == "local" and not dry_run:
+        warm_up(inputs, workers)  # before the imports, which take as long as its own
+    from prefkit.convert import convert_dataset
+    from prefkit.errors import UserError
+
+    shared: dict[str, Any] = {
+        "source": source, "splits": splits, "where": where, "seed": seed, "workers": workers, "limit": limit,
+        "checks": _severities(check), "near": near, "against": against or (), "splits_from": splits_from,
+        "options": options, "format": format,
+    }  # fmt: skip
+    if dry_run:
+        _look(inputs, shared)
+        return
+    if out is None:
+        raise UserError("no output folder", fix="add --out DIR, or --dry-run to look first")
+    started = time.perf_counter()
+    manifest = convert_dataset(inputs, out, engine=engine, ray_address=ray_address, **shared)
+    print_ledgers(manifest)
+    if profile:
+        _print_profile(Path(out))
+    _refuse_if_empty(manifest, inputs, out)
+    seconds = max(time.perf_counter() - started, 1e-9)
+    megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
+    STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
+
+
+def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
+    """What a dry run shows."""
+    from prefkit.preview import preview_dataset
+
+    seen = preview_dataset(inputs, **shared)
+    print_ledgers(seen.manifest)
+    for pair in seen.pairs.to_pylist():
+        print_pair(pair)
+    sizes = f"{seen.data_bytes / 1e6:.1f} MB on disk, {seen.work_bytes / 1e6:.1f} MB more while it runs"
+    STDOUT.print(f"estimate for all of it, from {seen.share:.1%} of the records: {seen.seconds:.1f} s, {sizes}")
+    STDOUT.print("dry run: nothing was written")
+
+
+def _refuse_if_empty(manifest: Manifest, inputs: tuple[str, ...], out: str) -> None:
+    """A `UserError` where not one pair came out; the mended command can have the folder."""
+    from prefkit.errors import UserError
+    from prefkit.folder import discard
+
+    if any(split["rows"] for split in manifest.splits.values()):
+        return
+    discard(Path(out))
+    fix = "see the reasons above"
+    if "pairs" in manifest.sources:
+        fix += "; `prefkit sources` lists options that name columns, such as --options.prompt"
+    raise UserError("not one pair came out, nothing was kept", inputs[0], fix)
+
+
+def _severities(given: list[str] | None) -> dict[str, str]:
+    """`["too_long=reject"]` as a mapping."""
+    from prefkit.errors import UserError
+
+    pairs = [g.partition("=") for g in given or []]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise UserError(f"--check {bad[0]} says nothing", fix=f"such as --check {bad[0]}=off")
+    return {name: severity for name, _, severity in pairs}
+
+
+def _print_profile(data: Path) -> None:
+    """Times out of `_run.log`: phases in wall seconds, checks in seconds of all workers together."""
+    import json
+
+    notes = [json.loads(line) for line in (data / "_run.log").read_text("utf-8").splitlines()]
+    for note in notes:
+        if "phase" in note:
+            STDOUT.print(f"  {note['phase']:<28} {note['wall_seconds']:8.2f} s")
+        if "check_seconds" in note:
+            for name, seconds in sorted(note["check_seconds"].items(), key=lambda c: -c[1]):
+                STDOUT.print(f"    {name:<26} {seconds:8.3f} s of all workers")
+
+
+def rejects(
+    data: Path,
+    /,
+    *,
+    n: Annotated[int, Parameter(name=["-n", "--number"])] = 0,
+    reason: str | None = None,
+    replay: bool = False,
+    out: Path | None = None,
+    check: list[str] | None = None,
+) -> None:
+    """Say what was refused and why; show it, or convert it again after a fix.
+
+    Parameters
+    ----------
+    data
+        Folder that convert wrote.
+    n
+        Show so many of them, whole.
+    reason
+        Only those refused for this reason, whatever else was wrong with them.
+    replay
+        Convert them again, into a data set of their own at --out.
+    out
+        Folder for --replay.
+    check
+        With --replay: NAME=reject, flag or off.
+    """
+    from itertools import islice
+
+    from prefkit.convert import convert_dataset
+    from prefkit.errors import UserError
+    from prefkit.sources.rejects import rows, summarise
+
+    if replay:
+        if out is None:
+            raise UserError("no output folder", fix="add --out DIR")
+        print_ledgers(convert_dataset(data, out, source="rejects", checks=_severities(check)))
+        return
+    for kind, reasons in summarise(data).items():
+        STDOUT.print(f"{kind + 's':<11} {counts_text(reasons) if reasons else 'none'}")
+    for row in islice(rows(data, reason), n):
+        STDOUT.rule(f"{', '.join(row['reasons'])}  {row['position']}", align="left", style="")
+        STDOUT.print(row["raw"])

@@ -1,0 +1,41 @@
+"""A data set's numbers as lines for the terminal; `stats_page` draws the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prefkit.shards import counts_text
+from prefkit.stats import QUANTILES, Share, Stats
+
+
+def lines(found: Stats) -> Iterator[str]:
+    """What `prefkit stats` prints."""
+    for split, counts in found.splits.items():
+        subsets = ", ".join(f"{s or '-'} {n:,}" for s, n in found.subsets[split].items())
+        yield f"{split:<10} {counts['rows']:,} pairs, {counts['groups']:,} groups: {subsets}"
+    if found.scores:
+        yield f"score gap  {', '.join(f'{gap}: {n:,}' for gap, n in found.scores.items())}"
+    if found.margins:
+        bins = (f"{i / 10:.1f} to {(i + 1) / 10:.1f}: {n:,}" for i, n in enumerate(found.margins) if n)
+        yield f"margin     {', '.join(bins)}"
+    if found.chars:
+        names = ("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in QUANTILES)
+        yield "characters " + "".join(f"{name:>9}" for name in names)
+        for name, values in found.chars.items():
+            yield f"  {name:<9}" + "".join(f"{v:>9,}" for v in values)
+    for subset, years in found.years.items():
+        yield f"years      {subset or '-'} " + ", ".join(f"{year}: {n:,}" for year, n in years.items())
+    if found.longer_wins is not None:
+        yield f"longer     is chosen in {_share(found.longer_wins)} of pairs, equal lengths half"
+        yield f"           chosen is longer than a rejected one of any prompt in {found.length_auc:.3f}"
+    for name, f in found.formats.items():
+        if f.wins is not None:
+            sides = f"{f.chosen:.1%} of chosen, {f.rejected:.1%} of rejected"
+            yield f"{name:<12} {sides}; of {f.n:,} pairs with one, chosen has it in {_share(f.wins)}"
+    if found.flags:
+        yield f"flags      {counts_text(found.flags)}"
+    yield f"rejects    {counts_text(found.rejects) if found.rejects else 'none'}"
+
+
+def _share(share: Share) -> str:
+    return f"{share.value:.3f} [{share.low:.3f}, {share.high:.3f}]"

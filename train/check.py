@@ -1,0 +1,81 @@
+"""What can be seen to be wrong with a run without loading torch: settings first, then the folders they name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from prefkit.errors import UserError, unknown_name
+from train.config import DpoRun, Run
+from train.core.dataset import splits_of
+from train.core.locate import locate
+from train.declared import keys_of
+from train.trainer_keys import DEFAULTS, OURS, OWNED, coerce_trainer
+
+UNSMOOTHED = {"ipo", "hinge"}  # losses that do not read label_smoothing
+
+
+def check(run: Run) -> Run:
+    """The run with trainer keys spelt and defaulted; UserError for what can be seen to be wrong without torch."""
+    kind = "dpo" if isinstance(run, DpoRun) else "sft"
+    for name in ("model", "data"):
+        if not getattr(run, name).path:
+            raise UserError(f"{name}.path is missing", fix=f"add --{name}.path FOLDER")
+    given = {k.replace("-", "_"): v for k, v in run.trainer.items()}
+    for key in given:
+        if key in OWNED or key.startswith("dataloader_"):
+            raise UserError(f"trainer.{key} is not yours to set", fix=OWNED.get(key, OURS))
+    _check_length(given)
+    coerce_trainer(given)
+    _positive(run, "data.max_tokens", "lora.r" if run.lora.enabled else "data.max_tokens")
+    if isinstance(run, DpoRun):
+        _positive(run, "dpo.beta", "dpo.pairs_per_step")
+        check_loss(run.dpo.loss)
+        if not 0 <= run.dpo.label_smoothing < 0.5:
+            raise UserError(f"dpo.label_smoothing is {run.dpo.label_smoothing}", fix="choose 0 ≤ ε < 0.5")
+        if run.dpo.label_smoothing and run.dpo.loss in UNSMOOTHED:
+            raise UserError(f"loss {run.dpo.loss} has no label smoothing", "dpo.label_smoothing", "leave it out")
+    else:
+        _positive(run, "sft.examples_per_step")
+    if run.model.four_bit and not run.lora.enabled:
+        raise UserError("4-bit weights cannot be trained themselves", "model.four_bit", "keep lora.enabled")
+    return dataclasses.replace(run, trainer=DEFAULTS["both"] | DEFAULTS[kind] | given)
+
+
+def check_inputs(run: Run) -> None:
+    """UserError where the model, the data set or its split is not there; a model on the hub is fetched."""
+    splits = splits_of(run.data.path)
+    if splits and run.data.split not in splits:
+        raise unknown_name("split", run.data.split, splits)
+    locate(run.model.path)
+
+
+def check_loss(name: str) -> None:
+    """UserError for a loss that is neither one of `train.losses` nor `FILE.py:function`."""
+    file = name.rpartition(":")[0]
+    known = keys_of("train.losses", "LOSSES")
+    if name not in known and not file.endswith(".py"):
+        raise unknown_name("loss", name, known)
+    if name not in known and not Path(file).is_file():
+        raise UserError("loss file not found", name, "write it as ./file.py:function")
+
+
+def _check_length(trainer: dict[str, str]) -> None:
+    """How long to train is read before TrainingArguments is imported."""
+    for key, kind in (("num_train_epochs", float), ("max_steps", int)):
+        try:
+            value = kind(trainer.get(key, "1"))
+        except ValueError:
+            raise UserError(f"trainer.{key} is {trainer[key]!r}", fix="it must be a number") from None
+        if not (value > 0 or (key == "max_steps" and value == -1)):
+            raise UserError(f"trainer.{key} is {trainer[key]}", fix="it must be above 0")
+    if trainer.get("save_strategy") == "best":
+        raise UserError("trainer.save_strategy is 'best'", fix="choose no, steps or epoch")
+
+
+def _positive(run: Run, *names: str) -> None:
+    for name in names:
+        section, key = name.split(".")
+        value = getattr(getattr(run, section), key)
+        if not value > 0:
+            raise UserError(f"{name} is {value}", fix="it must be above 0")

@@ -1,0 +1,59 @@
+"""A configuration file: the same sections and keys as the flags, which win over it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cyclopts import App, ArgumentCollection
+from cyclopts import Token as CliToken
+from cyclopts.config import Dict as DictConfig
+
+from prefkit.errors import UserError, unknown_name
+
+
+def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """cyclopts configuration hook: fill what the command line left open from the file named by --config.
+
+    Unlike cyclopts' own, it merges `trainer` key by key, so that `--trainer.x` adds to the file's section.
+    """
+    (chosen,) = (a for a in arguments if a.name == "--config")
+    if not chosen.tokens:
+        return
+    path = Path(chosen.tokens[-1].value)
+    values = _read_yaml(path)
+    if values.pop("command", app.name[0]) != app.name[0]:
+        raise UserError(f"this file does not configure {app.name[0]}", path)
+    known = {a.name.removeprefix("--").partition(".")[0] for a in arguments if a.name.startswith("--")} - {"config"}
+    if unknown := next((k for k in values if k.replace("_", "-") not in known), None):
+        raise unknown_name("section", unknown, known)
+    (trainer,) = (a for a in arguments if a.name == "--trainer")
+    given = {t.keys[0].replace("-", "_") for t in trainer.tokens if t.keys}
+    for key, value in (values.pop("trainer", None) or {}).items():
+        if key.replace("-", "_") not in given:
+            text = value if isinstance(value, str) else json.dumps(value)
+            trainer.append(CliToken(keyword=f"--trainer.{key}", value=text, source=str(path), keys=(key,)))
+    for command in reversed(commands):  # without its commands as keys, cyclopts skips sections named like a command
+        values = {command: values}
+    DictConfig(values, source=str(path))(app, commands, arguments)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
+    except FileNotFoundError as e:
+        raise UserError("configuration file not found", path) from e
+    except OSError as e:
+        raise UserError(f"cannot read the configuration: {e.strerror}", path, "name a YAML file") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise UserError(f"not YAML: {' '.join(str(e).split())}", path) from e
+    sections = ("model", "data", "lora", "dpo", "sft", "trainer")
+    if not isinstance(values, dict) or any(not isinstance(values.get(k) or {}, dict) for k in sections):
+        raise UserError("a configuration is sections with keys", path, "see recipes/ for examples")
+    return {k: _without_nulls(v) for k, v in values.items() if k not in ("versions", "digests")}
+
+
+def _without_nulls(value: Any) -> Any:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value

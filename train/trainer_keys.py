@@ -1,0 +1,78 @@
+"""The section `trainer`: fields of transformers.TrainingArguments, known without loading transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from prefkit.errors import UserError, unknown_name
+from train.declared import fields_of
+
+OURS = "it is decided by the plan of a step"
+OWNED = {  # TrainingArguments fields that the house decides -> what to set instead
+    "per_device_train_batch_size": "set dpo.pairs_per_step or sft.examples_per_step",
+    "per_device_eval_batch_size": "set tokens_per_forward",
+    "gradient_accumulation_steps": "set dpo.pairs_per_step and tokens_per_forward",
+    "auto_find_batch_size": "set tokens_per_forward",
+    "train_sampling_strategy": "set data.order",
+    "group_by_length": OURS,
+    "remove_unused_columns": OURS,
+    "label_smoothing_factor": "set dpo.label_smoothing",
+    "output_dir": "set --out",
+    "seed": "set --seed",
+    "data_seed": "set --seed",
+    "logging_nan_inf_filter": "a loss that is not finite always stops the run",
+    "average_tokens_across_devices": "losses are always averaged over the whole step",
+    "load_best_model_at_end": "choose a checkpoint folder of the run",
+    "neftune_noise_alpha": "not supported",
+    "use_liger_kernel": "the tiled head is always on",
+    "push_to_hub": "push the finished run folder",
+}
+DEFAULTS: dict[str, dict[str, str]] = {
+    "sft": {"learning_rate": "1e-4"},
+    "dpo": {"learning_rate": "5e-5"},
+    "both": {
+        "num_train_epochs": "1",
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": "0.03",
+        "logging_steps": "10",
+        "save_strategy": "steps",
+        "save_steps": "500",
+        "report_to": "none",
+    },
+}
+
+
+def coerce_trainer(values: dict[str, str]) -> dict[str, Any]:
+    """Trainer values as TrainingArguments declares them; UserError with the nearest name for an unknown key."""
+    fields = fields_of("transformers.training_args", "TrainingArguments")
+    result: dict[str, Any] = {}
+    for key, text in values.items():
+        if key not in fields:
+            raise unknown_name("trainer key", key, [k for k in fields if k not in OWNED])
+        try:
+            result[key] = _coerce(text, fields[key])
+        except ValueError as e:
+            raise UserError(f"trainer.{key} is {text!r}", fix=f"it must be {fields[key]}") from e
+    return result
+
+
+def _coerce(text: str, declared: str) -> Any:
+    """`declared` is an annotation such as "bool", "float | None", "dict[str, Any] | str"."""
+    if text == "null" or (text.lower() == "none" and "str" not in declared):
+        return None
+    if "bool" in declared and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if "dict" in declared or "list" in declared:
+        value = yaml.safe_load(text)
+        return value if isinstance(value, (dict, list)) or "str" in declared else _fail(text)
+    if "float" in declared:
+        return float(text)
+    if "int" in declared:
+        return int(text)
+    return text if "str" in declared or "bool" not in declared else _fail(text)
+
+
+def _fail(text: str) -> Any:
+    raise ValueError(text)
