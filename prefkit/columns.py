@@ -69,7 +69,7 @@ def candidates(found: Columns, records: np.ndarray, name: str, rows: np.ndarray)
     """The pairs as candidates: pair i came from record `records[i]`, which is row `rows[i]` of the input `name`."""
     n, values = len(records), found.values
     prompts = values["prompt"].dictionary_encode()
-    responses = pa.chunked_array([values["chosen"], values["rejected"]]).unify_dictionaries().dictionary_encode()
+    responses = pa.chunked_array([values["chosen"], values["rejected"]]).dictionary_encode()
     chosen, rejected = responses.unify_dictionaries().chunks
     first = len(prompts.dictionary)
     texts = pa.concat_arrays([prompts.dictionary, chosen.dictionary])
