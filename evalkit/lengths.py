@@ -8,7 +8,8 @@ import numpy as np
 
 from evalkit.metrics import share, share_won
 from evalkit.scored import Scored
-from prefkit.statistics import cluster_bootstrap, fold, two_sided
+from prefkit.shares import weighted_shares
+from prefkit.statistics import two_sided
 
 FOLDS = 5
 NEAR = 0.1  # of the longer one: as good as equal
@@ -45,19 +46,12 @@ def near(s: Scored) -> np.ndarray:
 
 
 def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, group_N: np.ndarray) -> dict | None:
-    """Mean of the accuracies on two sorts of pairs, with the bootstrap over groups; None where one sort is missing."""
+    """Mean of the accuracies on two sorts of pairs, by `weighted_shares`; None where one sort is missing."""
     if not (longer_N.any() and shorter_N.any()):
         return None
-    cluster_N = fold(int(group_N.max()) + 1, 0)[group_N]
-    columns = (hit_N * longer_N, longer_N, hit_N * shorter_N, shorter_N)
-    sums_C4 = np.stack([np.bincount(cluster_N, weights=c) for c in columns], axis=1)
-
-    def mean(t_B4: np.ndarray) -> np.ndarray:
-        return (t_B4[:, :1] / t_B4[:, 1:2] + t_B4[:, 2:3] / t_B4[:, 3:]) / 2
-
-    (ends,) = cluster_bootstrap(sums_C4, mean)
-    value, groups_N = float(mean(sums_C4.sum(axis=0, keepdims=True))[0, 0]), group_N[longer_N | shorter_N]
-    return {"value": value, **ends._asdict(), "n_groups": len(np.unique(groups_N))}
+    sorts = [(hit_N[rows_N], group_N[rows_N]) for rows_N in (longer_N, shorter_N)]
+    ((value, ends),) = weighted_shares(sorts, np.array([[0.5, 0.5]]))
+    return {"value": value, **ends._asdict(), "n_groups": len(np.unique(group_N[longer_N | shorter_N]))}
 
 
 def correlation(x_N: np.ndarray, y_N: np.ndarray) -> float | None:

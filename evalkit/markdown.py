@@ -106,7 +106,7 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
         missing = cell(", ".join(w["missing"]))
         yield from (f"No total, these subsets are missing: {missing}{present}.", "")
     if w["unused"]:
-        yield from (f"{w['unused']} units belong to no section.", "")
+        yield from (f"{w['unused']} pairs are of subsets that no section names.", "")
 
 
 def styles_of(sections: dict[str, Any]) -> list[str]:

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefkit.shards import Manifest, open_pairs, read_shard
-from prefkit.statistics import design_effect, numbered, placement, wilson
+from prefkit.shares import Share, share
+from prefkit.statistics import numbered, placement
 from prefkit.tables import offsets
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -27,14 +28,6 @@ FORMATS = {  # what a response may hold, as an RE2 pattern over Markdown
     "quotation": r"(?m)^>\s",
     "mathematics": r"\$[^$\n]+\$",
 }
-
-
-class Share(NamedTuple):
-    """A share of pairs with its 95 % interval (Wilson on the effective number of pairs, by group)."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Format(NamedTuple):
@@ -87,7 +80,7 @@ def describe(path: Path | str) -> Stats:
         margins=np.histogram(margins, bins=BINS, range=(0, 1))[0].tolist() if len(margins) else [],
         chars={k: [int(q) for q in np.quantile(v, QUANTILES)] for k, v in chars.items()} if whole.num_rows else {},
         doublings={k: np.bincount(np.ceil(np.log2(v + 1)).astype(int)).tolist() for k, v in chars.items()},
-        longer_wins=share((longer + 1) / 2, groups),
+        longer_wins=_share((longer + 1) / 2, groups),
         length_auc=float(placement(chars["chosen"], chars["rejected"]).mean()) if whole.num_rows else None,
         formats=_formats(whole, groups),
         rejects=dict(_counts(rejects["reason"])),
@@ -95,12 +88,8 @@ def describe(path: Path | str) -> Stats:
     )
 
 
-def share(won: np.ndarray, groups: np.ndarray) -> Share | None:
-    """Mean of wins in 0..1 with its interval; pairs of one group are not independent. None without pairs."""
-    if not len(won):
-        return None
-    n = len(won) / max(1.0, design_effect(won, groups))
-    return Share(float(won.mean()), *wilson(float(won.mean()) * n, n))
+def _share(won: np.ndarray, groups: np.ndarray) -> Share | None:
+    return share(won, groups) if len(won) else None
 
 
 def _years(pairs: pa.Table) -> dict[str, dict[str, int]]:
@@ -118,7 +107,7 @@ def _formats(pairs: pa.Table, groups: np.ndarray) -> dict[str, Format]:
     for name, pattern in FORMATS.items() if pairs.num_rows else ():
         chosen, rejected = (_holds(pairs[side], pattern) for side in ("chosen", "rejected"))
         one = chosen != rejected
-        wins = share(chosen[one].astype(float), groups[one])
+        wins = _share(chosen[one].astype(float), groups[one])
         found[name] = Format(float(chosen.mean()), float(rejected.mean()), int(one.sum()), wins)
     return found
 

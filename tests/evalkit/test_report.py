@@ -326,8 +326,9 @@ def test_what_scoring_noted_is_in_the_report(tmp_path):
 def test_sections_are_in_every_form_of_the_report(recipe):
     sections = read_sections(Path(__file__).parents[2] / "recipes" / "sections" / f"{recipe}.yaml")
     names = [n for subsets in sections.subsets.values() for n in subsets]
-    n = 9 * len(names)
-    columns = {"subset": np.repeat(names, 9), "set_id": np.repeat([f"set {x}" for x in names], 9)}
+    sets = [x for name in names for x in (["tied:1", "ref:1"] if name == "Ties" else [name]) for _ in range(9)]
+    columns = {"subset": [x if ":" not in x else "Ties" for x in sets], "set_id": sets}
+    n = len(sets)
     columns |= {"chars_chosen": np.arange(n) // 3 % 3, "chars_rejected": 10 + np.arange(n) % 3}
     s = with_margins(np.random.default_rng(0).normal(0.3, 1, n), **columns)
     report = build_report(s, sections=sections)
