@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefkit.formats import FORMATS, format_counts
 from prefkit.shards import Manifest, open_pairs, read_shard
 from prefkit.shares import Share, share
 from prefkit.statistics import numbered, placement
@@ -17,17 +18,6 @@ from prefkit.tables import offsets
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 10  # of margins, each a tenth wide
-FORMATS = {  # what a response may hold, as an RE2 pattern over Markdown
-    "code block": r"(?m)^\s*(```|~~~)",
-    "inline code": r"`[^`\n]+`",
-    "list": r"(?m)^\s*([-*+]|\d+[.)])\s",
-    "heading": r"(?m)^#{1,6}\s",
-    "bold": r"\*\*[^*\n]+\*\*",
-    "link": r"\]\([^)\s]+",
-    "table": r"(?m)^\s*\|?\s*:?-{3,}:?\s*\|",
-    "quotation": r"(?m)^>\s",
-    "mathematics": r"\$[^$\n]+\$",
-}
 
 
 class Format(NamedTuple):
@@ -103,24 +93,16 @@ def _years(pairs: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def _formats(pairs: pa.Table, groups: np.ndarray) -> dict[str, Format]:
+    if not pairs.num_rows:
+        return {}
+    counts = [format_counts(pairs[side]) for side in ("chosen", "rejected")]
     found = {}
-    for name, pattern in FORMATS.items() if pairs.num_rows else ():
-        chosen, rejected = (_holds(pairs[side], pattern) for side in ("chosen", "rejected"))
+    for name in FORMATS:
+        chosen, rejected = (side[name] > 0 for side in counts)
         one = chosen != rejected
         wins = _share(chosen[one].astype(float), groups[one])
         found[name] = Format(float(chosen.mean()), float(rejected.mean()), int(one.sum()), wins)
     return found
-
-
-def _holds(column: pa.ChunkedArray, pattern: str) -> np.ndarray:
-    """Whether any message of each cell matches: bool[n]."""
-    marks = []
-    for chunk in column.chunks:
-        hit = pc.match_substring_regex(chunk.flatten().field(1), pattern).to_numpy(zero_copy_only=False)
-        sums = np.concatenate([[0], np.cumsum(hit.astype(np.int64))])
-        cuts = offsets(chunk)
-        marks.append(sums[cuts[1:]] > sums[cuts[:-1]])
-    return np.concatenate(marks) if marks else np.zeros(0, bool)
 
 
 def content_chars(column: pa.ChunkedArray) -> np.ndarray:

@@ -80,7 +80,7 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
         write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 3
+    assert json.loads(first)["schema_version"] == 4
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
@@ -289,7 +289,7 @@ def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
 
 def test_scores_from_before_the_new_columns_are_read(tmp_path):
     table = random_scores(50, 20)
-    old = table.drop_columns(["norm_chosen", "norm_rejected", "label_margin"])
+    old = table.drop_columns(["norm_chosen", "norm_rejected", "label_margin", "style_chosen", "style_rejected"])
     pq.write_table(old, tmp_path / "scores.parquet")
     assert build_report(tmp_path)["accuracy"] == build_report(table)["accuracy"]
 
