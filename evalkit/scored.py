@@ -162,22 +162,13 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 def _matching(table: pa.Table, rewards: PairRewards, where: str) -> np.ndarray:
     """Numbers of the rows for which the condition is true."""
-    import duckdb
-
-    from prefkit.finish import check_condition
+    from prefkit.conditions import check_condition, rows_where
 
     check_condition(where)
     columns = {"reward_chosen": rewards.chosen, "reward_rejected": rewards.rejected, "margin": rewards.margins}
-    columns |= {"hit": hits(rewards.margins), "_row": np.arange(table.num_rows)}
-    for name, values in columns.items():
+    for name, values in (columns | {"hit": hits(rewards.margins)}).items():
         table = table.append_column(name, pa.array(values))
-    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
-        try:
-            db.register("pairs", table)
-            rows = db.execute(f"SELECT _row FROM pairs WHERE ({where}\n)").fetchnumpy()["_row"]  # noqa: S608
-        except duckdb.Error as e:
-            visible = ", ".join(c for c in table.column_names if not c.startswith("_"))
-            raise UserError(f"bad --where {where!r}: {e}", fix=f"an SQL condition over {visible}") from None
+    rows = rows_where(table, where)
     if not len(rows):
         raise UserError(f"--where {where!r} leaves no pair of {table.num_rows}", fix="widen it")
-    return np.sort(np.asarray(rows, dtype=np.int64))
+    return rows
