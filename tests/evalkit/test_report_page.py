@@ -12,7 +12,8 @@ from evalkit.page import page
 from evalkit.report import build_report, load_all
 from evalkit.report_commands import report as report_command
 from evalkit.scores import tokens_path
-from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of, readable
+from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of
+from evalkit.spelled import readable
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
 from prefkit.html import json_block
