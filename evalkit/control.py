@@ -54,7 +54,8 @@ def _inverse(gram_PP: np.ndarray, n: float) -> np.ndarray:
 def slopes(m_N: np.ndarray, d_NP: np.ndarray, group_N: np.ndarray) -> list[dict[str, float]]:
     """Change of m with one more of each feature, the others held, with 95 % intervals by errors clustered by group.
 
-    The ends are NaN where there are no more groups than numbers fitted: nothing is left to estimate errors from.
+    `n_groups` are those in which the feature differs at all: from few of them the error is poorly known. The ends are
+    NaN where there are no more groups than numbers fitted: nothing is left to estimate errors from.
     """
     scale_P = _scale(d_NP)
     x_NP = (d_NP - d_NP.mean(axis=0)) / scale_P
@@ -67,8 +68,9 @@ def slopes(m_N: np.ndarray, d_NP: np.ndarray, group_N: np.ndarray) -> list[dict[
     few = len(sizes) / (len(sizes) - 1) * (len(m_N) - 1) / (len(m_N) - len(slope_P) - 1) if fits else math.nan
     se_P = np.sqrt(np.maximum(np.diag(inverse_PP @ (sums_CP.T @ sums_CP) @ inverse_PP) * few, 0))
     reach = critical(0.95, degrees_of_freedom(sizes))
-    ends_P = zip(slope_P / scale_P, reach * se_P / scale_P, strict=True)
-    return [{"slope": float(k), "low": float(k - r), "high": float(k + r)} for k, r in ends_P]
+    differ_P = [len(np.unique(group_N[x_N != 0])) for x_N in d_NP.T]
+    ends_P = zip(slope_P / scale_P, reach * se_P / scale_P, differ_P, strict=True)
+    return [{"slope": float(k), "low": float(k - r), "high": float(k + r), "n_groups": n} for k, r, n in ends_P]
 
 
 def beyond(m_N: np.ndarray, d_NP: np.ndarray, group_N: np.ndarray) -> dict | None:

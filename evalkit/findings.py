@@ -103,14 +103,15 @@ def _length(n: dict[str, Any]) -> str:
 def _style(n: dict[str, Any]) -> str:
     parts = [f"accuracy without what length and style explain {interval(n['controlled'])}"] if n["controlled"] else []
     parts += [f"beyond both {_beyond(n['beyond'])}"] if n["beyond"] else []
-    slopes = [f"{ONE_MORE[name]} {k['slope']:+.3g}{_signed_ends(k, n)}" for name, k in n["slopes"].items()]
+    moved = {name: k for name, k in n["slopes"].items() if k["n_groups"]}
+    slopes = [f"{ONE_MORE[name]} {k['slope']:+.3g}{_signed_ends(k)}" for name, k in moved.items()]
     return f"{', '.join(parts)}. One more of each moves the margin by: {', '.join(slopes)}."
 
 
-def _signed_ends(k: dict[str, Any], of: dict[str, Any]) -> str:
+def _signed_ends(k: dict[str, Any]) -> str:
     if k["low"] is None:
         return ""
-    return f" [{k['low']:+.3g}, {k['high']:+.3g}]" + " (rough)" * (of["n_groups"] < FEW_GROUPS)
+    return f" [{k['low']:+.3g}, {k['high']:+.3g}]" + " (rough)" * (k["n_groups"] < FEW_GROUPS)
 
 
 def _beyond(b: dict[str, Any]) -> str:

@@ -27,6 +27,5 @@ def style(s: Scored) -> dict | None:
     return {
         "controlled": controlled(s, d_NP),
         "beyond": beyond(s.margin_N, d_NP, s.group_N),
-        "n_groups": s.n_groups,
         "slopes": dict(zip(("tokens", *STYLES), slopes(s.margin_N, d_NP, s.group_N), strict=True)),
     }
