@@ -44,7 +44,8 @@ def ours(folder: Path, cache: str) -> dict:
 
     keep_pages()
     import evalkit.models as models
-    from evalkit.score import ScoreOptions, score
+    from evalkit.options import ScoreOptions
+    from evalkit.score import score
 
     loading, load = 0.0, models.load_policy
 

@@ -111,9 +111,12 @@ def photograph_file(file: Path, part: str) -> None:
     """What one sees first of a report or of a page of statistics, or a report's list of pairs."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        height = 1290 if part == "stats" else 1445
-        page = browser.new_page(viewport={"width": 1180, "height": height}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1180, "height": 1290}, color_scheme="light")
         page.goto(file.resolve().as_uri())
+        if not part:  # as far as its pairs
+            page.locator("details.part summary").nth(1).click()
+            end = page.locator("h2", has_text="Pairs").bounding_box()
+            page.set_viewport_size({"width": 1180, "height": int(end["y"])})
         if part == "pairs":
             page.locator("#pairs summary").first.click()
             page.locator("#pairs details[open] .sides").wait_for()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from evalkit.options import ScoreOptions
 from evalkit.scores import scores_path
 from prefkit.errors import UserError
 from train.core.memory import keep_pages
@@ -18,18 +21,8 @@ def score(
     data: Path,
     out: Path,
     source: str | None = None,
-    split: str = "test",
-    reference: str | None = None,
-    beta: float | None = None,
-    template: str | None = None,
-    max_tokens: int | None = None,
-    too_long: Literal["drop", "truncate_prompt", "truncate_response"] = "drop",
-    tokens_per_batch: int = 4096,
-    limit: int | None = None,
-    noise: bool = False,
-    engine: Literal["local", "ray"] = "local",
-    ray_address: str | None = None,
     options: dict[str, str] | None = None,
+    how: Annotated[ScoreOptions, Parameter(name="*")] = ScoreOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Score held-out pairs with a policy and its reference.
 
@@ -43,28 +36,6 @@ def score(
         Folder, or a .parquet file, for the scores; of several policies, a folder with a folder for each.
     source
         Of data that is no data set yet: one of `prefkit sources`; guessed where the input tells.
-    split
-        Which split to score.
-    reference
-        Model to refer to; the run's own by default, `none` for plain log-probabilities.
-    beta
-        Scale of the rewards; the run's own by default, else 0.1.
-    template
-        Chat template or format string; the run's own by default.
-    max_tokens
-        Prompt and response together; the model's context by default.
-    too_long
-        What becomes of longer pairs: drop, truncate_prompt or truncate_response; always counted.
-    tokens_per_batch
-        Tokens in one forward pass.
-    limit
-        Score only the first pairs.
-    noise
-        Score a sample twice in different batches: margins smaller than what that changes count as undecided.
-    engine
-        ray: on all machines of a Ray cluster, which see the models under the same paths.
-    ray_address
-        Of the cluster; without it one is started here.
     options
         Options of the source, such as --options.prompt question.
     """
@@ -74,7 +45,7 @@ def score(
     from evalkit.inputs import open_data
     from evalkit.models import short_names
     from evalkit.results import already_scored, write_result
-    from evalkit.score import ScoreOptions, find_models
+    from evalkit.score import find_models
     from evalkit.score import score as run
 
     if len(policy) > 1 and out.suffix == ".parquet":
@@ -82,27 +53,19 @@ def score(
     homes = dict(zip(policy, [out / n for n in short_names(policy)] if len(policy) > 1 else [out], strict=True))
     for home in homes.values():
         _check_out(home)
-    for name, value in (("limit", limit), ("max-tokens", max_tokens), ("tokens-per-batch", tokens_per_batch)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value} leaves nothing", fix="give at least 1")
-    if beta is not None and not 0 < beta < float("inf"):
-        raise UserError(f"--beta {beta} is no scale of rewards", fix="give a number above 0")
-    chosen = ScoreOptions(
-        split, reference, beta, template, max_tokens, too_long, tokens_per_batch, limit, noise, engine, ray_address
-    )
     first = rank_and_size()[0] == 0
     say = print if first else (lambda line: None)
     found = open_data(data, source, options, say)
-    done = {home for path, home in homes.items() if already_scored(home, path, found, chosen)}
+    done = {home for path, home in homes.items() if already_scored(home, path, found, how)}
     if len(homes) == 1 and done:
         raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
     for path in homes:
-        find_models(path, chosen)  # a mistake in the last one is found before the first is computed
+        find_models(path, how)  # a mistake in the last one is found before the first is computed
     for path, home in homes.items():
         if home in done:
             say(f"scores   {scores_path(home)}: there already, of the same policy, data and settings")
             continue
-        result = run(path, found, chosen, say=say)
+        result = run(path, found, how, say=say)
         if first:
             print(f"scores   {write_result(result, home)}: {result.table.num_rows} pairs")
 

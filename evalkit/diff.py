@@ -19,9 +19,11 @@ from prefkit.errors import UserError
 from prefkit.statistics import (
     cluster_bootstrap,
     clustered_se,
+    degrees_of_freedom,
     holm,
     mcnemar,
     minimum_detectable,
+    numbered,
     sign_flip,
 )
 
@@ -144,7 +146,7 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
         },
         **named,
         "comparisons": 1,
-        "detectable": minimum_detectable(se) if se else None,
+        "detectable": minimum_detectable(se, df=degrees_of_freedom(numbered(group_N)[1])) if se else None,
         "verdict": verdict(float(d_N.sum()), test["p"]),
     }
 

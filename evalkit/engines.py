@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from evalkit.models import Models, Role
 from prefkit.errors import UserError
@@ -16,7 +16,6 @@ from train.core.cache import SequenceLogp
 from train.core.plan import plan
 from train.core.rows import Row
 
-Engine = Literal["local", "ray"]
 Say = Callable[[str], None]
 Found = Iterable[dict[bytes, SequenceLogp]]
 CHUNKS = 8  # of rows for each Ray worker: what is lost with one of them

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from evalkit.lines import interval
+from evalkit.metrics import FEW_GROUPS
+
+ONE_MORE = {"tokens": "token", "heading": "heading", "list": "list item", "bold": "bold span", "code": "code block"}
 
 
 def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -23,6 +26,8 @@ def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"(data {o['run_data'] or 'none'})." + (f" Not compared: {o['unknown']}." if o.get("unknown") else ""),
         )
     yield "Length", _length(r["lengths"])
+    if r["style"]:
+        yield "Style", _style(r["style"])
     if f := r["flips"]:
         yield (
             "Flips",
@@ -91,7 +96,23 @@ def _length(n: dict[str, Any]) -> str:
     parts += [f"where it is shorter {interval(shorter)}"] if shorter else []
     parts += [f"length-balanced {interval(n['balanced'])}"] if n["balanced"] else []
     parts += [f"length-controlled {interval(n['controlled'])}"] if n["controlled"] else []
-    if b := n["beyond"]:
-        p = "" if b["p"] is None else f" (p {b['p']:.2g})"
-        parts.append(f"beyond length the margin tells {b['bits_per_pair']:.4f} bits a pair{p}")
+    parts += [f"beyond length {_beyond(n['beyond'])}"] if n["beyond"] else []
     return ", ".join(parts) + "." if parts else "all pairs are of equal lengths."
+
+
+def _style(n: dict[str, Any]) -> str:
+    parts = [f"accuracy without what length and style explain {interval(n['controlled'])}"] if n["controlled"] else []
+    parts += [f"beyond both {_beyond(n['beyond'])}"] if n["beyond"] else []
+    moved = {name: k for name, k in n["slopes"].items() if k["n_groups"]}
+    slopes = [f"{ONE_MORE[name]} {k['slope']:+.3g}{_signed_ends(k)}" for name, k in moved.items()]
+    return f"{', '.join(parts)}. One more of each moves the margin by: {', '.join(slopes)}."
+
+
+def _signed_ends(k: dict[str, Any]) -> str:
+    if k["low"] is None:
+        return ""
+    return f" [{k['low']:+.3g}, {k['high']:+.3g}]" + " (rough)" * (k["n_groups"] < FEW_GROUPS)
+
+
+def _beyond(b: dict[str, Any]) -> str:
+    return f"the margin tells {b['bits_per_pair']:.4f} bits a pair" + ("" if b["p"] is None else f" (p {b['p']:.2g})")

@@ -21,6 +21,14 @@ def headline(report: dict[str, Any]) -> str:
     return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "")
 
 
+def against_half(accuracy: dict[str, Any]) -> str:
+    """Whether it is told apart from guessing, by the test that agrees with its interval."""
+    p = _p(accuracy["p_half"])
+    if accuracy["p_half"] >= 0.05:
+        return f"not distinguishable from guessing ({p})"
+    return f"{'better' if accuracy['value'] > 0.5 else 'worse'} than guessing ({p})"
+
+
 def verdict_line(d: dict[str, Any]) -> str:
     """The one line of a comparison, the same wherever it is shown: what was seen, the verdict, and what limits it."""
     a = d["accuracy"]

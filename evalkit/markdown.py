@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalkit.findings import findings
-from evalkit.lines import ROUGH, cell, ends, headline, interval, number, verdict_line
+from evalkit.lines import ROUGH, against_half, cell, ends, headline, interval, number, verdict_line
 from evalkit.metrics import FEW_GROUPS
 from prefkit.shards import ledger_lines
 
@@ -48,7 +48,7 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
     yield (
         "A tie counts one half; `strict` counts it as wrong, as most tools do. The interval is "
         f"{a['method']}: {r['n']} pairs of {r['n_groups']} groups weigh as much as {a['n_effective']:.0f} independent "
-        f"pairs. {_detectable(r['detectable']['from_half'])}"
+        f"pairs: {against_half(a)}. {_detectable(r['detectable']['from_half'])}"
     )
     if r["where"]:
         yield from ("", f"Only pairs where `{cell(r['where'])}`.")
@@ -106,7 +106,7 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
         missing = cell(", ".join(w["missing"]))
         yield from (f"No total, these subsets are missing: {missing}{present}.", "")
     if w["unused"]:
-        yield from (f"{w['unused']} units belong to no section.", "")
+        yield from (f"{w['unused']} pairs are of subsets that no section names.", "")
 
 
 def styles_of(sections: dict[str, Any]) -> list[str]:

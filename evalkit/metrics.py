@@ -8,16 +8,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from evalkit.scored import Scored
+from prefkit import shares
 from prefkit.statistics import (
     clustered_se,
     critical,
     degrees_of_freedom,
-    design_effect,
     half_test,
     minimum_detectable,
     numbered,
     placement,
-    wilson,
 )
 from train.core.rewards import hits
 
@@ -51,25 +50,14 @@ def share_won(difference_N: np.ndarray, group_N: np.ndarray) -> Proportion:
 
 
 def share(credit_N: np.ndarray, group_N: np.ndarray) -> Proportion:
-    """Mean of credits in 0..1, less than 1 being a tie's part.
-
-    The interval is Wilson's with k = Σ credits on n_eff = n / max(1, design effect of the prompt groups): pairs of
-    one prompt are not independent, so they count for less than as many pairs of different prompts. That effect is an
-    estimate too, so where groups hold several pairs Student's t stands for the normal, with `degrees_of_freedom` of
-    the group sizes. `p_half` is its test of ½.
-    """
-    n = len(credit_N)
-    value = float(credit_N.mean())
-    index_N, sizes = numbered(group_N)
-    n_groups, n_effective = len(sizes), n / max(1.0, design_effect(credit_N, index_N))
-    df = degrees_of_freedom(sizes)
-    low, high = wilson(min(value * n_effective, n_effective), n_effective, df=df)
+    """Mean of credits in 0..1, less than 1 being a tie's part; interval of `shares.share`, `p_half` its test of ½."""
+    value, low, high, n_groups, n_effective, df = shares.share(credit_N, group_N)
     method = "Wilson on effective n" + ("" if df == math.inf else f", Student's t with {df:.1f} degrees of freedom")
     if n_groups < FEW_GROUPS:
         method += f"; only {n_groups} group{'s' * (n_groups != 1)}, read it as a rough guide"
     strict, ties = float((credit_N == 1).mean()), float(((credit_N > 0) & (credit_N < 1)).mean())
     p_half = half_test(value, n_effective, df)
-    return Proportion(value, low, high, strict, ties, n, n_groups, float(n_effective), p_half, method)
+    return Proportion(value, low, high, strict, ties, len(credit_N), n_groups, n_effective, p_half, method)
 
 
 def summary(value_N: np.ndarray) -> dict:

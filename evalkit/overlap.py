@@ -31,6 +31,15 @@ class Overlap(NamedTuple):
     near: int
     unknown: str = ""
 
+    @property
+    def line(self) -> str:
+        """What `evalkit score` prints of it."""
+        unknown = f"not known: {self.unknown}" if self.unknown else ""
+        if not self.run_data:
+            return unknown
+        counts = f"{self.exact} of {self.prompts} prompts were trained on, {self.near} more nearly ({self.run_data})"
+        return counts + f"; {unknown}" * bool(unknown)
+
 
 def training_overlap(path: str, pairs: pa.Table) -> Overlap:
     """Compare the training data of a policy and of all it was made from with evaluated pairs."""

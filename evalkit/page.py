@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.findings import findings
-from evalkit.lines import ROUGH, ends, interval, number, verdict_line
+from evalkit.lines import ROUGH, against_half, ends, interval, number, verdict_line
 from evalkit.markdown import LABELS, MODES, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
@@ -75,7 +75,7 @@ SHORT = {
 def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:
     """What the template draws of one policy."""
     curve, risk = r["calibration"]["curve"], r["risk_coverage"]
-    drawn = [
+    confidence = [
         _plot(
             "Margins",
             "right of zero the model agrees with the judgement",
@@ -104,17 +104,22 @@ def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:
             ),
         ),
     ]
+    by = []
     for kind, found in r["slices"].items():
         if len(found) > 1:
             largest = sorted(sorted(found, key=lambda x: -x["n"])[:MOST_SLICES], key=found.index)
             note = f"the {MOST_SLICES} largest of {len(found)}" if len(found) > MOST_SLICES else "pairs in brackets"
-            drawn.append(_plot(f"By {kind}", note, plots.intervals([_mark(x) for x in largest], f"Accuracy by {kind}")))
+            by.append(_plot(f"By {kind}", note, plots.intervals([_mark(x) for x in largest], f"Accuracy by {kind}")))
     return {
         **r,
         "heading": f"{r['policy']} against {r['reference'] or 'no reference'}" if several else None,
         "label": MODES[r["mode"]],
         "rows": [(MODES[r["mode"]], r["accuracy"]), *((LABELS[n], b) for n, b in r["baselines"].items())],
-        "plots": drawn,
+        "against_half": against_half(r["accuracy"]),
+        "plots": [
+            ("Margins and confidence", "what a larger margin is worth", confidence),
+            *([("Slices", ", ".join(p["title"].lower() for p in by), by)] if by else []),
+        ],
         "findings": list(findings(r)),
         "tables": {k: v for k, v in r["slices"].items() if len(v) > 1},
         "facts": list(_facts(r)),

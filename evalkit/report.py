@@ -22,6 +22,7 @@ from evalkit.scored import Scored, Source, by_policy, load
 from evalkit.sections import Sections, read_sections, weighted
 from evalkit.sets import items
 from evalkit.slices import slices
+from evalkit.style import style
 from prefkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ METRICS: dict[str, Callable[[Scored], Any]] = {
     "undecided": metrics.undecided,
     "detectable": metrics.detectable,
     "lengths": lengths,
+    "style": style,
     "flips": metrics.flips,
     "displacement": metrics.displacement,
     "idealised": metrics.idealised,

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from evalkit.inputs import Data
 from evalkit.models import Role
-from evalkit.scores import SCORES, read_record, scores_path, sha256, tokens_path, write_scores
+from evalkit.scores import SCORES, STYLES, read_record, scores_path, sha256, tokens_path, write_scores
 from prefkit.errors import UserError
+from prefkit.formats import format_counts
 from prefkit.shards import read_manifest
 from train.core.locate import weights_digest
 from train.core.logprobs import Scored
@@ -79,13 +80,25 @@ def score_table(pairs: pa.Table, rows: list[Row], scored: ByRole, names: dict[st
     numbers = dict(_numbers(rows, scored))
     records = []
     for batch in pairs.to_batches(max_chunksize=1024):
-        for pair in batch.to_pylist():
+        for pair, styles in zip(batch.to_pylist(), _styles(batch), strict=True):
             if pair["id"] in numbers:
                 chars = {f"chars_{s}": sum(len(m["content"]) for m in pair[s]) for s in ("chosen", "rejected")}
                 kept = {k: pair[k] for k in ("id", "group_id", "set_id", "source", "subset", "p_chosen")}
                 kept["label_margin"] = pair["margin"]
-                records.append(kept | names | chars | numbers[pair["id"]])
+                records.append(kept | names | chars | styles | numbers[pair["id"]])
     return pa.Table.from_pylist(records, SCORES)
+
+
+def _styles(batch: pa.RecordBatch) -> Iterator[dict[str, dict[str, int]]]:
+    """What each pair's responses hold of `STYLES`."""
+    sides = []
+    for side in ("chosen", "rejected"):
+        counts = format_counts(pa.chunked_array([batch[side]]), tuple(STYLES.values()))
+        sides.append(
+            [dict(zip(STYLES, row, strict=True)) for row in zip(*(c.tolist() for c in counts.values()), strict=True)]
+        )
+    for chosen, rejected in zip(*sides, strict=True):
+        yield {"style_chosen": chosen, "style_rejected": rejected}
 
 
 def token_table(rows: list[Row], scored: ByRole, tokenizer: Any) -> pa.Table:

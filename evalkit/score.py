@@ -6,23 +6,24 @@ something is missing.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evalkit.engines import Engine, Found, compute_local, compute_on_ray
+from evalkit.engines import Found, compute_local, compute_on_ray
 from evalkit.inputs import Data, open_data
 from evalkit.models import Models, Role, absolute, context_length, same_vocabulary, short_name, short_names
 from evalkit.noise import noise_floor
-from evalkit.overlap import Overlap, training_overlap
+from evalkit.options import NO_REFERENCE, ScoreOptions
+from evalkit.overlap import training_overlap
 from evalkit.results import Result, score_table, token_table
+from evalkit.template_check import disagreements
 from prefkit.errors import UserError
 from prefkit.progress import progress
 from prefkit.shards import open_pairs, read_manifest
@@ -36,25 +37,7 @@ from train.core.rows import Row, Rows
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_REFERENCE = "none"
 DEFAULT_BETA = 0.1
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What to score and how; None takes what the policy's run was trained with, else the model's own."""
-
-    split: str = "test"
-    reference: str | None = None
-    beta: float | None = None
-    template: str | None = None
-    max_tokens: int | None = None
-    too_long: Literal["drop", "truncate_prompt", "truncate_response"] = "drop"
-    tokens_per_batch: int = 4096
-    limit: int | None = None
-    noise: bool = False
-    engine: Engine = "local"
-    ray_address: str | None = None
 
 
 Say = Callable[[str], None]
@@ -101,11 +84,11 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
     if counts["truncated_pairs"]:
         say(f"cut      {counts['truncated_pairs']} pairs were truncated to {limits.max_tokens} tokens")
     say(f"boundary {boundary}")
-    for warning in _template_warnings(models.policy, pairs):
+    for warning in disagreements(models.policy, pairs):
         say(f"warning: {warning}")
     kept = pa.array([i for row in built.rows for i in row.pair_ids])
     overlap = training_overlap(policy, pairs.filter(pc.is_in(pairs["id"], value_set=kept)))
-    say(f"overlap  {_overlap_line(overlap)}")
+    say(f"overlap  {overlap.line}")
     scored = {role: _collect(models, role, built.rows, options, say) for role in models.roles}
     noise = noise_floor(models, built.rows, options.tokens_per_batch) if options.noise else None
     if noise is not None:
@@ -210,44 +193,6 @@ def _run_record(policy: Policy) -> dict[str, Any] | None:
     if not policy.config:
         return None
     return {"digests": policy.config.get("digests"), "data_path": policy.config.get("data", {}).get("path")}
-
-
-def _overlap_line(o: Overlap) -> str:
-    unknown = f"not known: {o.unknown}" if o.unknown else ""
-    if not o.run_data:
-        return unknown
-    counts = f"{o.exact} of {o.prompts} prompts were trained on, {o.near} more nearly ({o.run_data})"
-    return counts + f"; {unknown}" * bool(unknown)
-
-
-MARKS = (
-    "<|im_start|>",
-    "<|start_header_id|>",
-    "[INST]",
-    "<start_of_turn>",
-    "\n\nHuman:",
-    "\n\nAssistant:",
-    "### Instruction:",
-)
-LOOKED_AT = 1000  # first pairs
-
-
-def _template_warnings(policy: Policy, pairs: pa.Table) -> Iterator[str]:
-    """Where the model's template and the data disagree: scores would be computed, and mean little."""
-    trained, own = policy.config.get("data", {}).get("template"), policy.tokenizer.chat_template
-    if trained is not None and trained != policy.template.source:
-        yield "the template is not the one that the policy was trained with"
-    elif trained is None and own and own != policy.template.source:
-        yield "the tokenizer has a chat template, and another one is used"
-    elif trained is None and not own:
-        yield f"the model has no chat template: {policy.template.source!r} is used"
-    found: Counter[str] = Counter()
-    for prompt in pairs["prompt"].slice(0, LOOKED_AT).to_pylist():
-        text = "\n\n" + "\n\n".join(m["content"] for m in prompt)
-        found.update(mark for mark in MARKS if mark in text)
-    if found:
-        marks = ", ".join(f"{mark.strip()!r} in {n}" for mark, n in found.most_common(3))
-        yield f"prompts hold the marks of a template already ({marks} of {min(len(pairs), LOOKED_AT)}), and get another"
 
 
 def _boundary(built: Rows, tokenizer: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
@@ -55,6 +55,11 @@ class Scored:
     def difference(self, name: str) -> np.ndarray:
         """Chosen minus rejected of `policy`, `ref`, `n` (tokens) or `chars`."""
         return self.column(f"{name}_chosen") - self.column(f"{name}_rejected")
+
+    def at(self, rows_N: np.ndarray) -> Scored:
+        """The same of some rows only."""
+        rewards = PairRewards(self.rewards.chosen[rows_N], self.rewards.rejected[rows_N])
+        return replace(self, table=self.table.take(pa.array(rows_N)), rewards=rewards)
 
     @property
     def name(self) -> str:
@@ -115,11 +120,8 @@ def load(scores: Source, mode: str | None = None, where: str | None = None) -> S
         table, digest, record = read_scores(scores), sha256(scores_path(scores)), read_record(scores_path(scores))
     mode = mode or ("implicit" if table["reference"][0].as_py() is not None else "sum")
     rewards = rewards_of(table, mode)
-    if where is not None:
-        rows = _matching(table, rewards, where)
-        table = table.take(pa.array(rows))
-        rewards = PairRewards(rewards.chosen[rows], rewards.rejected[rows])
-    return Scored(table, mode, rewards, digest, record, where)
+    s = Scored(table, mode, rewards, digest, record, where)
+    return s if where is None else s.at(_matching(table, rewards, where))
 
 
 def by_policy(scores: Source) -> list[Source]:
@@ -160,22 +162,13 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 def _matching(table: pa.Table, rewards: PairRewards, where: str) -> np.ndarray:
     """Numbers of the rows for which the condition is true."""
-    import duckdb
-
-    from prefkit.finish import check_condition
+    from prefkit.conditions import check_condition, rows_where
 
     check_condition(where)
     columns = {"reward_chosen": rewards.chosen, "reward_rejected": rewards.rejected, "margin": rewards.margins}
-    columns |= {"hit": hits(rewards.margins), "_row": np.arange(table.num_rows)}
-    for name, values in columns.items():
+    for name, values in (columns | {"hit": hits(rewards.margins)}).items():
         table = table.append_column(name, pa.array(values))
-    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
-        try:
-            db.register("pairs", table)
-            rows = db.execute(f"SELECT _row FROM pairs WHERE ({where}\n)").fetchnumpy()["_row"]  # noqa: S608
-        except duckdb.Error as e:
-            visible = ", ".join(c for c in table.column_names if not c.startswith("_"))
-            raise UserError(f"bad --where {where!r}: {e}", fix=f"an SQL condition over {visible}") from None
+    rows = rows_where(table, where)
     if not len(rows):
         raise UserError(f"--where {where!r} leaves no pair of {table.num_rows}", fix="widen it")
-    return np.sort(np.asarray(rows, dtype=np.int64))
+    return rows

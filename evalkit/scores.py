@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from prefkit.errors import UserError
 
+STYLES = {"heading": "heading", "list": "list", "bold": "bold", "code": "code block"}  # of `prefkit.formats`
+STYLE = pa.struct([pa.field(name, pa.int32()) for name in STYLES])
 SCORES = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -38,9 +40,19 @@ SCORES = pa.schema(
         pa.field("label_margin", pa.float32()),  # strength of the preference in the data, 0 to 1
         pa.field("chosen_key", pa.string()),  # digest of the response's token ids: which responses of a set are one
         pa.field("rejected_key", pa.string()),
+        pa.field("style_chosen", STYLE),  # how many headings, list items, bold spans and code blocks
+        pa.field("style_rejected", STYLE),
     ]
 )
-OPTIONAL = ("norm_chosen", "norm_rejected", "label_margin", "chosen_key", "rejected_key")
+OPTIONAL = (
+    "norm_chosen",
+    "norm_rejected",
+    "label_margin",
+    "chosen_key",
+    "rejected_key",
+    "style_chosen",
+    "style_rejected",
+)
 ABSURD = 1e12  # nats; no sum over tokens of a response comes near
 COUNTS = ("n_chosen", "n_rejected", "chars_chosen", "chars_rejected")
 NUMBERS = ["policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"]

@@ -1,7 +1,7 @@
 """Weighted sections, declared in YAML (recipes/sections): RewardBench's total and its like, with an interval.
 
 name: RewardBench
-metric: pairs              # or best_of_n, styles: what a unit of a subset is
+metric: pairs              # or best_of_n, styles, ties: what is averaged over a subset; a section may name its own
 sections:
   Chat: {weight: 2, subsets: {alpacaeval-easy: 100, alpacaeval-hard: 95}}
 """
@@ -9,7 +9,7 @@ sections:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,56 +17,83 @@ import numpy as np
 import yaml
 
 from evalkit.scored import Scored, codes
-from evalkit.sets import best_of_n, style_hits
+from evalkit.sets import best_of_n, style_hits, ties
 from prefkit.errors import UserError, unknown_name
-from prefkit.statistics import cluster_bootstrap, fold
+from prefkit.shares import weighted_shares
 
 FIX = "see recipes/sections/rewardbench.yaml"
 
 
-class Units(NamedTuple):
-    """What is averaged within a subset: credits [U], the row each stands for, and other averages of the same units."""
+class Measured(NamedTuple):
+    """A subset's number: `constant` and Σ weight·share, each share as credits and the rows they stand for."""
 
-    credit_U: np.ndarray
-    row_U: np.ndarray
-    more: dict[str, np.ndarray]
-
-
-def _pairs(s: Scored) -> Units:
-    return Units(s.hit_N, np.arange(len(s.hit_N)), {})
+    parts: list[tuple[float, np.ndarray, np.ndarray]]
+    constant: float
+    more: dict[str, float]  # other averages of the same pairs
 
 
-def _best_of_n(s: Scored) -> Units:
+def _pairs(s: Scored) -> Measured:
+    return Measured([(1.0, s.hit_N, np.arange(len(s.hit_N)))], 0.0, {})
+
+
+def _best_of_n(s: Scored) -> Measured:
     found = best_of_n(s)
-    return Units(found.credit_S, found.row_S, {})
+    return Measured([(1.0, found.credit_S, found.row_S)], 0.0, {})
 
 
-def _styles(s: Scored) -> Units:
-    hit_S33, row_S = style_hits(s)
+def _styles(s: Scored) -> Measured:
+    hit_S33, row_S33 = style_hits(s)
     richer, poorer = np.tril_indices(3, -1)
-    parts = {
-        "easy": hit_S33[:, richer, poorer].mean(axis=1),
-        "normal": np.diagonal(hit_S33, axis1=1, axis2=2).mean(axis=1),
-        "hard": hit_S33[:, poorer, richer].mean(axis=1),
+    more = {
+        "easy": float(hit_S33[:, richer, poorer].mean()),
+        "normal": float(np.diagonal(hit_S33, axis1=1, axis2=2).mean()),
+        "hard": float(hit_S33[:, poorer, richer].mean()),
     }
-    return Units(np.mean(list(parts.values()), axis=0), row_S, parts)
+    return Measured([(1.0, hit_S33.ravel(), row_S33.ravel())], 0.0, more)
 
 
-METRICS: dict[str, Callable[[Scored], Units]] = {"pairs": _pairs, "best_of_n": _best_of_n, "styles": _styles}
+def _ties(s: Scored) -> Measured:
+    """RewardBench 2's weights: .6 for accuracy, .4 for margins, and .01 for tanh, here a share (1 + tanh) / 2."""
+    q = ties(s)
+    closeness_Q = (1 + q.tanh_Q) / 2
+    parts = [
+        (0.3, q.tied_right_T, q.tied_row_T),
+        (0.3, q.reference_right_F, q.reference_row_F),
+        (0.2, q.preferred_Q, q.row_Q),
+        (0.2, q.preferred_hard_Q, q.row_Q),
+        (0.02, closeness_Q, q.row_Q),
+    ]
+    return Measured(parts, -0.01, {})
+
+
+METRICS: dict[str, Callable[[Scored], Measured]] = {
+    "pairs": _pairs,
+    "best_of_n": _best_of_n,
+    "styles": _styles,
+    "ties": _ties,
+}
 
 
 @dataclass(frozen=True)
 class Sections:
-    """A total of weighted sections, each a weighted mean of subsets' accuracies."""
+    """A total of weighted sections, each a weighted mean of subsets; `metrics` of those with another than `metric`."""
 
     name: str
     metric: str
     weights: dict[str, float]
     subsets: dict[str, dict[str, float]]
+    metrics: dict[str, str] = field(default_factory=dict)
+
+    def mix(self, section: str) -> dict[tuple[str, str], float]:
+        """Part of each (metric, subset) in a section."""
+        metric, subsets = self.metrics.get(section, self.metric), self.subsets[section]
+        return {(metric, name): weight / sum(subsets.values()) for name, weight in subsets.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """What `from_dict` reads."""
         sections = {n: {"weight": w, "subsets": self.subsets[n]} for n, w in self.weights.items()}
+        for name, metric in self.metrics.items():
+            sections[name]["metric"] = metric
         return {"name": self.name, "metric": self.metric, "sections": sections}
 
 
@@ -87,81 +114,75 @@ def from_dict(given: Any, where: object = "") -> Sections:
         weights = {str(k): float(v["weight"]) for k, v in given["sections"].items()}
         subsets = {str(k): {str(n): float(w) for n, w in v["subsets"].items()} for k, v in given["sections"].items()}
         name, metric = str(given["name"]), str(given.get("metric", "pairs"))
+        metrics = {str(k): str(v["metric"]) for k, v in given["sections"].items() if "metric" in v}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise UserError(f"these are no sections: {type(e).__name__} {e}", where, FIX) from None
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    for unknown in (m for m in (metric, *metrics.values()) if m not in METRICS):
+        raise unknown_name("metric", unknown, METRICS)
     numbers = [*weights.values(), *(w for s in subsets.values() for w in s.values())]
     sound = all(np.isfinite(n) and n >= 0 for n in numbers) and sum(weights.values()) > 0
     if not sound or not all(sum(s.values()) > 0 for s in subsets.values()):
         raise UserError("a weight is negative, not finite, or all are zero", where, FIX)
-    return Sections(name, metric, weights, subsets)
+    return Sections(name, metric, weights, subsets, metrics)
 
 
-def weighted(s: Scored, sections: Sections, seed: int = 0) -> dict:
-    """Σ weight·section / Σ weight, sections and total with 95 % intervals by the bootstrap over groups.
+def weighted(s: Scored, sections: Sections) -> dict:
+    """Σ weight·section / Σ weight, sections and total with the 95 % intervals of `weighted_shares`.
 
     A section with a subset that is not among the scores has no value, and then the total has none either: `missing`
-    names the subsets, `present` is the total over whole sections. `unused` counts pairs or items of subsets that no
-    section names.
+    names the subsets, `present` is the total over whole sections. `unused` counts pairs of subsets that no section
+    names.
     """
-    units = METRICS[sections.metric](s)
-    listed = list(dict.fromkeys(n for subsets in sections.subsets.values() for n in subsets))
     subset_N, names = codes(s.table["subset"])
-    code_U = np.array([listed.index(n) if n in listed else -1 for n in names])[subset_N[units.row_U]]
-    used_U = code_U >= 0
-    cluster_U = fold(s.n_groups, seed)[s.group_N[units.row_U]]
-    counts_CS = _sums(cluster_U[used_U], code_U[used_U], np.ones(used_U.sum()), len(listed))
-    seen_S = counts_CS.sum(axis=0) > 0
-    whole_X = np.array([all(seen_S[listed.index(n)] for n in subsets) for subsets in sections.subsets.values()])
-    mix_XS = np.array([[sub.get(n, 0.0) / sum(sub.values()) for n in listed] for sub in sections.subsets.values()])
-    weight_X = np.array(list(sections.weights.values())) * whole_X
-
-    def values(totals_BK: np.ndarray) -> np.ndarray:
-        """Each section, then the total over whole ones: [B, X + 1]."""
-        hits_BS, counts_BS = np.split(totals_BK, 2, axis=1)
-        mean_BS = np.where(seen_S, hits_BS / np.where(seen_S, counts_BS, 1), 0)
-        section_BX = np.stack([_mixed(mean_BS, mix_S) for mix_S in mix_XS], axis=1)
-        return np.append(section_BX, _mixed(section_BX, weight_X)[:, None] / weight_X.sum(), axis=1)
-
-    columns: list[dict] = [{} for _ in range(len(weight_X) + 1)]
-    for name, credit_U in {"value": units.credit_U, **units.more}.items():
-        hits_CS = _sums(cluster_U[used_U], code_U[used_U], credit_U[used_U], len(listed))
-        sums_CK = np.concatenate([hits_CS, counts_CS], axis=1)[counts_CS.sum(axis=1) > 0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            for column, value in zip(columns, values(sums_CK.sum(axis=0, keepdims=True))[0], strict=True):
-                column[name] = float(value)
-        if name == "value":
-            for column, ends in zip(columns, cluster_bootstrap(sums_CK, values, seed=seed), strict=True):
-                column |= ends._asdict()
-    groups_U = s.group_N[units.row_U]
-    for column, mix_S in zip(columns, [*mix_XS, weight_X @ mix_XS], strict=True):
-        column["n_groups"] = len(np.unique(groups_U[np.isin(code_U, np.flatnonzero(mix_S > 0))]))
-    *parts, total = columns
-    rows = [
-        {"name": name, "weight": weight, **(part if whole else dict.fromkeys(part))}
-        for (name, weight), part, whole in zip(sections.weights.items(), parts, whole_X, strict=True)
-    ]
+    mixes = {name: sections.mix(name) for name in sections.weights}
+    keys = list(dict.fromkeys(key for mix in mixes.values() for key in mix))
+    rows = {name: np.flatnonzero(subset_N == i) for i, name in enumerate(names)}
+    tried = {key: _measured(s, key[0], rows[key[1]]) for key in keys if key[1] in rows}
+    found = {key: measured for key, measured in tried.items() if measured is not None}
+    whole = [name for name, mix in mixes.items() if mix.keys() <= found.keys()]
+    columns = dict(zip(whole, _columns(s, found, [mixes[n] for n in whole]), strict=True))
+    weight = sum(sections.weights[n] for n in whole)
+    overall = {k: sum(sections.weights[n] * mixes[n].get(k, 0) for n in whole) / weight for k in found if weight}
+    present = _columns(s, found, [overall])[0] if overall else None
+    nothing = dict.fromkeys(present or ("value", "low", "high", "n_groups"))
     return {
         "name": sections.name,
         "metric": sections.metric,
-        "total": total if whole_X.all() else None,
-        "present": total if weight_X.any() else None,
-        "sections": rows,
-        "missing": [n for n, seen in zip(listed, seen_S, strict=True) if not seen],
+        "total": present if len(whole) == len(mixes) else None,
+        "present": present,
+        "sections": [{"name": n, "weight": w, **columns.get(n, nothing)} for n, w in sections.weights.items()],
+        "missing": list(dict.fromkeys(name for metric, name in keys if (metric, name) not in found)),
         "declared": sections.as_dict(),
-        "units": int(used_U.sum()),
-        "unused": int((~used_U).sum()),
+        "unused": sum(len(rows[n]) for n in names if n not in {name for _, name in keys}),
     }
 
 
-def _mixed(value_BK: np.ndarray, weight_K: np.ndarray) -> np.ndarray:
-    """Σ weight·value over what has a weight: a replicate without a subset is NaN there, and 0·NaN would spread it."""
-    return value_BK[:, weight_K > 0] @ weight_K[weight_K > 0]
+def _measured(s: Scored, metric: str, rows_N: np.ndarray) -> Measured | None:
+    """A subset by its metric, parts with the rows of all scores; None where a part of it is empty."""
+    measured = METRICS[metric](s.at(rows_N))
+    if not all(len(row_U) for _, _, row_U in measured.parts):
+        return None
+    return measured._replace(parts=[(w, credit_U, rows_N[row_U]) for w, credit_U, row_U in measured.parts])
 
 
-def _sums(cluster_U: np.ndarray, code_U: np.ndarray, weight_U: np.ndarray, n_subsets: int) -> np.ndarray:
-    """Sums of the units of each cluster and subset: [C, S]; at least one row."""
-    n_clusters = int(cluster_U.max()) + 1 if len(cluster_U) else 1
-    flat = np.bincount(cluster_U * n_subsets + code_U, weight_U, minlength=n_clusters * n_subsets)
-    return flat.reshape(n_clusters, n_subsets)
+def _columns(
+    s: Scored, found: dict[tuple[str, str], Measured], mixes: list[dict[tuple[str, str], float]]
+) -> list[dict]:
+    """Of each weighted mean of subsets its value, interval, other averages, and how many groups it is of."""
+    parts = [(key, *part) for key, measured in found.items() for part in measured.parts]
+    if not mixes or not parts:
+        return []
+    weight_XK = np.array([[mix.get(key, 0.0) * weight for key, weight, *_ in parts] for mix in mixes])
+    groups = [s.group_N[row_U] for *_, row_U in parts]
+    means = weighted_shares(
+        [(credit_U, group_U) for (*_, credit_U, _), group_U in zip(parts, groups, strict=True)], weight_XK
+    )
+    columns = []
+    for mix, weight_K, (value, ends) in zip(mixes, weight_XK, means, strict=True):
+        shift = sum(weight * found[key].constant for key, weight in mix.items())
+        used = [group_U for group_U, weight in zip(groups, weight_K, strict=True) if weight]
+        column = {"value": value + shift, "low": ends.low + shift, "high": ends.high + shift}
+        for name in dict.fromkeys(name for key in mix for name in found[key].more):
+            column[name] = sum(weight * found[key].more.get(name, np.nan) for key, weight in mix.items() if weight)
+        columns.append(column | {"n_groups": len(np.unique(np.concatenate(used)))})
+    return columns

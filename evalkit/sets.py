@@ -1,7 +1,8 @@
-"""Items of more than one pair: best of n with split credit for ties, and the 3×3 of styles."""
+"""Items of more than one pair: best of n with split credit, the 3×3 of styles, and several right answers."""
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ def items(s: Scored) -> dict | None:
 
 
 def style_hits(s: Scored) -> tuple[np.ndarray, np.ndarray]:
-    """RM-Bench's 3×3: hits [S, chosen style, rejected style] and the first row of each set.
+    """RM-Bench's 3×3: hits and rows [S, chosen style, rejected style] of each set.
 
     A set is nine pairs in the data's order, chosen style by chosen style, each against the three rejected styles,
     plainest first. UserError for a set of another make: its styles could not be told.
@@ -114,4 +115,58 @@ def style_hits(s: Scored) -> tuple[np.ndarray, np.ndarray]:
             raise UserError(
                 f"set {bad!r} is no 3×3 of styles in order", fix="keep the order in which the pairs were made"
             )
-    return s.hit_N[order], order[:, 0, 0]
+    return s.hit_N[order], order
+
+
+class Ties(NamedTuple):
+    """RewardBench 2's Ties: of tied sets [T], reference sets [F], and questions [Q] that have both.
+
+    A set is right where its worst right answer lies above its best wrong one. `preferred_Q` says whether that gap is
+    more than right answers differ among themselves, `preferred_hard_Q` whether the reference set's is too; `tanh_Q` is
+    tanh(smaller gap / difference - 1), 0 where both are 0.
+    """
+
+    tied_right_T: np.ndarray
+    tied_row_T: np.ndarray
+    reference_right_F: np.ndarray
+    reference_row_F: np.ndarray
+    preferred_Q: np.ndarray
+    preferred_hard_Q: np.ndarray
+    tanh_Q: np.ndarray
+    row_Q: np.ndarray
+
+
+def ties(s: Scored) -> Ties:
+    """Sets of several right answers, `tied:N`, and of one, `ref:N`, as questions of RewardBench 2 are called.
+
+    Definition: Malik et al., arXiv 2506.01937, and its published scoring code. Rows of a reference set are those of
+    the tied one, so that both are one group. UserError for a set of another name.
+    """
+    set_N, names = codes(s.table["set_id"])
+    told = [re.fullmatch(r"(?:.*/)?(ref|tied):(.+)", name) for name in names]
+    if None in told:
+        odd = names[told.index(None)]
+        raise UserError(f"set {odd!r} is no set of Ties", fix="keep RewardBench 2's ids, such as tied:3 and ref:3")
+    best_S, worst_S, wrong_S = np.full(len(names), -np.inf), np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    np.maximum.at(best_S, set_N, s.rewards.chosen)
+    np.minimum.at(worst_S, set_N, s.rewards.chosen)
+    np.maximum.at(wrong_S, set_N, s.rewards.rejected)
+    gap_S, spread_S = worst_S - wrong_S, best_S - worst_S
+    _, row_S = np.unique(set_N, return_index=True)
+    at = {kind: {m[2]: i for i, m in enumerate(told) if m and m[1] == kind} for kind in ("tied", "ref")}
+    tied, ref = list(at["tied"].values()), list(at["ref"].values())
+    both = np.array([(i, at["ref"][q]) for q, i in at["tied"].items() if q in at["ref"]], int).reshape(-1, 2)
+    gap_Q, spread_Q = gap_S[both[:, 0]], spread_S[both[:, 0]]
+    smaller_Q = np.minimum(gap_Q, gap_S[both[:, 1]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tanh_Q = np.nan_to_num(np.tanh(smaller_Q / spread_Q - 1), nan=0.0)
+    return Ties(
+        (gap_S[tied] > 0) * 1.0,
+        row_S[tied],
+        (gap_S[ref] > 0) * 1.0,
+        row_S[[at["tied"].get(q, i) for q, i in at["ref"].items()]],
+        (gap_Q > spread_Q) * 1.0,
+        (smaller_Q > spread_Q) * 1.0,
+        tanh_Q,
+        row_S[both[:, 0]],
+    )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from prefkit import checks, near, tables
+from prefkit.conditions import rows_where
 from prefkit.contamination import Evaluation
-from prefkit.errors import UserError
 from prefkit.schema import Reject
 from prefkit.split import KEYS
 from prefkit.tables import Candidates
@@ -107,50 +107,13 @@ def _reasons(text: str) -> tuple[str, list[str]]:
 
 def matching(made: Candidates, where: str | None) -> np.ndarray:
     """Whether the SQL expression over the columns is true of each row: bool[n]."""
-    keep = np.ones(made.rows, dtype=bool)
     if where is None:
-        return keep
-    import duckdb  # when asked for: it takes a twentieth of a second
-
-    hidden = [c for c in made.table.column_names if c.startswith("_")]
-    plain_time = made.table["created"].cast(pa.timestamp("s"))  # zoned times would need an extension of duckdb
-    visible = made.spelled().drop_columns(hidden).append_column("_row", pa.array(np.arange(made.rows)))
-    visible = visible.set_column(visible.schema.get_field_index("created"), "created", plain_time)
-    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
-        try:
-            db.register("pairs", visible)
-            rows = db.execute(f"SELECT _row FROM pairs WHERE ({where}\n)").fetchnumpy()["_row"]  # noqa: S608
-        except duckdb.Error as e:
-            columns = ", ".join(c for c in visible.column_names if not c.startswith("_"))
-            raise UserError(f"bad --where {where!r}: {e}", fix=f"an SQL condition over {columns}") from None
-    keep[:] = False
-    keep[np.asarray(rows, dtype=np.int64)] = True
+        return np.ones(made.rows, dtype=bool)
+    table, keep = made.spelled(), np.zeros(made.rows, dtype=bool)
+    plain_time = table["created"].cast(pa.timestamp("s"))  # zoned times would need an extension of duckdb
+    table = table.set_column(table.schema.get_field_index("created"), "created", plain_time)
+    keep[rows_where(table, where)] = True
     return keep
-
-
-def check_condition(where: str | None) -> None:
-    """UserError unless the expression can be decided of each row alone, and always alike."""
-    if where is None:
-        return
-    import duckdb
-
-    with duckdb.connect(config={"threads": 1, "enable_external_access": False}) as db:
-        (tree,) = db.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchone() or ("{}",)
-        unsteady = db.execute("SELECT function_name FROM duckdb_functions() WHERE stability != 'CONSISTENT'").fetchall()
-    nodes = list(_nodes(json.loads(tree)))
-    if any(node.get("class") in ("SUBQUERY", "WINDOW") for node in nodes):
-        raise UserError(f"bad --where {where!r}: it looks beyond its row", fix="leave out SELECT and OVER")
-    called = {(name,) for node in nodes if (name := node.get("function_name"))} & set(unsteady)
-    if called:
-        what = f"bad --where {where!r}: {', '.join(sorted(n for (n,) in called))} differs from run to run"
-        raise UserError(what, fix="use hash(id) for a sample, and dates written out")
-
-
-def _nodes(tree: Any) -> Iterator[dict]:
-    if isinstance(tree, dict):
-        yield tree
-    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _nodes(child)
 
 
 def row_keys(made: Candidates) -> np.ndarray:

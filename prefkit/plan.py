@@ -17,10 +17,11 @@ import numpy as np
 
 from prefkit import engine, tables
 from prefkit.checks import CHECKS, severities
+from prefkit.conditions import check_condition
 from prefkit.contamination import FILE as EVALUATION
 from prefkit.contamination import evaluation_files, write_evaluation
 from prefkit.errors import UserError
-from prefkit.finish import check_condition, matching
+from prefkit.finish import matching
 from prefkit.near import THRESHOLD
 from prefkit.readers import Piece, is_readable, pieces
 from prefkit.schema import SCHEMA_VERSION

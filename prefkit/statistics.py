@@ -207,13 +207,16 @@ def cluster_bootstrap(
     """Percentile intervals of statistics of sums, clusters resampled whole with replacement.
 
     `sums_CK` holds K sums of each cluster (counts are sums too), `statistic` maps totals [B, K] to [B, S]. Beside a
-    chunk of 64 replicates nothing grows with B × C. NaN ends where there is one cluster, or a statistic is undefined
-    (not finite) in more than 1 % of the replicates; fewer are left out.
+    chunk of 64 replicates nothing grows with B × C. The percentiles are those of a wider confidence, by Student's t for
+    C - 1 and √(C/(C-1)): plain ones of few clusters are too short (Hesterberg, The American Statistician 69 (2015),
+    371-386; of 6 clusters they held a difference in 84 % of simulated sets). NaN ends where there is one cluster, or a
+    statistic is undefined (not finite) in more than 1 % of the replicates; fewer are left out.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         n_statistics = statistic(sums_CK.sum(axis=0, keepdims=True)).shape[1]
     if len(sums_CK) < 2:
         return [Interval(math.nan, math.nan)] * n_statistics
+    tail = NORMAL.cdf(-critical(confidence, len(sums_CK) - 1) * math.sqrt(len(sums_CK) / (len(sums_CK) - 1)))
     sums_CK = _folded(sums_CK, seed)
     n, rng, values = len(sums_CK), np.random.default_rng(seed), []
     for start in range(0, replicates, CHUNK):
@@ -223,9 +226,10 @@ def cluster_bootstrap(
         with np.errstate(divide="ignore", invalid="ignore"):
             values.append(statistic(weights.astype(float) @ sums_CK))
     found = [v[np.isfinite(v)] for v in np.concatenate(values).T]
-    ends = [0.5 - confidence / 2, 0.5 + confidence / 2]
     return [
-        Interval(*map(float, np.quantile(v, ends))) if len(v) >= 0.99 * replicates else Interval(math.nan, math.nan)
+        Interval(*map(float, np.quantile(v, [tail, 1 - tail])))
+        if len(v) >= 0.99 * replicates
+        else Interval(math.nan, math.nan)
         for v in found
     ]
 

@@ -10,31 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefkit.formats import FORMATS, format_counts
 from prefkit.shards import Manifest, open_pairs, read_shard
-from prefkit.statistics import design_effect, numbered, placement, wilson
+from prefkit.shares import Share, share
+from prefkit.statistics import numbered, placement
 from prefkit.tables import offsets
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 10  # of margins, each a tenth wide
-FORMATS = {  # what a response may hold, as an RE2 pattern over Markdown
-    "code block": r"(?m)^\s*(```|~~~)",
-    "inline code": r"`[^`\n]+`",
-    "list": r"(?m)^\s*([-*+]|\d+[.)])\s",
-    "heading": r"(?m)^#{1,6}\s",
-    "bold": r"\*\*[^*\n]+\*\*",
-    "link": r"\]\([^)\s]+",
-    "table": r"(?m)^\s*\|?\s*:?-{3,}:?\s*\|",
-    "quotation": r"(?m)^>\s",
-    "mathematics": r"\$[^$\n]+\$",
-}
-
-
-class Share(NamedTuple):
-    """A share of pairs with its 95 % interval (Wilson on the effective number of pairs, by group)."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Format(NamedTuple):
@@ -87,7 +70,7 @@ def describe(path: Path | str) -> Stats:
         margins=np.histogram(margins, bins=BINS, range=(0, 1))[0].tolist() if len(margins) else [],
         chars={k: [int(q) for q in np.quantile(v, QUANTILES)] for k, v in chars.items()} if whole.num_rows else {},
         doublings={k: np.bincount(np.ceil(np.log2(v + 1)).astype(int)).tolist() for k, v in chars.items()},
-        longer_wins=share((longer + 1) / 2, groups),
+        longer_wins=_share((longer + 1) / 2, groups),
         length_auc=float(placement(chars["chosen"], chars["rejected"]).mean()) if whole.num_rows else None,
         formats=_formats(whole, groups),
         rejects=dict(_counts(rejects["reason"])),
@@ -95,12 +78,8 @@ def describe(path: Path | str) -> Stats:
     )
 
 
-def share(won: np.ndarray, groups: np.ndarray) -> Share | None:
-    """Mean of wins in 0..1 with its interval; pairs of one group are not independent. None without pairs."""
-    if not len(won):
-        return None
-    n = len(won) / max(1.0, design_effect(won, groups))
-    return Share(float(won.mean()), *wilson(float(won.mean()) * n, n))
+def _share(won: np.ndarray, groups: np.ndarray) -> Share | None:
+    return share(won, groups) if len(won) else None
 
 
 def _years(pairs: pa.Table) -> dict[str, dict[str, int]]:
@@ -114,24 +93,16 @@ def _years(pairs: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def _formats(pairs: pa.Table, groups: np.ndarray) -> dict[str, Format]:
+    if not pairs.num_rows:
+        return {}
+    counts = [format_counts(pairs[side]) for side in ("chosen", "rejected")]
     found = {}
-    for name, pattern in FORMATS.items() if pairs.num_rows else ():
-        chosen, rejected = (_holds(pairs[side], pattern) for side in ("chosen", "rejected"))
+    for name in FORMATS:
+        chosen, rejected = (side[name] > 0 for side in counts)
         one = chosen != rejected
-        wins = share(chosen[one].astype(float), groups[one])
+        wins = _share(chosen[one].astype(float), groups[one])
         found[name] = Format(float(chosen.mean()), float(rejected.mean()), int(one.sum()), wins)
     return found
-
-
-def _holds(column: pa.ChunkedArray, pattern: str) -> np.ndarray:
-    """Whether any message of each cell matches: bool[n]."""
-    marks = []
-    for chunk in column.chunks:
-        hit = pc.match_substring_regex(chunk.flatten().field(1), pattern).to_numpy(zero_copy_only=False)
-        sums = np.concatenate([[0], np.cumsum(hit.astype(np.int64))])
-        cuts = offsets(chunk)
-        marks.append(sums[cuts[1:]] > sums[cuts[:-1]])
-    return np.concatenate(marks) if marks else np.zeros(0, bool)
 
 
 def content_chars(column: pa.ChunkedArray) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit.diff import changed_pairs, compare, jointly, side
@@ -164,3 +164,11 @@ def test_a_report_of_several_policies_is_ambiguous(tmp_path):
     write_report(build_report(*both), pair_table(*both), tmp_path)
     with pytest.raises(UserError, match="several policies"):
         side(tmp_path)
+
+
+def test_few_groups_could_only_show_what_t_says():
+    """Six groups of four pairs: t of 5 degrees of freedom, not the normal, for size and power alike."""
+    groups = [f"g{i // 4}" for i in range(24)]
+    margins = np.random.default_rng(0).normal(0.2, 1, (2, 24))
+    found = compare(*(side(with_margins(m, group_id=groups)) for m in margins))
+    assert found["detectable"] == pytest.approx((t.ppf(0.975, 5) + t.ppf(0.8, 5)) * found["accuracy"]["se"])

@@ -80,7 +80,7 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
         write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 3
+    assert json.loads(first)["schema_version"] == 4
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
@@ -289,7 +289,7 @@ def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
 
 def test_scores_from_before_the_new_columns_are_read(tmp_path):
     table = random_scores(50, 20)
-    old = table.drop_columns(["norm_chosen", "norm_rejected", "label_margin"])
+    old = table.drop_columns(["norm_chosen", "norm_rejected", "label_margin", "style_chosen", "style_rejected"])
     pq.write_table(old, tmp_path / "scores.parquet")
     assert build_report(tmp_path)["accuracy"] == build_report(table)["accuracy"]
 
@@ -326,8 +326,9 @@ def test_what_scoring_noted_is_in_the_report(tmp_path):
 def test_sections_are_in_every_form_of_the_report(recipe):
     sections = read_sections(Path(__file__).parents[2] / "recipes" / "sections" / f"{recipe}.yaml")
     names = [n for subsets in sections.subsets.values() for n in subsets]
-    n = 9 * len(names)
-    columns = {"subset": np.repeat(names, 9), "set_id": np.repeat([f"set {x}" for x in names], 9)}
+    sets = [x for name in names for x in (["tied:1", "ref:1"] if name == "Ties" else [name]) for _ in range(9)]
+    columns = {"subset": [x if ":" not in x else "Ties" for x in sets], "set_id": sets}
+    n = len(sets)
     columns |= {"chars_chosen": np.arange(n) // 3 % 3, "chars_rejected": 10 + np.arange(n) % 3}
     s = with_margins(np.random.default_rng(0).normal(0.3, 1, n), **columns)
     report = build_report(s, sections=sections)

@@ -12,7 +12,8 @@ from evalkit.page import page
 from evalkit.report import build_report, load_all
 from evalkit.report_commands import report as report_command
 from evalkit.scores import tokens_path
-from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of, readable
+from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of
+from evalkit.spelled import readable
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
 from prefkit.html import json_block
@@ -97,9 +98,33 @@ def test_numbers_and_plots_are_there_without_the_program(opened, road):
     report = json.loads((road / "report" / "report.json").read_text())
     assert f"{report['accuracy']['value']:.3f}" in tab.inner_text("header")
     assert tab.locator("svg[role=img]").count() >= 5
+    tab.evaluate("document.querySelectorAll('details.part').forEach(d => { d.open = true })")
     assert all(tab.locator("svg[role=img]").nth(i).get_attribute("aria-label") for i in range(5))
     for title in ("Length.", "Displacement.", "Calibration."):
         assert title in tab.inner_text("main")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_first_screen_is_the_number_what_it_is_beside_and_the_verdict(opened, road, width, height):
+    """All else is folded, opens by the browser's own means, and prints as it would open."""
+    tab, _ = opened
+    tab.set_viewport_size({"width": width, "height": height})
+    header, parts = tab.inner_text("header"), tab.locator("details.part")
+    report = json.loads((road / "report" / "report.json").read_text())
+    assert f"{report['accuracy']['value']:.3f}" in header
+    assert "than guessing (p" in header or "not distinguishable from guessing" in header
+    assert "longer answer wins" in header
+    below = tab.locator("header").bounding_box()
+    assert below["y"] + below["height"] < height * 0.8
+    assert parts.count() == 5
+    assert not any(parts.nth(i).get_attribute("open") for i in range(5))
+    assert "Displacement." not in tab.inner_text("main")
+    tab.locator("details.part summary").first.focus()
+    tab.keyboard.press("Enter")
+    assert "Displacement." in tab.inner_text("main")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.emulate_media(media="print")
+    assert tab.locator("details.part dl").bounding_box()["height"] > 50
 
 
 def test_pairs_are_filtered_searched_and_ordered(opened):

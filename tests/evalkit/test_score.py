@@ -25,8 +25,9 @@ from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
 from evalkit.inputs import open_data
 from evalkit.models import Models, short_names
+from evalkit.options import ScoreOptions
 from evalkit.overlap import count_overlap, training_overlap
-from evalkit.score import ScoreOptions, score
+from evalkit.score import score
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
 from prefkit.shards import read_manifest

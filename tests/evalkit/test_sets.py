@@ -1,5 +1,6 @@
-"""Items of several pairs: best of n by a plain loop and by RewardBench 2's rule, RM-Bench's 3×3 by hand."""
+"""Items of several pairs: best of n and Ties by RewardBench 2's rules, RM-Bench's 3×3 by hand, their sections."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,22 @@ from evalkit.markdown import to_markdown
 from evalkit.report import build_report
 from evalkit.scored import load
 from evalkit.sections import Sections, from_dict, read_sections, weighted
-from evalkit.sets import best_of_n, items, style_hits
+from evalkit.sets import best_of_n, items, style_hits, ties
+from prefkit.convert import convert_dataset
 from prefkit.errors import UserError
+from prefkit.shards import open_pairs
+from prefkit.statistics import wilson
 
 ROOT = Path(__file__).parents[2]
 
 
-def loaded(sets):
+def loaded(sets, **columns):
     """Scores of sets {name: (rewards of chosen, rewards of rejected)}: every chosen against every rejected."""
     rows = [(name, c, r) for name, (chosen, rejected) in sets.items() for c in chosen for r in rejected]
     names, chosen, rejected = zip(*rows, strict=True)
     zeros = np.zeros(len(rows))
     numbers = {"policy_chosen": chosen, "policy_rejected": rejected, "ref_chosen": zeros, "ref_rejected": zeros}
-    return with_margins(zeros, set_id=list(names), **numbers)
+    return with_margins(zeros, set_id=list(names), **numbers | columns)
 
 
 @given(
@@ -165,6 +169,109 @@ def test_sets_of_another_make_are_no_matrix():
         style_hits(load(shuffled))
 
 
+# Rewards of (right, wrong) answers. Question 1: right answers .5 apart, 2 above the wrong one, 1.5 in its reference.
+# 2: right answers as far apart as from the wrong one, and a reference that is wrong. 3: right answers equal.
+QUESTIONS = {
+    "rb/tied:1": ([5.0, 5.25, 5.5], [3.0, 1.0]),
+    "rb/ref:1": ([4.0], [2.5, 0.0]),
+    "rb/tied:2": ([4.0, 3.0], [2.0, 1.0]),
+    "rb/ref:2": ([1.0], [2.0, 0.0]),
+    "rb/tied:3": ([2.0, 2.0], [2.0, 1.0]),
+    "rb/ref:3": ([3.0], [1.0, 1.0]),
+}
+
+
+def test_ties_are_weighted_as_published_by_hand():
+    """Accuracy of tied sets 2/3 (a wrong answer as good as the right ones is wrong), of reference sets 2/3; 1 of 3
+    prefers right answers, the same with its reference set. Closeness: tanh(1.5/.5 - 1), tanh(-1/1 - 1), 0 for 0/0."""
+    found = ties(loaded(QUESTIONS))
+    assert found.tied_right_T.tolist() == [1, 1, 0]
+    assert found.reference_right_F.tolist() == [1, 0, 1]
+    assert (found.preferred_Q.tolist(), found.preferred_hard_Q.tolist()) == ([1, 0, 0], [1, 0, 0])
+    assert found.tanh_Q == pytest.approx([np.tanh(2), np.tanh(-2), 0])
+    s = loaded(QUESTIONS, subset=["Ties"] * sum(len(c) * len(r) for c, r in QUESTIONS.values()))
+    total = weighted(s, Sections("x", "ties", {"Ties": 1}, {"Ties": {"Ties": 1}}))["total"]
+    assert total["value"] == pytest.approx(0.3 * 2 / 3 + 0.3 * 2 / 3 + 0.2 / 3 + 0.2 / 3)
+    assert total["low"] < total["value"] < total["high"]
+
+
+def published(sets):
+    """The Ties score in the published order of steps, a question at a time."""
+
+    def stats(right, wrong):
+        return min(right) > max(wrong), max(right) - min(right), min(right) - max(wrong)
+
+    tied = {name.split(":")[1]: stats(*v) for name, v in sets.items() if "tied" in name}
+    ref = {name.split(":")[1]: stats(*v) for name, v in sets.items() if "ref" in name}
+    both = sorted(set(tied) & set(ref))
+    spread, gap, gap_ref = (np.array(x) for x in zip(*((tied[q][1], tied[q][2], ref[q][2]) for q in both), strict=True))
+    smaller = np.minimum(gap, gap_ref)
+    with np.errstate(all="ignore"):
+        closeness = np.nan_to_num(np.tanh(smaller / spread - 1), nan=0.0)
+    accuracy = [np.mean([x[0] for x in found.values()]) for found in (tied, ref)]
+    return 0.3 * sum(accuracy) + 0.2 * np.mean(gap > spread) + 0.2 * np.mean(smaller > spread) + 0.01 * closeness.mean()
+
+
+def test_ties_of_many_questions_are_those_of_the_published_steps():
+    rng, sets = np.random.default_rng(0), {}
+    for q in range(60):
+        right = rng.integers(3, 9, rng.integers(2, 6)).astype(float)
+        sets[f"tied:{q}"] = (right.tolist(), rng.integers(0, 5, 4).tolist())
+        if q % 7:  # questions whose reference set is missing count for accuracy alone
+            sets[f"ref:{q}"] = ([float(rng.integers(3, 9))], rng.integers(0, 5, 3).tolist())
+    s = loaded(sets, subset=["Ties"] * sum(len(c) * len(r) for c, r in sets.values()))
+    found = weighted(s, Sections("x", "pairs", {"T": 1}, {"T": {"Ties": 1}}, {"T": "ties"}))
+    assert found["total"]["value"] == pytest.approx(published(sets))
+
+
+def test_ties_need_the_ids_of_their_questions():
+    with pytest.raises(UserError, match="set 's' is no set of Ties: keep RewardBench 2's ids"):
+        ties(loaded({"s": ([1.0, 2.0], [0.0])}))
+    alone = loaded({"tied:1": ([1.0, 2.0], [0.0])}, subset=["Ties"] * 2)
+    assert weighted(alone, Sections("x", "ties", {"T": 1}, {"T": {"Ties": 1}}))["missing"] == ["Ties"]
+
+
+def test_rewardbench_2_is_the_mean_of_its_six_subsets(tmp_path):
+    """From its rows, through the pairs source, to the total; sets keep their ids on the way."""
+    rng, rows = np.random.default_rng(1), []
+    sections = read_sections(ROOT / "recipes" / "sections" / "rewardbench2.yaml")
+    for subset in sections.subsets:
+        for i in range(12):
+            several = subset == "Ties" and i % 2
+            answers = [f"answer {k} of {subset} {i}" for k in range(6 if several else 4)]
+            rows.append(
+                {
+                    "id": f"{'tied' if several else 'ref'}:{i // 2}" if subset == "Ties" else f"{subset}-{i}",
+                    "subset": subset,
+                    "prompt": f"question {i} of {subset}",
+                    "chosen": answers[: 3 if several else 1],
+                    "rejected": answers[3 if several else 1 :],
+                }
+            )
+    (tmp_path / "rb2.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    convert_dataset(tmp_path / "rb2.jsonl", tmp_path / "data", source="pairs", splits="test=1")
+    table = open_pairs(tmp_path / "data", "test")
+    assert table.num_rows == 5 * 12 * 3 + 6 * 3 + 6 * 9
+    texts = {side: [m[0]["content"] for m in table[side].to_pylist()] for side in ("chosen", "rejected")}
+    rewards = {text: float(rng.integers(0, 6)) for row in rows for text in row["chosen"] + row["rejected"]}
+    columns = {c: table[c].to_pylist() for c in ("id", "group_id", "set_id", "subset")}
+    for side, values in texts.items():
+        columns |= {f"policy_{side}": [rewards[t] for t in values], f"{side}_key": values}
+        columns |= {f"ref_{side}": [0.0] * len(values)}
+    found = weighted(with_margins(np.zeros(table.num_rows), **columns), sections)
+    parts = {x["name"]: x["value"] for x in found["sections"]}
+    for subset in list(sections.subsets)[:5]:
+        credits = []
+        for row in (r for r in rows if r["subset"] == subset):
+            right, *wrong = (rewards[t] for t in row["chosen"] + row["rejected"])
+            credits.append((right >= max(wrong)) / (1 + sum(w == right for w in wrong)))
+        assert parts[subset] == pytest.approx(np.mean(credits))
+    sets = {r["id"]: [[rewards[t] for t in r[side]] for side in texts] for r in rows if r["subset"] == "Ties"}
+    assert parts["Ties"] == pytest.approx(published(sets))
+    assert found["total"]["value"] == pytest.approx(np.mean(list(parts.values())))
+    assert (found["missing"], found["unused"]) == ([], 0)
+
+
 def subsets_scored(counts_right, **columns):
     """Scores of subsets {name: (pairs, right ones)}."""
     names = [n for n, (pairs, _) in counts_right.items() for _ in range(pairs)]
@@ -194,7 +301,7 @@ def test_the_interval_of_a_total_is_that_of_its_parts():
 
 
 def test_a_subset_of_one_group_leaves_the_other_intervals_whole():
-    """A third of the replicates lack it; what it has no weight in must not feel that."""
+    """What it has no weight in must not feel how little it says."""
     scored = subsets_scored({"ale": (40, 30), "bock": (40, 20), "rare": (1, 1)})
     sections = Sections(
         "x", "pairs", {"A": 1, "B": 1, "C": 0}, {"A": {"ale": 1, "rare": 0}, "B": {"bock": 1}, "C": {"rare": 1}}
@@ -205,8 +312,8 @@ def test_a_subset_of_one_group_leaves_the_other_intervals_whole():
         [*found["sections"][:2], found["total"]], [*without["sections"], without["total"]], strict=True
     ):
         assert part["value"] == pytest.approx(same["value"])
-        assert (part["low"], part["high"]) == pytest.approx((same["low"], same["high"]), abs=0.02)
-    assert np.isnan(found["sections"][2]["low"])
+        assert (part["low"], part["high"]) == pytest.approx((same["low"], same["high"]))
+    assert (found["sections"][2]["low"], found["sections"][2]["high"]) == pytest.approx(wilson(1, 1))
 
 
 def test_a_total_says_from_how_many_groups_it_is():
@@ -230,7 +337,7 @@ def test_a_total_of_which_a_part_is_missing_is_none():
     assert found["sections"][1]["value"] is None
     assert found["unused"] == 5
     nothing = weighted(subsets_scored({"stout": (5, 5)}), sections)
-    assert (nothing["total"], nothing["present"], nothing["units"]) == (None, None, 0)
+    assert (nothing["total"], nothing["present"]) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["rewardbench", "rewardbench2", "rm-bench"])

@@ -2,11 +2,13 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
-from prefkit.stats import FORMATS, describe
+from prefkit.formats import FORMATS, format_counts
+from prefkit.stats import describe
 from prefkit.stats_page import write_page
 
 HOLDS = {
@@ -38,6 +40,16 @@ def test_every_format_is_seen_and_nothing_else_is(tmp_path):
         assert f.chosen == pytest.approx(1 / 10), name
         assert f.n == (2 if name == "list" else 1)
         assert f.wins.value == (0.5 if name == "list" else 1)
+
+
+def test_formats_are_counted_and_code_is_code_alone():
+    text = (
+        "# A\n## B\n- one\n- **two**\n\n```py\n# a remark\n- x = **y**\n```\nso\n~~~\n# more\n~~~\n```\n# never closed"
+    )
+    turns = pa.chunked_array([[[{"role": "assistant", "content": text}] * 2, [{"role": "assistant", "content": ""}]]])
+    found = {name: counts.tolist() for name, counts in format_counts(turns).items()}
+    assert {n: c[0] / 2 for n, c in found.items() if c[0]} == {"heading": 2, "list": 2, "bold": 1, "code block": 3}
+    assert all(c[1] == 0 for c in found.values())
 
 
 def test_lengths_are_those_of_plain_loops(tmp_path):
