@@ -19,7 +19,7 @@ from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
 from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
-from train.core.memory import peak_megabytes
+from train.core.memory import peak_megabytes, trim_holes
 from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row, Rows
 from train.schedule import schedule
@@ -155,6 +155,8 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     else:
         model = load_model(config.path, config.dtype, config.four_bit, config.attn)
         model = new_adapter(model, lora.targets, lora.r, lora.alpha, lora.dropout) if lora.enabled else model
+    if not torch.cuda.is_available():
+        trim_holes(model)
     return model
 
 

@@ -1,4 +1,7 @@
-"""Memory of the process that computes: freed pages are kept, and the peak is known."""
+"""Memory of the process that computes: freed pages are kept, but not those in holes, and the peak is known.
+
+All of this is for glibc on CPU; elsewhere nothing happens.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,48 @@ import ctypes
 import os
 import resource
 import sys
+from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # <malloc.h>
+TOP_PAD = 256 << 20  # bytes kept ready at the end of the heap
+LAYERS_PER_TRIM = 4
 
 
 def keep_pages() -> None:
     """Let glibc keep freed memory instead of giving it back and faulting it in again, in huge pages if it may.
 
     Tensors of megabytes come and go in every layer; by default the kernel maps, zeroes and unmaps them each time. Call
-    it before torch allocates anything. Nothing happens on other C libraries.
+    it before torch allocates anything.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch aligns large tensors: fewer holes
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 << 20)):
+    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, TOP_PAD)):
         mallopt(parameter, value)
+
+
+def trim_holes(model: Any) -> None:
+    """Give pages in holes of the heap back to the system every few layers of a forward that keeps tensors.
+
+    Between tensors that wait for backward lie the holes of temporaries. An aligned block needs more than its size to
+    fit in, so glibc leaves these holes empty and grows: half as much again as a step's tensors.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    import torch
+    from torch import nn
+
+    def after(*args: Any) -> None:
+        if torch.is_grad_enabled():
+            trim(ctypes.c_size_t(TOP_PAD))
+
+    layers: Any = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
+    for layer in list(layers)[LAYERS_PER_TRIM - 1 :: LAYERS_PER_TRIM]:
+        layer.register_forward_hook(after)
 
 
 def peak_megabytes() -> float:
