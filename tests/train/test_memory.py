@@ -6,7 +6,7 @@ import sys
 import pytest
 
 STEP = """
-import resource, sys, torch
+import sys, torch
 from torch import nn
 from torch.nn.functional import linear
 from train.core.memory import keep_pages, trim_holes
@@ -34,11 +34,15 @@ torch.set_num_threads(1)
 model, x = Model(), torch.randn(1212, 640)
 if sys.argv[1] == "trim":
     trim_holes(model)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-with torch.no_grad():
-    model(x)
-model(x).sum().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10, float(model.layers[0].w.grad.double().sum()))
+def anonymous():
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("RssAnon")) >> 10
+
+before = anonymous()
+out = model(x).sum()
+grown = anonymous() - before
+out.backward()
+print(grown, float(model.layers[0].w.grad.double().sum()))
 """
 
 
@@ -50,4 +54,4 @@ def test_holes_are_given_back_and_the_gradient_is_the_same():
         megabytes, gradient = done.stdout.split()
         found[kind] = (int(megabytes), gradient)
     assert found["trim"][1] == found["keep"][1]
-    assert found["trim"][0] < found["keep"][0], found
+    assert found["trim"][0] < 0.75 * found["keep"][0], "60 tensors of 3 MB are kept: 186 MB"
