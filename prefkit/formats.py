@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 
 from prefkit.tables import offsets
 
-FENCE = r"(?ms)^[ \t]*(?:```.*?(?:^[ \t]*```|\z)|~~~.*?(?:^[ \t]*~~~|\z))"
+# the rest of an opening line holds no backtick: ```x``` at a line's start is code within a line (CommonMark 4.5)
+FENCE = r"(?ms)^[ \t]*(?:```[^`\n]*(?:\n.*?(?:^[ \t]*```|\z)|\z)|~~~.*?(?:^[ \t]*~~~|\z))"
 FORMATS = {  # RE2 patterns; what stands in a fenced block counts as code alone: there `# words` is a remark
     "code block": FENCE,
     "inline code": r"`[^`\n]+`",

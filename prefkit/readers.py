@@ -119,12 +119,18 @@ def is_readable(path: Path) -> bool:
         return False
 
 
+READ_ERRORS = (
+    *(pa.ArrowException, ValueError, RecursionError, csv.Error, zlib.error, EOFError, OSError),
+    *(OverflowError, KeyError),  # times outside Python's years, unknown time zones
+)
+
+
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
     """What goes wrong inside is the file's fault: a `UserError` that names it."""
     try:
         yield
-    except (pa.ArrowException, ValueError, RecursionError, csv.Error, zlib.error, EOFError, OSError) as e:
+    except READ_ERRORS as e:
         raise UserError(f"cannot read the file: {e}", path, "is it whole, and what its name says?") from e
 
 

@@ -30,6 +30,8 @@ def read(
     if source.records is not None:
         out.take(source.records([s for s, _ in slices], options))
     for piece, first_line in slices if source.records is None else ():
+        if out.left() == 0:
+            break
         part = Piece(piece.kind, piece.start, piece.stop)
         tabular = batches(piece.path, part) if source.to_columns else None
         if tabular is None:
@@ -38,6 +40,8 @@ def read(
             continue
         for before, batch in tabular:
             out.take_rows(piece.path, piece.name, before, batch)
+            if out.left() == 0:
+                break
     return out.close()
 
 
@@ -67,7 +71,8 @@ class _Records:
         batch = batch.slice(0, self.left())
         found, first, names = None, len(self.fates), batch.schema.names
         if self.source.to_columns is not None and len(set(names)) == len(names):
-            found = self.source.to_columns(batch, self.options)
+            with readable(path):
+                found = self.source.to_columns(batch, self.options)
         self.fates += [""] * batch.num_rows
         taken = found.taken if found is not None else np.zeros(batch.num_rows, dtype=bool)
         if found is not None and taken.any():

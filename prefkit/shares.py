@@ -61,7 +61,7 @@ def weighted_shares(
     )
     size_K = np.sqrt((sums_CK**2).sum(axis=0))
     scaled_CK = sums_CK / np.where(size_K > 0, size_K, 1)
-    r_KK = scaled_CK.T @ scaled_CK
+    r_KK = (scaled_CK.T @ scaled_CK).clip(min=0)  # of few groups it is noise: opposed ones would leave no width
     np.fill_diagonal(r_KK, 1.0)
 
     def reach(d_K: np.ndarray) -> float:

@@ -155,7 +155,7 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     else:
         model = load_model(config.path, config.dtype, config.four_bit, config.attn)
         model = new_adapter(model, lora.targets, lora.r, lora.alpha, lora.dropout) if lora.enabled else model
-    if not torch.cuda.is_available():
+    if next(model.parameters()).device.type == "cpu":
         trim_holes(model)
     return model
 

@@ -108,6 +108,8 @@ def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int)
     ):  # Trainer rounds up: a run of one step would learn nothing
         given["warmup_steps"] = int(warmup * steps)
     given |= {"max_steps": steps, "num_train_epochs": 1.0}
+    given.setdefault("use_cpu", not torch.cuda.is_available())
+    given.setdefault("ddp_find_unused_parameters", False)
     try:
         args = TrainingArguments(
             **given,
@@ -118,9 +120,7 @@ def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int)
             gradient_accumulation_steps=1,
             remove_unused_columns=False,
             logging_nan_inf_filter=False,
-            ddp_find_unused_parameters=given.pop("ddp_find_unused_parameters", False),
             disable_tqdm=True,
-            use_cpu=given.pop("use_cpu", not torch.cuda.is_available()),
         )
     except (ValueError, TypeError) as e:
         raise UserError(f"trainer: {' '.join(str(e).split())}") from e

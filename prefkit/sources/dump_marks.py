@@ -11,11 +11,12 @@ from collections import Counter
 from typing import NamedTuple
 
 QUOTE = re.compile(
-    r"\s*<blockquote>\s*<p>\s*<strong>\s*(?:Possible|Exact) Duplicates?:?\s*</strong>:?(.*?)</p>\s*</blockquote>\s*",
+    r"\s*<blockquote>\s*<p>\s*<strong>\s*(?:Possible|Exact) Duplicates?:?\s*</strong>:?"
+    r"((?:(?!</?blockquote).)*?)</p>\s*</blockquote>\s*",
     re.S | re.I,
 )
 LINKED = re.compile(r'<a href="(?:https?:)?(?://([^/"]+))?/q(?:uestions)?/(\d+)')
-SUFFIX = re.compile(r"\s*\[(?:closed|duplicate|on hold|migrated|locked)\]\s*$")
+SUFFIX = re.compile(r"\s+\[(?:closed|duplicate|on hold|migrated|locked)\]\s*$")
 # Canaries in every dump since 2025-06: 1000000001 and 1000000010 (https://meta.stackexchange.com/q/412018). A gap does
 # not tell such an id from a real one, for real ids jump by 1,000 at a restart; but no site has come to a tenth of this.
 DIGITS_OF_NO_ID = 10
@@ -31,12 +32,16 @@ class Duplicate(NamedTuple):
 
 
 def without_quote(body: str, tally: Counter[str]) -> tuple[str, list[Duplicate]]:
-    """A question's body without the quote of its possible duplicates, and what that links to."""
+    """A question's body without the quote of its possible duplicates, and what that links to.
+
+    A quote without a link is somebody's own and stays.
+    """
     found = QUOTE.match(body) if body.lstrip()[:11] == "<blockquote" else None
-    if found is None:
+    linked = [Duplicate(host, int(number)) for host, number in LINKED.findall(found[1])] if found else []
+    if found is None or not linked:
         return body, []
     tally["repairs.duplicate_quote"] += 1
-    return body[found.end() :], [Duplicate(host, int(number)) for host, number in LINKED.findall(found[1])]
+    return body[found.end() :], linked
 
 
 def is_same_site(host: str, site: str) -> bool:

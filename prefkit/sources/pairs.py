@@ -141,7 +141,7 @@ def to_columns(batch: pa.RecordBatch, options: PairsOptions) -> Columns | None:
         "source_id": pc.coalesce(source_id, plain_id, ""),
     } | {name: c.filter(keep).cast(pa.float32(), safe=False) for name, c in zip(NUMBERS, scores, strict=True)}
     known = {*asked, *KNOWN, options.system}
-    others = [i for i, name in enumerate(batch.schema.names) if name not in known]
+    others = [i for i, f in enumerate(batch.schema) if f.name not in known and not _never_kept(f.type)]
     if not others:
         return Columns(taken, values)
     rows = pa.Table.from_batches([batch]).select(others).filter(keep).to_pylist()
@@ -154,6 +154,11 @@ def _numbers(batch: pa.RecordBatch, name: str) -> pa.DoubleArray | None:
     column = batch.column(name)
     known = pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)
     return column.cast(pa.float64(), safe=False) if known else None
+
+
+def _never_kept(kind: pa.DataType) -> bool:
+    """Whether values of this type are neither text nor numbers, so that `meta` has no place for them."""
+    return pa.types.is_temporal(kind) or pa.types.is_nested(kind)
 
 
 def _extra(record: Record, known: set[str]) -> dict:

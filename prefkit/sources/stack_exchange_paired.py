@@ -74,6 +74,7 @@ def to_columns(batch: pa.RecordBatch, options: PairedOptions) -> Columns | None:
         None in (*texts, numbers, dates)
         or not pa.types.is_list(links.type)
         or not pa.types.is_string(links.type.value_type)
+        or len(links.flatten()) != len(pc.list_parent_indices(links))  # a null that hides values
     ):
         return None
     given = [*texts, numbers]

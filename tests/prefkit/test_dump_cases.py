@@ -228,7 +228,6 @@ def quote(*links, head="Possible Duplicate:", br="<br>"):
         ([f"{HOME}/questions/11/what-is-it"], {11}),
         (["/questions/11/what-is-it", "//beer.stackexchange.com/q/21"], {11, 21}),
         (["https://cooking.stackexchange.com/questions/11/what-is-it"], set()),
-        (["https://en.wikipedia.org/wiki/Beer"], set()),
     ],
 )
 def test_a_quote_of_a_possible_duplicate_is_a_link_and_no_words_of_the_asker(tmp_path, links, joined):
@@ -243,6 +242,24 @@ def test_a_quote_of_a_possible_duplicate_is_a_link_and_no_words_of_the_asker(tmp
     assert {p["prompt"][0]["content"] for p in pairs} >= {"Question 1?\n\nMine."}
     assert manifest.repairs == {"duplicate_quote": 1}
     assert manifest.links.get("quoted_duplicates", 0) == sum("/q" in link for link in links)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        quote("https://en.wikipedia.org/wiki/Beer"),
+        "<blockquote><p><strong>Possible Duplicate:</strong> I saw that one, but…</p></blockquote>",
+        '<blockquote><p><strong>Possible Duplicate:</strong></p><ul><li><a href="/questions/11/x">x</a></li></ul>'
+        "</blockquote><p>What I ask.</p><blockquote><p>Somebody said</p></blockquote>",
+    ],
+)
+def test_a_quote_that_names_no_question_or_ends_otherwise_stays_whole(tmp_path, own):
+    manifest, (pair,) = convert(tmp_path, trio(body=own + "<p>Mine.</p>"))
+    text = pair["prompt"][0]["content"]
+    assert "Possible Duplicate:" in text
+    assert text.endswith("Mine.")
+    assert ("What I ask." in text) == ("What I ask." in own)
+    assert (manifest.repairs, manifest.links) == ({}, {})
 
 
 def test_quotes_of_other_words_and_in_answers_stay(tmp_path):
@@ -265,13 +282,13 @@ def test_old_and_new_names_of_a_meta_site_are_one_site(tmp_path):
 def test_what_the_site_put_behind_a_title_goes(tmp_path, suffix):
     rows = [
         *trio(title=f"Why? {suffix}"),
-        question(4, title="Merge [ale] and [beer]"),
+        question(4, title="Merge [ale] and array[closed]"),
         answer(5, 4, 3),
         answer(6, 4, 0),
     ]
     manifest, pairs = convert(tmp_path, rows)
     titles = {p["prompt"][0]["content"].partition("\n")[0] for p in pairs}
-    assert titles == {"Why?", "Merge [ale] and [beer]"}
+    assert titles == {"Why?", "Merge [ale] and array[closed]"}
     assert manifest.repairs == {"title_suffix": 1}
 
 

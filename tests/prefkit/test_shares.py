@@ -29,6 +29,14 @@ def test_shares_of_nothing_but_hits_leave_room_for_a_miss():
     assert wilson(20, 20).low < ends.low < 1
 
 
+def test_opposed_shares_of_few_groups_are_not_certain():
+    """Two groups correlate fully whatever is true: noise that must not cancel the width."""
+    group_N, credit_N = np.repeat([0, 1], 5), np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 1.0])
+    ((value, ends),) = weighted_shares([(credit_N, group_N), (1 - credit_N, group_N)], np.array([[0.5, 0.5]]))
+    assert value == 0.5
+    assert ends.high - ends.low > 0.5
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_interval_of_a_weighted_mean_holds_the_truth(shared):
     """Subsets of .95 and .6, of prompts of their own or the same ones."""

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefkit import convert_dataset, open_pairs, plan
+from prefkit.errors import UserError
 from prefkit.readers import count_lines, pieces, read_piece, read_records
 from prefkit.shards import Manifest
 
@@ -66,3 +67,29 @@ def test_the_same_pairs_for_any_parts_and_bytes_for_any_workers(tmp_path, monkey
     assert Manifest.read(tmp_path / "1").sources == Manifest.read(tmp_path / "whole").sources
     positions = {json.loads(m)["positions"][0] for m in open_pairs(tmp_path / "whole")["meta"].to_pylist()}
     assert positions == {f"in.{suffix}:{i + 1}" for i in range(400) if i % 50 != 7}
+
+
+def test_a_limit_reads_no_further(tmp_path):
+    """Row groups behind the limit are not touched, not even damaged ones."""
+    path = tmp_path / "in.parquet"
+    columns = {k: [f"{k} {i}" for i in range(1000)] for k in ("prompt", "chosen", "rejected")}
+    pq.write_table(pa.table(columns), path, row_group_size=100, compression="NONE")
+    raw = bytearray(path.read_bytes())
+    start = pq.ParquetFile(path).metadata.row_group(5).column(0).data_page_offset
+    raw[start : start + 40] = bytes(40)
+    path.write_bytes(raw)
+    manifest = convert_dataset(path, tmp_path / "out", source="pairs", limit=10)
+    assert manifest.sources["pairs"]["records"]["read"] == 10
+    with pytest.raises(UserError, match="cannot read the file"):
+        convert_dataset(path, tmp_path / "all", source="pairs")
+
+
+def test_columns_that_no_pair_keeps_are_not_read(tmp_path):
+    """A time that Python does not know, as databases write for "never"."""
+    path = tmp_path / "in.parquet"
+    never = pa.array([253402300800000000] * 2, pa.timestamp("us"))
+    table = {k: [f"{k} {i}" for i in range(2)] for k in ("prompt", "chosen", "rejected")} | {"until": never}
+    pq.write_table(pa.table(table), path)
+    manifest = convert_dataset(path, tmp_path / "out", source="pairs", splits="train=1")
+    assert len(open_pairs(tmp_path / "out", "train")) == 2
+    assert manifest.sources["pairs"]["records"]["read"] == 2

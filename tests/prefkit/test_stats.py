@@ -52,6 +52,14 @@ def test_formats_are_counted_and_code_is_code_alone():
     assert all(c[1] == 0 for c in found.values())
 
 
+def test_code_within_a_line_opens_no_block():
+    turns = pa.chunked_array(
+        [[[{"role": "assistant", "content": "```x``` does it:\n# Heading\n- one\n```\n# code\n```"}]]]
+    )
+    found = {name: int(counts[0]) for name, counts in format_counts(turns).items()}
+    assert (found["code block"], found["heading"], found["list"]) == (1, 1, 1)
+
+
 def test_lengths_are_those_of_plain_loops(tmp_path):
     rows = [{"prompt": f"What {n}?", "chosen": "c" * (n * 7 % 11 + 1), "rejected": "r" * (n + 1)} for n in range(12)]
     data = made(tmp_path, rows)

@@ -79,6 +79,12 @@ def test_no_token_gives_zero_with_gradient():
     assert hidden.grad.shape == (0, D)
 
 
+def test_a_label_outside_the_vocabulary_is_no_number():
+    labels = torch.tensor([0, V, V - 1])
+    logps = tiled_logps(torch.randn(3, D), Head(torch.randn(V, D)), labels, (2, 10)).logps_N
+    assert logps.isnan().tolist() == [False, True, False]
+
+
 def test_bfloat16_stays_within_its_rounding():
     torch.manual_seed(0)
     hidden, weight, labels = torch.randn(N, D), torch.randn(V, D), torch.randint(V, (N,))

@@ -95,7 +95,8 @@ def test_trainer_values_have_the_declared_type(tmp_path):
         "report_to": "none",
         "optim": "adamw_torch",
     }
-    args = training_arguments(values, tmp_path, 0, 5)
+    args = training_arguments(values | {"use_cpu": "true", "ddp_find_unused_parameters": "true"}, tmp_path, 0, 5)
+    assert (args.use_cpu, args.ddp_find_unused_parameters) == (True, True)
     assert args.learning_rate == 5e-4
     assert args.max_grad_norm == 1.0
     assert args.save_total_limit == 2

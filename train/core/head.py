@@ -175,7 +175,7 @@ def _scan(
     T, D = hidden_TD.shape
     options: dict[str, Any] = {"dtype": head.wide, "device": hidden_TD.device}
     top_T1 = torch.full((T, 1), torch.finfo(head.wide).min, **options)
-    picked_T1 = torch.empty((T, 1), **options)
+    picked_T1 = torch.full((T, 1), torch.nan, **options)  # stays so for a label outside the vocabulary
     sums_T1, weighted_T1 = torch.zeros(2, T, 1, dtype=torch.float64, device=hidden_TD.device)
     expected_TD = torch.zeros((T, D), **options) if form_grad else None
     for part, logits_TC, slope_TC in _logits(hidden_TD, head, chunk):

@@ -21,9 +21,12 @@ def _plain(layer: Any, x: Tensor) -> str | None:
     if layer.disable_adapters or layer.merged or len(active) != 1 or torch.is_autocast_enabled(x.device.type):
         return None
     (name,) = active
-    dropout = layer.lora_dropout[name]
-    still = not isinstance(dropout, nn.Dropout) or not dropout.training or dropout.p == 0
-    return name if still and name not in layer.lora_variant and layer.lora_B[name].bias is None else None
+    dropout, parts = layer.lora_dropout[name], (layer.lora_A[name], layer.lora_B[name])
+    if isinstance(dropout, nn.Dropout) and dropout.training and dropout.p:
+        return None
+    if any(type(p) is not nn.Linear or p._forward_pre_hooks or p.bias is not None for p in parts):
+        return None  # weights sharded by FSDP or ZeRO are only whole inside their own module's call
+    return None if name in layer.lora_variant else name
 
 
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

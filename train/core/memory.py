@@ -48,7 +48,7 @@ def trim_holes(model: Any) -> None:
         if torch.is_grad_enabled():
             trim(ctypes.c_size_t(TOP_PAD))
 
-    layers: Any = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
+    layers: Any = next((m for m in model.modules() if isinstance(m, nn.ModuleList)), ())  # the outermost
     for layer in list(layers)[LAYERS_PER_TRIM - 1 :: LAYERS_PER_TRIM]:
         layer.register_forward_hook(after)
 
