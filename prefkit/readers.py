@@ -212,12 +212,16 @@ def _sound(lines: Iterable[str], tally: Counter[str]) -> Iterator[str]:
         yield line if line.isascii() else _decode(line.encode(errors="surrogateescape"), tally)
 
 
-def batches(path: Path, piece: Piece) -> Iterator[tuple[int, pa.RecordBatch]] | None:
+def batches(path: Path, piece: Piece, most: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]] | None:
     """A piece of a table as record batches, each with the number of rows before it; None for other formats.
+
+    Where `most` rows are wanted at most, no more are read at once: a batch may span row groups.
 
     Errors: `UserError` as in `read_records`, also where a string is not UTF-8.
     """
-    return _batches(path, piece, TABLE_ROWS) if kind(path) in ("parquet", "arrow") else None
+    if kind(path) not in ("parquet", "arrow"):
+        return None
+    return _batches(path, piece, TABLE_ROWS if most is None else min(TABLE_ROWS, most))
 
 
 def _batches(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:

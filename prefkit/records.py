@@ -33,7 +33,7 @@ def read(
         if out.left() == 0:
             break
         part = Piece(piece.kind, piece.start, piece.stop)
-        tabular = batches(piece.path, part) if source.to_columns else None
+        tabular = batches(piece.path, part, out.left()) if source.to_columns else None
         if tabular is None:
             found = read_piece(piece.path, part, first_line, tally)
             out.take((piece.name + position.removeprefix(piece.path.name), record) for position, record in found)
