@@ -38,6 +38,8 @@ PRELOAD = [
 ENGINES = ("local", "ray")
 SMALL_BYTES = 16 << 20  # of inputs: below it, starting processes costs more than they save
 _cluster = False  # whether `on` has a Ray cluster
+_keeps = False  # whether the local processes stay for the next tasks: within `on`
+_pool: ProcessPoolExecutor | None = None
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 Task = TypeVar("Task")
@@ -71,11 +73,16 @@ def cores() -> int:
 @contextmanager
 def on(engine: str, address: str | None = None) -> Iterator[None]:
     """Where the tasks of the block run: `local`, or `ray` (a new local cluster unless an address is given)."""
-    global _cluster
+    global _cluster, _keeps
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     if engine == "local":
-        yield
+        _keeps = True
+        try:
+            yield
+        finally:
+            _keeps = False
+            _close_pool()
         return
     import ray
 
@@ -105,18 +112,20 @@ def run_tasks(fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int,
                 results.append(fn(task))
                 advance(1, _rows(results[-1]))
             return results
-        return _in_processes(fn, tasks, min(workers, len(tasks)), lambda result: advance(1, _rows(result)))
+        return _in_processes(fn, tasks, workers, lambda result: advance(1, _rows(result)))
 
 
 def _in_processes(
     fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, advance: Callable[[Result], None]
 ) -> list[Result]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)
+    global _pool
+    if _pool is None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        _pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)  # starts them as they are needed
     try:
         with _interrupt_waits():
-            futures = [pool.submit(fn, task) for task in tasks]
+            futures = [_pool.submit(fn, task) for task in tasks]
         for done in as_completed(futures):
             advance(done.result())
         return [f.result() for f in futures]
@@ -130,7 +139,15 @@ def _in_processes(
             child.terminate()
         raise
     finally:
-        pool.shutdown(wait=sys.exc_info()[0] is not KeyboardInterrupt, cancel_futures=True)
+        if not _keeps or sys.exc_info()[0] is not None:
+            _close_pool(wait=sys.exc_info()[0] is not KeyboardInterrupt)
+
+
+def _close_pool(*, wait: bool = True) -> None:
+    global _pool
+    if _pool is not None:
+        _pool.shutdown(wait=wait, cancel_futures=True)
+        _pool = None
 
 
 def _on_ray(fn: Callable[[Task], Result], tasks: Sequence[Task], advance: Callable[[Result], None]) -> list[Result]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ CANDIDATES = pa.schema(
     + [pa.field("group_key", pa.string()), *(pa.field(f"_{s}", pa.uint64()) for s in SIDES)]
     + [pa.field("_records", pa.list_(pa.int32()))]
 )
-_json = encode_basestring  # json.dumps(text, ensure_ascii=False), without building an encoder for each text
+json_string = encode_basestring  # json.dumps(text, ensure_ascii=False), without building an encoder for each text
 CONTROLS = bytes(set(range(32)) - {9, 10, 13}) + b"\x7f"
 AT_A_TIME = 1 << 18  # bytes that are looked at together: they fit the cache
 
@@ -190,22 +190,29 @@ def with_ids(cells: pa.ListArray, columns: dict[str, Any]) -> Candidates:
     """Candidates of cells and the columns but for what follows from the texts: `id`, `schema.pair_id` of each row, and
     blake2b-64 of its prompt, chosen and rejected."""
     texts = cell_json(cells)
-    sides = [columns[name].tolist() for name in SIDES]
-    columns["id"] = [
-        hashlib.blake2b(b"[%b,%b,%b]" % (texts[p], texts[c], texts[r]), digest_size=16).hexdigest()
-        for p, c, r in zip(*sides, strict=True)
-    ]
+    columns["id"] = list(_pair_ids(texts, *(columns[name].tolist() for name in SIDES)))
     hashes = _hashes(texts)
     columns |= {f"_{name}": hashes[columns[name]] for name in SIDES}
     arrays = [a if isinstance(a := columns[f.name], pa.Array) else pa.array(a, f.type) for f in CANDIDATES]
     return Candidates(cells, pa.table(arrays, schema=CANDIDATES))
 
 
+def _pair_ids(texts: list[bytes], *sides: list[int]) -> Iterator[str]:
+    """blake2b-128 of `[prompt,chosen,rejected]`; what pairs of one prompt have in common is hashed once."""
+    last = None
+    for prompt, chosen, rejected in zip(*sides, strict=True):
+        if prompt != last:
+            last, begun = prompt, hashlib.blake2b(b"[%b," % texts[prompt], digest_size=16)
+        digest = begun.copy()
+        digest.update(b"%b,%b]" % (texts[chosen], texts[rejected]))
+        yield digest.hexdigest()
+
+
 def cell_json(cells: pa.ListArray) -> list[bytes]:
     """Each cell, whose texts are clean, as the JSON that `schema.pair_id` hashes."""
     flat, cuts = cells.flatten(), offsets(cells)
     roles = flat.field(0).to_pylist()
-    opened = {r: f'[{_json(r)},"'.encode() for r in dict.fromkeys(roles)}
+    opened = {r: f'[{json_string(r)},"'.encode() for r in dict.fromkeys(roles)}
     turns = [opened[r] + t + b'"]' for r, t in zip(roles, _escaped(flat.field(1)), strict=True)]
     if len(turns) == len(cells) and (np.diff(cuts) == 1).all():
         return [b"[%b]" % t for t in turns]

@@ -104,7 +104,7 @@ def meta(posts: pa.Table, who: list[np.ndarray], given: PairInput) -> pa.Array:
 def _json_strings(column: pa.ChunkedArray) -> pa.Array:
     """Each text as a JSON string, null as `null`; each distinct one is encoded once."""
     codes = column.combine_chunks().dictionary_encode()
-    encoded = pa.array([json.dumps(t, ensure_ascii=False) for t in codes.dictionary.to_pylist()], pa.string())
+    encoded = pa.array(list(map(tables.json_string, codes.dictionary.to_pylist())), pa.string())
     return encoded.take(codes.indices).fill_null("null")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from prefkit.sources import MapOutput, Slice
 from prefkit.sources.dump_files import DumpOptions, address, is_utf16, members_of, tables_in
 from prefkit.sources.dump_posts import Posts
 from prefkit.sources.dump_tables import Links, Users, Votes
-from prefkit.xmlrows import Damaged, Framer, Row, byte_range, elements, utf16
+from prefkit.xmlrows import Damaged, Framer, Row, byte_range, elements, line_ends, utf16
 
 UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site"
 NO_LINKS = "no PostLinks.xml, so no duplicate questions are known"
@@ -36,8 +36,10 @@ def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     chunks = _counted(byte_range(piece.path, piece.start, piece.stop), piece.stop - piece.start, out, table == "posts")
     framer, taker = Framer(), TAKERS[table](piece.subset, options, out)
     for data in utf16(chunks) if encoding else chunks:
-        _parse_into(taker, framer.feed(data), out)
-    _parse_into(taker, framer.close(), out)
+        for line, block in framer.feed(data):
+            taker.take(block, line)
+    for line, block in framer.close():
+        taker.take(block, line)
     taker.close()
     if table == "postlinks" and piece.start == 0:
         _warn_if_no_links(piece.name, out)
@@ -46,12 +48,6 @@ def map_slice(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
             f.seek(max(0, piece.stop - 256))
             _warn_if_cut(f.read().replace(b"\0", b""), piece.name, out)
     return None
-
-
-def _parse_into(taker: Any, blocks: Iterable[tuple[int, bytes]], out: MapOutput) -> None:
-    for line, block in blocks:
-        repairs: Counter[str] = out.tally if isinstance(taker, Posts) else Counter()
-        taker.take(elements(block, line, repairs))
 
 
 def _refuse_other_xml(path: Path) -> None:
@@ -72,7 +68,7 @@ def _refuse_unless_post(row: Row | None, path: Path) -> None:
         raise UserError("this is no Posts.xml: there is no whole <row … /> in it", path, fix)
     if row.get("PostTypeId") is None:
         raise UserError(
-            f"this is no Posts.xml: its first row has {', '.join(row.keys()[:5])} and no PostTypeId", path, fix
+            f"this is no Posts.xml: its first row has {', '.join(list(row.keys())[:5])} and no PostTypeId", path, fix
         )
 
 
@@ -80,7 +76,7 @@ def _counted(chunks: Iterator[bytes], left: int, out: MapOutput, lines: bool) ->
     """The chunks, with the line ends of their first `left` bytes counted: the rest belongs to the next slice."""
     for data in chunks:
         if left > 0 and lines:
-            out.lines += data.count(b"\n", 0, left)
+            out.lines += line_ends(data[:left])
         left -= len(data)
         yield data
 
@@ -90,11 +86,12 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     from prefkit import archives
 
     members = members_of(piece.path, options)
-    readers = {m: _Member(TAKERS[table](piece.subset, options, out), out) for table, m in members.items()}
+    readers = {m: _Member(TAKERS[table](piece.subset, options, out)) for table, m in members.items()}
     archives.stream(piece.path, {m: reader.feed for m, reader in readers.items()})
     for table, member in members.items():
         reader = readers[member]
-        _parse_into(reader.taker, reader.framer.close(), out)
+        for line, block in reader.framer.close():
+            reader.taker.take(block, line)
         if table == "posts":
             _refuse_unless_post(reader.taker.first, piece.path)
         reader.taker.close()
@@ -118,12 +115,13 @@ def _exists_in_any_case(path: Path) -> bool:
 class _Member:
     """A table of an archive, parsed block by block as it is pushed."""
 
-    def __init__(self, taker: Any, out: MapOutput):
-        self.taker, self.out, self.framer, self.tail = taker, out, Framer(), b""
+    def __init__(self, taker: Any):
+        self.taker, self.framer, self.tail = taker, Framer(), b""
 
     def feed(self, data: bytes) -> None:
         self.tail = (self.tail + data[-256:])[-256:]
-        _parse_into(self.taker, self.framer.feed(data), self.out)
+        for line, block in self.framer.feed(data):
+            self.taker.take(block, line)
 
 
 def _warn_at_start(table: str, piece: Slice, options: DumpOptions, out: MapOutput) -> None:

@@ -12,10 +12,9 @@ import pyarrow as pa
 from prefkit import tables
 from prefkit.sources import MapOutput
 from prefkit.sources.dump_files import DumpOptions, token
-from prefkit.xmlrows import Damaged, Row
+from prefkit.xmlrows import Damaged, elements
 
 NOTED_ROWS = 200_000  # names or counts are written out each time there are so many
-Rows = list[tuple[int, Row | Damaged]]
 
 
 class Links:
@@ -24,9 +23,9 @@ class Links:
     def __init__(self, site: str, options: DumpOptions, out: MapOutput):
         self.site, self.out = token(site), out
 
-    def take(self, rows: Rows) -> None:
-        """The rows of a block, each with its line."""
-        for _, row in rows:
+    def take(self, block: bytes, line: int) -> None:
+        """The rows of a block whose first line is `line`."""
+        for _, row in elements(block, line, Counter()):
             if isinstance(row, Damaged):
                 self.out.tally["links.damaged"] += 1
             elif row.get("LinkTypeId") != "3":
@@ -48,9 +47,9 @@ class Users:
         self.site, self.out = token(site), out
         self.names: dict[str, str] = {}
 
-    def take(self, rows: Rows) -> None:
-        """The rows of a block, each with its line."""
-        for _, row in rows:
+    def take(self, block: bytes, line: int) -> None:
+        """The rows of a block whose first line is `line`."""
+        for _, row in elements(block, line, Counter()):
             if isinstance(row, Damaged) or row.get("Id") is None or not row.get("DisplayName"):
                 self.out.tally["users.damaged" if isinstance(row, Damaged) else "users.nameless"] += 1
             else:
@@ -75,10 +74,10 @@ class Votes:
         self.up: Counter[str] = Counter()
         self.down: Counter[str] = Counter()
 
-    def take(self, rows: Rows) -> None:
-        """The rows of a block, each with its line."""
+    def take(self, block: bytes, line: int) -> None:
+        """The rows of a block whose first line is `line`."""
         count = {"2": self.up, "3": self.down}
-        for _, row in rows:
+        for _, row in elements(block, line, Counter()):
             if isinstance(row, Damaged) or row.get("PostId") is None:
                 self.out.tally["votes.damaged"] += 1
             elif (kind := row.get("VoteTypeId", "")) in count:
