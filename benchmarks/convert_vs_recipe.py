@@ -101,6 +101,7 @@ def main(megabytes: float = 300, *posts: str) -> None:
             *map(str, sources),
         ]
         subprocess.run(command, check=True)  # apart: what a process holds at its fork counts as its children's peak
+        os.sync()  # ours comes first: the dump must not still be on its way to the disk
         size = dump.stat().st_size / 1e6
         ours = ["prefkit", "convert", str(dump), "--out", f"{folder}/ours", "--workers", "2"]
         ours_s, ours_mb = timed([str(Path(sys.executable).parent / ours[0]), *ours[1:]])
