@@ -45,7 +45,7 @@ def score(
     from evalkit.inputs import open_data
     from evalkit.models import short_names
     from evalkit.results import already_scored, write_result
-    from evalkit.score import find_models
+    from evalkit.score import find_models, made_of
     from evalkit.score import score as run
 
     if len(policy) > 1 and out.suffix == ".parquet":
@@ -56,11 +56,11 @@ def score(
     first = rank_and_size()[0] == 0
     say = print if first else (lambda line: None)
     found = open_data(data, source, options, say)
-    done = {home for path, home in homes.items() if already_scored(home, path, found, how)}
+    # A mistake in the last one is found before the first is computed.
+    made = {home: made_of(find_models(path, how)) for path, home in homes.items()}
+    done = {home for home in made if already_scored(home, made[home], found, how)}
     if len(homes) == 1 and done:
         raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
-    for path in homes:
-        find_models(path, how)  # a mistake in the last one is found before the first is computed
     for path, home in homes.items():
         if home in done:
             say(f"scores   {scores_path(home)}: there already, of the same policy, data and settings")

@@ -19,7 +19,6 @@ from evalkit.scores import SCORES, STYLES, read_record, scores_path, sha256, tok
 from prefkit.errors import UserError
 from prefkit.formats import format_counts
 from prefkit.shards import read_manifest
-from train.core.locate import weights_digest
 from train.core.logprobs import Scored
 from train.core.rows import Row, sequence_key
 
@@ -44,15 +43,16 @@ class Result:
     record: dict[str, Any]
 
 
-def already_scored(out: Path, policy: str, data: Data, options: Any) -> bool:
-    """Whether these scores are there: same weights, data and settings. UserError where there are others."""
+def already_scored(out: Path, made_of: Mapping[str, Any], data: Data, options: Any) -> bool:
+    """Whether these scores are there: same weights (`score.made_of`), data and settings; UserError for others."""
     path = scores_path(out)
     if not path.with_suffix(".json").exists():
         return False
     record = read_record(path) or {}
-    wanted = {"policy_digest": weights_digest(policy), "manifest": read_manifest(data.folder).digest}
-    if {k: record.get(k) for k in wanted} != wanted or record.get("asked") != asdict(options):
-        raise UserError("other scores exist already", path, "give another --out or remove them")
+    wanted = {**made_of, "manifest": read_manifest(data.folder).digest, "asked": asdict(options)}
+    if other := [k for k, v in wanted.items() if record.get(k) != v]:
+        what = f"other scores exist already ({', '.join(other)} differ)"
+        raise UserError(what, path, "give another --out or remove them")
     return True
 
 

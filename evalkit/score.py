@@ -106,13 +106,11 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
         "ledgers": data.ledgers,
         "manifest": read_manifest(data.folder).digest,
         "split": options.split,
-        "template": models.policy.template.source,
         "max_tokens": limits.max_tokens,
         "boundary": boundary,
         "read": built.read,
         "scored": built.kept,
         "dropped": counts["dropped"],
-        "dtype": models.policy.dtype,
         "four_bit": models.policy.four_bit,
         "reference_four_bit": models.kept("reference").four_bit if models.referenced else None,
         "noise": noise._asdict() if noise is not None else None,
@@ -120,9 +118,7 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
         "policy_path": absolute(policy),
         "reference_path": absolute(models.path("reference")) if models.referenced else None,
         "asked": asdict(options),
-        "policy_digest": models.digest("policy"),
-        "reference_digest": models.digest("reference") if models.referenced else None,
-        "tokenizer_digest": tokenizer_digest(models.policy.tokenizer),
+        **made_of(models),
         "run": _run_record(models.policy),
         "versions": {name: version(name) for name in ("prefkit", "torch", "transformers", "peft")},
     }
@@ -145,6 +141,17 @@ def find_models(policy: str, options: ScoreOptions) -> Models:
         other = replace(other, four_bit=True)
     same_vocabulary(described, other)
     return Models(described, other)
+
+
+def made_of(models: Models) -> dict[str, Any]:
+    """What log-probabilities follow from besides data and options, whatever the names of the folders."""
+    return {
+        "policy_digest": models.digest("policy"),
+        "reference_digest": models.digest("reference") if models.referenced else None,
+        "tokenizer_digest": tokenizer_digest(models.policy.tokenizer),
+        "template": models.policy.template.source,
+        "dtype": models.policy.dtype,
+    }
 
 
 def _limits(policy: Policy, options: ScoreOptions) -> Limits:

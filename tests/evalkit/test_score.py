@@ -259,6 +259,28 @@ def test_several_policies_in_one_call(road):
     assert "given twice" in done.stderr
 
 
+def test_scores_under_other_weights_of_the_reference_or_another_template_are_not_the_same(road, tmp_path):
+    """A reference folder and a template file may change behind their names."""
+    reference, template = tmp_path / "ref", tmp_path / "t.jinja"
+    shutil.copytree(road / "tiny", reference)
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    command = [
+        BIN / "evalkit", "score", "--policy", "sft", "--policy", "dpo", "--reference", reference, "--template", template,
+        "--data", "data", "--out", tmp_path / "out",
+    ]  # fmt: skip
+    run(*command[0:1], *command[1:], cwd=road)
+    first = subprocess.run(command, cwd=road, capture_output=True, text=True)
+    assert first.stdout.count("there already") == 2
+    template.write_text(template.read_text().replace(": ", " - "))
+    other = subprocess.run(command, cwd=road, capture_output=True, text=True)
+    assert (other.returncode, "template differ" in other.stderr) == (2, True)
+    template.write_text(template.read_text().replace(" - ", ": "))
+    weights = load_file(reference / "model.safetensors")
+    save_file({k: v * 1.5 for k, v in weights.items()}, reference / "model.safetensors", {"format": "pt"})
+    other = subprocess.run(command, cwd=road, capture_output=True, text=True)
+    assert (other.returncode, "reference_digest differ" in other.stderr) == (2, True)
+
+
 def test_equal_names_are_told_apart(tmp_path):
     for parent in ("a", "b"):
         (tmp_path / parent / "final").mkdir(parents=True)
