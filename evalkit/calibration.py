@@ -106,8 +106,8 @@ def temperature(s: Scored) -> dict:
 
 def _ceiling(m_N: np.ndarray) -> float:
     """1/T at which the typical margin is 50 nats: beyond it every probability is 0 or 1."""
-    size = float(np.median(np.abs(m_N)))
-    return 50 / size if size else 1.0
+    sizes = np.abs(m_N[m_N != 0])
+    return 50 / float(np.median(sizes)) if len(sizes) else 1.0
 
 
 def best_scale(m_N: np.ndarray, p_N: np.ndarray) -> float:

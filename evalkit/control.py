@@ -78,7 +78,8 @@ def beyond(m_N: np.ndarray, d_NP: np.ndarray, group_N: np.ndarray) -> dict | Non
 
     Sides are taken in random orientation, so there is no constant, and orientation drops out: P(chosen) = σ(a·m +
     b·d). `likelihood_ratio` is 2·(log L with m - without), `bits_per_pair` the same per pair in bits; `p` is the
-    clustered Wald test of a = 0, null where the classes separate. None where margins or features are all zero.
+    clustered Wald test of a = 0, null where the classes separate, the features are all that the margin is, or there
+    are not more groups than weights. None where margins or features are all zero.
     """
     d_NP = d_NP[:, d_NP.any(axis=0)]
     if not m_N.any() or not d_NP.shape[1]:
@@ -88,12 +89,14 @@ def beyond(m_N: np.ndarray, d_NP: np.ndarray, group_N: np.ndarray) -> dict | Non
     both, alone = logistic(x_NP, group_N), logistic(x_NP[:, 1:], group_N)
     ratio = max(0.0, 2 * (both["log_likelihood"] - alone["log_likelihood"]))
     z = both["weights"][0] / both["se"][0] if both["se"][0] else math.nan
+    sizes = numbered(group_N)[1]
     separated = both["log_likelihood"] > -0.01 * len(m_N)
+    untestable = separated or len(sizes) <= x_NP.shape[1] or np.linalg.matrix_rank(x_NP) < x_NP.shape[1]
     return {
         "likelihood_ratio": ratio,
         "bits_per_pair": ratio / 2 / len(m_N) / math.log(2),
-        "z": None if separated or math.isnan(z) else z,
-        "p": None if separated or math.isnan(z) else two_sided(z, degrees_of_freedom(numbered(group_N)[1])),
+        "z": None if untestable or math.isnan(z) else z,
+        "p": None if untestable or math.isnan(z) else two_sided(z, degrees_of_freedom(sizes)),
     }
 
 

@@ -23,7 +23,9 @@ def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "Overlap with training",
             f"of {o['prompts']} prompts, {o['exact']} were trained on exactly and {o['near']} nearly "
-            f"(data {o['run_data'] or 'none'})." + (f" Not compared: {o['unknown']}." if o.get("unknown") else ""),
+            f"(data {o['run_data']})."
+            * bool(o["run_data"])
+            + (f" Not known: {o['unknown']}." if o.get("unknown") else ""),
         )
     yield "Length", _length(r["lengths"])
     if r["style"]:

@@ -10,6 +10,7 @@ from evalkit.scored import Scored
 from prefkit.shares import weighted_shares
 
 NEAR = 0.1  # of the longer one: as good as equal
+ROUNDING = 1e-9  # of the largest margin
 
 
 def lengths(s: Scored) -> dict:
@@ -53,7 +54,11 @@ def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, gro
 def controlled(s: Scored, d_NP: np.ndarray) -> dict | None:
     """Accuracy of the margin without what features explain of it; None with too few groups to fit on others."""
     explained_N = explained(s.margin_N, d_NP, s.group_N)
-    return None if explained_N is None else share_won(s.margin_N - explained_N, s.group_N).as_dict()
+    if explained_N is None:
+        return None
+    rest_N = s.margin_N - explained_N
+    rest_N[np.abs(rest_N) <= ROUNDING * np.abs(s.margin_N).max()] = 0  # nothing is left: a tie
+    return share_won(rest_N, s.group_N).as_dict()
 
 
 def correlation(x_N: np.ndarray, y_N: np.ndarray) -> float | None:

@@ -89,6 +89,8 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
     kept = pa.array([i for row in built.rows for i in row.pair_ids])
     overlap = training_overlap(policy, pairs.filter(pc.is_in(pairs["id"], value_set=kept)))
     say(f"overlap  {overlap.line}")
+    if overlap.exact or overlap.near:
+        say("warning: the policy was trained on prompts that it is evaluated on: this is no held-out number")
     scored = {role: _collect(models, role, built.rows, options, say) for role in models.roles}
     noise = noise_floor(models, built.rows, options.tokens_per_batch) if options.noise else None
     if noise is not None:
@@ -114,7 +116,7 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
         "four_bit": models.policy.four_bit,
         "reference_four_bit": models.kept("reference").four_bit if models.referenced else None,
         "noise": noise._asdict() if noise is not None else None,
-        "overlap": overlap._asdict() if overlap.run_data else None,
+        "overlap": overlap._asdict() if overlap.line else None,
         "policy_path": absolute(policy),
         "reference_path": absolute(models.path("reference")) if models.referenced else None,
         "asked": asdict(options),

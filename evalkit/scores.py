@@ -139,6 +139,12 @@ def checked(table: pa.Table, where: object = "") -> pa.Table:
             raise UserError(
                 f"{name} is {what}, first in pair {table['id'][bad]}", where, "score again; check the model's dtype"
             )
+    for name in ("norm_chosen", "norm_rejected"):
+        if not np.isfinite(table[name].drop_null().to_numpy()).all():
+            raise UserError(f"{name} is not finite", where, "score again; check the model's dtype")
+    for name in COUNTS:
+        if (table[name].to_numpy() < 0).any():
+            raise UserError(f"{name} is below 0", where, "score again")
     return table
 
 

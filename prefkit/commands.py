@@ -50,8 +50,11 @@ def verify(data: Path, /) -> int:
     data
         Folder that convert wrote.
     """
+    from prefkit.errors import UserError
     from prefkit.shards import verify as problems_of
 
+    if not data.is_dir():
+        raise UserError("no such data set", data, "name a folder that prefkit convert wrote")
     problems = problems_of(data)
     for problem in problems:
         STDOUT.print(problem)

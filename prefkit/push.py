@@ -13,6 +13,7 @@ def push(data: Path, repo: str, *, private: bool = True, message: str = "prefkit
 
     Errors: `UserError` where the data set is not whole, or the Hub refuses.
     """
+    from httpx2 import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
@@ -25,9 +26,11 @@ def push(data: Path, repo: str, *, private: bool = True, message: str = "prefkit
         commit = api.upload_folder(
             repo_id=repo, repo_type="dataset", folder_path=data, allow_patterns=files, commit_message=message
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as e:
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise UserError(
-            f"the Hub refused: {reason}", repo, "is the name OWNER/NAME, and are you logged in (hf auth login)?"
+            f"the Hub refused: {reason}",
+            repo,
+            "is the Hub to be reached, the name OWNER/NAME, and are you logged in (hf auth login)?",
         ) from None
     return str(commit)

@@ -27,7 +27,7 @@ from train.core.rows import Row, sequence_key
 from train.core.sharing import decide_sharing
 from train.losses import Loss, PairLogps, find_loss
 from train.run import Session, default_budget, fit, load_trainable, prepare, say_model
-from train.trainer import Outcome, token_sums
+from train.trainer import Outcome, token_sums, training_arguments
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,25 @@ def with_reference(session: Session, model: Any, kind: str, frozen: Any, packed:
 
     Several processes share the work, each its part of the rows. UserError names a pair whose reference is not finite.
     """
-    config = session.run.model
-    cache = LogpCache(session.digests["model"], config.dtype or "", config.four_bit, config.path)
+    config, mixed = session.run.model, mixed_precision(session)
+    precision = f"{config.dtype}{f' under autocast to {mixed}'.replace('torch.', '') if mixed else ''}"
+    cache = LogpCache(session.digests["model"], precision, config.four_bit, config.path)
     budget = session.run.dpo.tokens_per_forward or default_budget()  # type: ignore[union-attr]
     processes = PartialState(cpu=not torch.cuda.is_available())
     mine = (session.rows + session.eval_rows)[processes.process_index :: processes.num_processes]
     total = sum(len(r.response_ids) for r in mine)
-    with reference_context(model, kind, frozen) as reference, progress("reference", total) as advance:
+    autocast = torch.autocast(processes.device.type, mixed, enabled=mixed is not None)
+    with reference_context(model, kind, frozen) as reference, progress("reference", total) as advance, autocast:
         response_logps(reference, mine, budget, packed, cache, advance)
     say(f"reference of this process: {cache.hits} responses from the cache, {cache.misses} computed")
     processes.wait_for_everyone()
     return replace(session, rows=_with_logps(session.rows, cache), eval_rows=_with_logps(session.eval_rows, cache))
+
+
+def mixed_precision(session: Session) -> torch.dtype | None:
+    """What the trainer's autocast computes in: a reference computed before it starts must not differ."""
+    args = training_arguments(session.run.trainer, session.out, session.run.seed, 1)
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
 def _with_logps(rows: list[Row], cache: LogpCache) -> list[Row]:

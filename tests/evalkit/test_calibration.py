@@ -40,6 +40,14 @@ def drawn(n, temperature, seed=0):
     return with_margins(np.where(rng.random(n) < sigmoid(size / temperature), size, -size))
 
 
+def test_ties_do_not_hide_the_temperature_of_the_others():
+    rng = np.random.default_rng(0)
+    m = np.where(rng.random(2000) < 0.8, 0.01, -0.01) * (rng.random(2000) < 0.4)
+    found = calibration(with_margins(m))
+    share = (m > 0).sum() / (m != 0).sum()
+    assert found["temperature"] == pytest.approx(0.01 / np.log(share / (1 - share)), rel=1e-3)
+
+
 def test_a_known_temperature_is_found_and_mends_the_error():
     s = drawn(20_000, 3.0)
     found = calibration(s)

@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.stats import rankdata, spearmanr
 from scored_pairs import random_scores, with_margins
 
-from evalkit.control import FOLDS, explained, logistic
+from evalkit.control import FOLDS, beyond, explained, logistic
 from evalkit.lengths import lengths, ranks
 from evalkit.scored import load
 
@@ -28,6 +28,19 @@ def test_a_margin_of_length_alone_has_no_accuracy_left():
     assert 0.49 < found["balanced"]["low"] < 0.5 < found["balanced"]["high"] < 0.51
     assert found["balanced"]["n_groups"] == found["chosen_longer"]["n"] + found["chosen_shorter"]["n"]
     assert found["controlled"]["value"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_margin_that_is_length_and_nothing_else_is_a_tie_once_length_is_controlled():
+    """What rounding leaves of it is no judgement."""
+    found = lengths(made(lambda d, noise: 0.1 * d, n=200))
+    assert found["controlled"]["value"] == 0.5
+    assert found["beyond"]["p"] is None
+
+
+def test_one_group_says_nothing_of_what_goes_beyond_length():
+    m, d = np.random.default_rng(0).normal(0, 1, (2, 40))
+    assert beyond(m, d[:, None], np.zeros(40, int))["p"] is None
+    assert beyond(m, d[:, None], np.arange(40))["p"] > 1e-3
 
 
 def test_the_balanced_accuracy_weighs_both_sorts_alike_and_covers():

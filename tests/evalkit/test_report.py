@@ -316,10 +316,29 @@ def test_what_scoring_noted_is_in_the_report(tmp_path):
     assert report["undecided"]["n"] == (np.abs(s.margin_N / s.beta) <= 0.5).sum() > 0
     for text in (to_markdown(report), page(report, [])):
         assert "20 prompts, 3 were trained on exactly and 4 nearly" in text
-        assert "Not compared: what base was trained on." in text
+        assert "Not known: what base was trained on." in text
         assert "within the measured noise of 0.5 nats" in text
         assert "tie 2" in text
     assert build_report(tmp_path, mode="sum")["undecided"] is None
+
+
+def test_overlap_that_could_not_be_checked_is_not_silent(tmp_path):
+    overlap = {"run_data": "", "prompts": 20, "exact": 0, "near": 0, "unknown": "data is gone"}
+    write(random_scores(80, 20), tmp_path, overlap=overlap)
+    report = build_report(tmp_path)
+    for text in (to_markdown(report), page(report, [])):
+        assert "Not known: data is gone." in text
+        assert "0 were trained on" not in text
+
+
+@pytest.mark.parametrize("column", ["norm_chosen", "n_rejected"])
+def test_numbers_that_cannot_be_are_refused(tmp_path, column):
+    table = random_scores(80, 20, norm_chosen=[1.0] * 80, norm_rejected=[1.0] * 80)
+    at = table.schema.get_field_index(column)
+    wrong = pa.array([float("nan") if column[1] == "o" else -5, *table[column].to_pylist()[1:]], table.schema[at].type)
+    write(table.set_column(at, column, wrong), tmp_path)
+    with pytest.raises(UserError, match=f"{column} is (not finite|below 0)"):
+        build_report(tmp_path)
 
 
 @pytest.mark.parametrize("recipe", ["rewardbench", "rewardbench2", "rm-bench"])

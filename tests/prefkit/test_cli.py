@@ -67,6 +67,8 @@ def test_verify_says_no_with_one(folder, tmp_path):
     done = prefkit("verify", "empty", cwd=folder)
     assert done.returncode == 1
     assert "is no data set" in done.stdout + done.stderr
+    done = prefkit("verify", "nosuch", cwd=folder)  # no failed check but a mistake
+    assert (done.returncode, done.stderr[:24]) == (2, "error: no such data set ")
 
 
 def test_show_stats_sources_trace(folder):

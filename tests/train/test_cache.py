@@ -16,6 +16,7 @@ from train_toys import make_model, make_pairs, make_tokenizer, metrics, save_mod
 
 from prefkit.cli import app, run
 from prefkit.errors import UserError
+from train.config import LoraConfig
 from train.core import cache as caches
 from train.core.cache import LogpCache, SequenceLogp, cached_rows, entries
 from train.core.dataset import load_rows
@@ -53,6 +54,18 @@ def test_cached_and_online_references_give_the_same_run(model_path, data, tmp_pa
         online, cached = (metrics(tmp_path / r, key) for r in ("online", "cached"))
         assert cached == pytest.approx(online, abs=2e-5), key
     assert metrics(tmp_path / "cached")[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("reference", ["online", "cached"])
+def test_under_autocast_the_reference_is_computed_as_the_policy_is(model_path, data, tmp_path, reference):
+    """fp32 weights, bf16 arithmetic: at step 0 they are one model, but for the rounding of other batches."""
+    full = LoraConfig(enabled=False)
+    train_dpo(dpo_run(model_path, data, lora=full, reference="online"), tmp_path / "fp32")
+    run = dpo_run(model_path, data, lora=full, reference=reference, trainer={"bf16": "true", "max_steps": "2"})
+    train_dpo(run, tmp_path / "run")
+    assert metrics(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics(tmp_path / "run", "rewards/margins")[0] == pytest.approx(0, abs=2e-5)
+    assert metrics(tmp_path / "run")[1] == pytest.approx(metrics(tmp_path / "fp32")[1], abs=0.02)
 
 
 def test_nothing_but_data_and_weights_decides_what_is_computed_again(model_path, data, tmp_path, capsys):

@@ -92,6 +92,7 @@ def row_attention(
             lowest = torch.finfo(query.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, lowest)
         return _softcapped(query, key, value, attention_mask, dropout, scaling, softcap).transpose(1, 2), None
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves them as rotary embeddings made them
     windowed = sliding_window is not None and sliding_window < max(
         s.shared + max(s.own, default=0) for s in packing.spans
     )

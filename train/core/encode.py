@@ -196,7 +196,7 @@ def _single_turn(prompt: Sequence[Message]) -> str:
     if roles not in (["user"], ["system", "user"]):
         raise UserError(
             f"a format string takes one user turn (after one system turn at most), this prompt has {'/'.join(roles)}",
-            fix="use a chat template: --data.template dialogue, or a .jinja file, or a tokenizer that has one",
+            fix="use a chat template: dialogue, or a .jinja file (--data.template in train, --template in evalkit)",
         )
     return "\n\n".join(m["content"] for m in prompt)
 
@@ -205,7 +205,7 @@ def _single_reply(response: Sequence[Message]) -> str:
     if len(response) != 1:
         raise UserError(
             f"a format string takes one message as response, this one has {len(response)}",
-            fix="use a chat template: --data.template dialogue",
+            fix="use a chat template: dialogue, or a .jinja file (--data.template in train, --template in evalkit)",
         )
     return response[0]["content"]
 
