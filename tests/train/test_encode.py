@@ -252,7 +252,7 @@ def test_one_row_a_prompt_with_distinct_responses():
 def test_several_turns_need_a_chat_template():
     tokenizer = get("built")
     turns = [*user("a"), *reply("b"), *user("c")]
-    with pytest.raises(UserError, match=r"--data\.template dialogue"):
+    with pytest.raises(UserError, match=r"chat template: dialogue.*--data\.template"):
         encode_prompt_group(tokenizer, Template.of(None, tokenizer), turns, [reply("d")], WIDE)
     got = encode_prompt_group(tokenizer, Template.of("dialogue", tokenizer), turns, [reply("<s>")], WIDE)
     assert isinstance(got, Encoded)
