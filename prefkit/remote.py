@@ -1,4 +1,4 @@
-"""Inputs and outputs by fsspec URL (`s3://…`, `gs://…`, `https://…`): fetched before, uploaded after, manifest last.
+"""Inputs by URL (`https://…`, `s3://…`, what fsspec knows), outputs too: fetched before, uploaded after, manifest last.
 
 Conversion itself works on local files: byte ranges, memory maps and renames are what makes it fast and safe.
 """
@@ -11,14 +11,16 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+from urllib.parse import unquote, urlsplit
 
 from prefkit.errors import UserError
+from prefkit.http_file import HttpFile
 from prefkit.progress import progress
 from prefkit.shards import MANIFEST, Manifest
 
 
-def is_url(path: object) -> bool:
+def is_url(path: object) -> TypeGuard[str]:
     """Whether a path names another file system."""
     return isinstance(path, str) and "://" in path
 
@@ -26,17 +28,17 @@ def is_url(path: object) -> bool:
 def local_copies(inputs: Sequence[Path | str] | Path | str) -> list[Path | str]:
     """The inputs, those given by URL fetched; one that was fetched before and has not changed is not fetched again."""
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    return [_fetch(path) if is_url(path) else path for path in given]  # type: ignore[arg-type]
+    return [_fetch(path) if is_url(path) else path for path in given]
 
 
 def _fetch(url: str) -> Path:
     fs, path = _open(url)
     with _reachable(url):
-        if not fs.exists(path):
-            raise UserError("no such file or folder", url, "check the address")
-        files = fs.find(path) if fs.isdir(path) else [path]
+        files = [] if not fs.exists(path) else fs.find(path) if fs.isdir(path) else [path]
+        if not files:
+            raise UserError("no such file or folder, or an empty one", url, "check the address")
         state = [[f, fs.size(f), str(fs.ukey(f))] for f in files]
-    name = path.rstrip("/").rpartition("/")[2]
+    name = path.rpartition("/")[2] or "index"
     folder = _room("inputs", f"{url}\n{state}")
     target = folder / name
     with progress(f"fetch {name}", len(files)) as advance:
@@ -59,6 +61,8 @@ def published(url: str, settings: object, make: Callable[[Path], Manifest]) -> M
     where a data set is there.
     """
     fs, path = _open(url)
+    if isinstance(fs, HttpFile):
+        raise UserError("nothing can be written to a web address", url, "give --out a folder, or a URL such as s3://…")
     with _reachable(url):
         if fs.exists(f"{path}/{MANIFEST}"):
             raise UserError("the output folder already holds a data set", url, "choose another --out or delete it")
@@ -82,19 +86,25 @@ def _room(kind: str, what: str) -> Path:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it; S3 and Google Cloud need no library beyond pyarrow."""
+    """The file system of a URL and the path in it; the web, S3 and Google Cloud need no library beyond ours."""
     import fsspec
     from pyarrow import fs as arrow
 
+    kind = url.partition("://")[0].lower()
     try:
-        if url.split("://")[0] in ("s3", "gs"):
-            from fsspec.implementations.arrow import ArrowFSWrapper
+        if kind in ("http", "https"):
+            return HttpFile(url), unquote(urlsplit(url).path).rstrip("/")
+        with _reachable(url):
+            if kind in ("s3", "gs"):
+                from fsspec.implementations.arrow import ArrowFSWrapper
 
-            found, path = arrow.FileSystem.from_uri(url)
-            return ArrowFSWrapper(found), path.rstrip("/")
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as e:
-        raise UserError(f"cannot open such an address: {e}", url, "install what it names, or copy the files") from None
+                found, path = arrow.FileSystem.from_uri(url)
+                return ArrowFSWrapper(found), path.rstrip("/")
+            fs, path = fsspec.core.url_to_fs(url)
+    except ImportError as e:
+        raise UserError(f"cannot open such an address: {e}", url, "install that, or copy the files here") from None
+    except ValueError as e:
+        raise UserError(f"no such address: {e}", url, "give a path, or https://…, s3://…, gs://…") from None
     return fs, path.rstrip("/")
 
 
@@ -102,5 +112,6 @@ def _open(url: str) -> tuple[Any, str]:
 def _reachable(url: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, PermissionError) as e:
-        raise UserError(f"cannot reach it: {e}", url, "check the address and your credentials") from None
+    except OSError as e:
+        why = " ".join(str(e).split())
+        raise UserError(f"cannot reach it: {why}", url, "check the address, the network and your credentials") from None

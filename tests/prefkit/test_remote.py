@@ -1,5 +1,11 @@
 """Inputs and outputs by URL: fetched once, uploaded with the manifest last, against a server that speaks S3."""
 
+import hashlib
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 from dumps import many, tree_digest, write_dump
 from s3_server import serving
@@ -104,3 +110,73 @@ def test_addresses_that_are_none(tmp_path, url):
     with pytest.raises(UserError):
         convert_dataset(url, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def web(files, cut=0):
+    """A web server: path → bytes, each answer without its last `cut` bytes; yields its address and how it was asked."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = files.get(self.path)
+            status = 404 if body is None else 403 if body == b"secret" else 200
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.send_header("ETag", f'"{hashlib.md5(body or b"").hexdigest()}"')
+            self.end_headers()
+            self.wfile.write((body or b"")[: len(body or b"") - cut])
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+ROWS = b"".join(b'{"prompt": "p%d", "chosen": "c%d", "rejected": "r"}\n' % (i, i) for i in range(20))
+
+
+def test_a_web_address_needs_no_library_and_is_fetched_again_when_it_changed(tmp_path, monkeypatch):
+    for name in ("aiohttp", "requests"):  # as where nobody installed them
+        monkeypatch.setitem(sys.modules, name, None)
+    files = {"/a%20b/rows.jsonl?key=1": ROWS}
+    with web(files) as (address, _):
+        url = f"{address}/a b/rows.jsonl?key=1"
+        first = convert_dataset(url, tmp_path / "first")
+        files["/a%20b/rows.jsonl?key=1"] = ROWS.replace(b"p", b"q")  # of the same size
+        second = convert_dataset(url, tmp_path / "second")
+    assert [i["name"] for i in first.inputs] == ["rows.jsonl"]
+    assert first.inputs[0]["sha256"] == hashlib.sha256(ROWS).hexdigest() != second.inputs[0]["sha256"]
+    assert sum(s["rows"] for s in first.splits.values()) == 20
+
+
+def test_a_download_that_breaks_off_is_no_file(tmp_path):
+    with web({"/rows.jsonl": ROWS}, cut=100) as (address, _):
+        for _ in range(2):  # nothing that was left behind is taken for the file
+            with pytest.raises(
+                UserError, match=f"cannot reach it: the transfer broke off after .* of {len(ROWS):,} bytes"
+            ):
+                convert_dataset(f"{address}/rows.jsonl", tmp_path / "out")
+
+
+def test_what_the_web_says_is_what_the_user_reads(tmp_path):
+    with web({"/secret.jsonl": b"secret"}) as (address, _):
+        for url, words in {
+            f"{address}/none.jsonl": "no such file or folder",
+            f"{address}/secret.jsonl": "cannot reach it: HTTP Error 403",
+            "http://127.0.0.1:9/rows.jsonl": "cannot reach it: .*refused",
+            "https://[::1/x": "no such address",
+            "nonsense://x/y": "no such address",
+        }.items():
+            with pytest.raises(UserError, match=words) as e:
+                convert_dataset(url, tmp_path / "out")
+            assert "install" not in str(e.value)
+    with pytest.raises(UserError, match="nothing can be written to a web address"):
+        convert_dataset(tmp_path, f"{address}/out")
