@@ -12,6 +12,8 @@ from prefkit.shards import Manifest, counts_text
 from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
 
+COLUMNS_HINT = "; `prefkit sources` lists options that name columns, such as --options.prompt"
+
 
 def convert(
     *inputs: str,
@@ -96,7 +98,7 @@ def convert(
     print_ledgers(manifest)
     if profile:
         _print_profile(Path(out))
-    _refuse_if_empty(manifest, inputs, out)
+    _refuse_if_empty(manifest, inputs[0], out, COLUMNS_HINT if "pairs" in manifest.sources else "")
     seconds = max(time.perf_counter() - started, 1e-9)
     megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
     STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
@@ -115,18 +117,19 @@ def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
     STDOUT.print("dry run: nothing was written")
 
 
-def _refuse_if_empty(manifest: Manifest, inputs: tuple[str, ...], out: str) -> None:
+def _refuse_if_empty(manifest: Manifest, what: object, out: str | Path, hint: str = "") -> None:
     """A `UserError` where not one pair came out; the mended command can have the folder."""
     from prefkit.errors import UserError
     from prefkit.folder import discard
+    from prefkit.remote import is_url
 
     if any(split["rows"] for split in manifest.splits.values()):
         return
+    fix = f"see the reasons above{hint}"
+    if is_url(out):
+        raise UserError("not one pair came out", what, f"{fix}; delete {out} before you try again")
     discard(Path(out))
-    fix = "see the reasons above"
-    if "pairs" in manifest.sources:
-        fix += "; `prefkit sources` lists options that name columns, such as --options.prompt"
-    raise UserError("not one pair came out, nothing was kept", inputs[0], fix)
+    raise UserError("not one pair came out, nothing was kept", what, fix)
 
 
 def _severities(given: list[str] | None) -> dict[str, str]:
@@ -173,25 +176,43 @@ def rejects(
     reason
         Only those refused for this reason, whatever else was wrong with them.
     replay
-        Convert them again, into a data set of their own at --out.
+        Convert them again, into a data set of their own at --out, with the splits of the first.
     out
-        Folder for --replay.
+        Folder for --replay, new or empty.
     check
-        With --replay: NAME=reject, flag or off.
+        With --replay: NAME=reject, flag or off; may be given more than once.
     """
     from itertools import islice
 
-    from prefkit.convert import convert_dataset
     from prefkit.errors import UserError
     from prefkit.sources.rejects import rows, summarise
 
+    if replay and (n or reason):
+        raise UserError("--replay converts all that was refused", fix="leave -n and --reason out")
+    if not replay and (out or check):
+        raise UserError("--out and --check go with --replay", fix="add --replay")
+    found = summarise(data)
     if replay:
-        if out is None:
-            raise UserError("no output folder", fix="add --out DIR")
-        print_ledgers(convert_dataset(data, out, source="rejects", checks=_severities(check)))
+        _replay(data, out, _severities(check), found)
         return
-    for kind, reasons in summarise(data).items():
+    for kind, reasons in found.items():
         STDOUT.print(f"{kind + 's':<11} {counts_text(reasons) if reasons else 'none'}")
     for row in islice(rows(data, reason), n):
         STDOUT.rule(f"{', '.join(row['reasons'])}  {row['position']}", align="left", style="")
         STDOUT.print(row["raw"])
+
+
+def _replay(data: Path, out: Path | None, checks: dict[str, str], found: dict[str, dict[str, int]]) -> None:
+    """Convert what was refused into `out`, its groups in the splits where the data set has them."""
+    from prefkit.convert import convert_dataset
+    from prefkit.errors import UserError
+
+    if out is None:
+        raise UserError("no output folder", fix="add --out DIR")
+    if not any(found.values()):
+        raise UserError("nothing was refused", data, "there is nothing to convert again")
+    config = Manifest.read(data).config
+    kept = {"splits": config["splits"], "seed": config["seed"], "splits_from": data}
+    manifest = convert_dataset(data, out, source="rejects", checks=checks, **kept)
+    print_ledgers(manifest)
+    _refuse_if_empty(manifest, data, out, "; refused posts need their dump: convert that again")

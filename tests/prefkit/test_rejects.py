@@ -77,3 +77,46 @@ def test_the_command(refused, tmp_path, capsys):
         == 0
     )
     assert "2 pairs in 1 groups" in capsys.readouterr().out
+
+
+def test_replayed_pairs_lie_where_their_questions_lie(tmp_path):
+    posts = []
+    for q in range(10, 410, 10):  # one sound pair and two with an empty answer, of each of 40 questions
+        posts += [question(q), answer(q + 1, q, 5), answer(q + 2, q, 1), answer(q + 3, q, 0, body="<p>\u200b</p>")]
+    convert_dataset(write_dump(tmp_path / "in", posts), tmp_path / "out", splits="train=.5,test=.5", seed=7)
+    command = [
+        "rejects",
+        str(tmp_path / "out"),
+        "--replay",
+        "--out",
+        str(tmp_path / "r"),
+        "--check",
+        "empty_rejected=off",
+    ]
+    assert run(app, command) == 0
+
+    def places(folder):
+        return {r["set_id"]: s for s in ("train", "test") for r in open_pairs(folder, s).to_pylist()}
+
+    assert places(tmp_path / "r") == places(tmp_path / "out")
+    assert sorted(set(places(tmp_path / "out").values())) == ["test", "train"]
+
+
+def test_nothing_to_replay_writes_nothing(tmp_path, capsys):
+    sound = [question(1), answer(2, 1, 5), answer(3, 1, 1)]
+    for name, posts, words in (
+        ("none", sound, "nothing was refused"),
+        ("orphans", [*sound, answer(21, 20, 1)], "refused posts need their dump"),
+    ):
+        convert_dataset(write_dump(tmp_path / f"{name}.in", posts), tmp_path / name, splits="train=1")
+        assert run(app, ["rejects", str(tmp_path / name), "--replay", "--out", str(tmp_path / "r")]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [["--replay", "--out", "r", "--reason", "x"], ["--out", "r"], ["--check", "too_long=off"]]
+)
+def test_flags_that_would_be_passed_over_are_refused(refused, flags, capsys):
+    assert run(app, ["rejects", str(refused), *flags]) == 2
+    assert "--replay" in capsys.readouterr().err
