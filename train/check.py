@@ -8,7 +8,8 @@ from pathlib import Path
 from prefkit.errors import UserError, unknown_name
 from train.config import DpoRun, Run
 from train.core.dataset import splits_of
-from train.core.locate import locate
+from train.core.encode import Template
+from train.core.locate import RUN_FILE, SUMMARY, locate
 from train.declared import keys_of
 from train.trainer_keys import DEFAULTS, OURS, OWNED, coerce_trainer
 
@@ -27,6 +28,8 @@ def check(run: Run) -> Run:
             raise UserError(f"trainer.{key} is not yours to set", fix=OWNED.get(key, OURS))
     _check_length(given)
     coerce_trainer(given)
+    if run.data.template is not None:
+        Template.named(run.data.template)
     _positive(run, "data.max_tokens", "lora.r" if run.lora.enabled else "data.max_tokens")
     if isinstance(run, DpoRun):
         _positive(run, "dpo.beta", "dpo.pairs_per_step")
@@ -42,12 +45,27 @@ def check(run: Run) -> Run:
     return dataclasses.replace(run, trainer=DEFAULTS["both"] | DEFAULTS[kind] | given)
 
 
-def check_inputs(run: Run) -> None:
-    """UserError where the model, the data set or its split is not there; a model on the hub is fetched."""
-    splits = splits_of(run.data.path)
-    if splits and run.data.split not in splits:
-        raise unknown_name("split", run.data.split, splits)
+def check_places(run: Run, out: Path) -> None:
+    """UserError where the output is taken, or model, data or splits are not there; a model on the hub is fetched."""
+    _check_out(out)
+    data, splits = run.data, splits_of(run.data.path)
+    if not splits and (data.split, data.eval_split or "test") != ("train", "test"):
+        raise UserError("a file has no splits", data.path, "leave data.split and data.eval_split out")
+    if splits and data.split not in splits:
+        raise unknown_name("split", data.split, splits)
+    if splits and data.eval_split not in ("", "test", *splits):  # "test" is what nobody needs to have asked for
+        raise unknown_name("evaluation split", data.eval_split, splits)
     locate(run.model.path)
+
+
+def _check_out(out: Path) -> None:
+    """A run folder is new, or of a run that can go on."""
+    if out.exists() and not out.is_dir():
+        raise UserError("the output is a file", out, "choose another --out")
+    if out.exists() and any(out.iterdir()) and not (out / RUN_FILE).is_file():
+        raise UserError("the output folder is not empty and holds no run", out, "choose another --out")
+    if (out / SUMMARY).is_file():
+        raise UserError("this run is finished", out, "choose another --out, or remove it")
 
 
 def check_loss(name: str) -> None:

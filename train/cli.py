@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from train.check import check, check_inputs
+from train.check import check, check_places
 from train.config import DpoRun, Run, SftRun
 from train.config_file import from_yaml
 from train.core.memory import keep_pages
@@ -53,7 +53,7 @@ def _dpo(
 
 def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
-    check_inputs(checked)
+    check_places(checked, out)
     keep_pages()
     quiet_libraries()
     module, _, function = trainer.partition(":")

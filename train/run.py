@@ -15,6 +15,7 @@ from transformers import PrinterCallback
 
 from prefkit.errors import UserError
 from train.callbacks import Interrupt, RunLog, is_main, say, write
+from train.check import check_places
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
@@ -69,6 +70,7 @@ class Session:
 
 def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     """Open the run folder, the tokenizer and the data; return them with the resolved run."""
+    check_places(run, out)
     training_arguments(run.trainer, out, run.seed, 1)  # what only transformers can refuse, before the data is read
     path = Path(run.model.path).expanduser()
     known = data_digest(run.data.path)
@@ -101,7 +103,7 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
         found[run.data.eval_split] = evaluated
     else:
         evaluated = Rows()
-        say(f"no split {run.data.eval_split!r}: no evaluation")
+        say(f"no split {run.data.eval_split!r}: no evaluation" if run.data.eval_split else "no evaluation is asked for")
     if not evaluated.rows and run.trainer.get("eval_strategy", "no") != "no":
         raise UserError("no pair is left to evaluate on", run.data.path, "leave trainer.eval_strategy out")
     rows, eval_rows = found[run.data.split].rows, evaluated.rows
@@ -125,21 +127,15 @@ def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Tem
 
 
 def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
-    """The checkpoint to resume from, or None for a fresh folder; UserError when the folder holds something else."""
-    if out.exists() and not out.is_dir():
-        raise UserError("the output is a file", out, "choose another --out")
-    if not out.exists() or not any(out.iterdir()):
-        return None
+    """The checkpoint to resume from, or None for a fresh folder; UserError when the folder holds another run."""
     recorded = run_config(out)
     if recorded is None:
-        raise UserError("the output folder is not empty and holds no run", out, "choose another --out")
+        return None
     changed = [k for k, v in as_dict(run).items() if recorded.get(k) != v]
     changed += [f"{k} of other content" for k, v in digests.items() if recorded.get("digests", {}).get(k) != v]
     if changed:
         what = f"the folder holds another run (other {', '.join(changed)})"
         raise UserError(what, out, "choose another --out, or remove it")
-    if (out / SUMMARY).is_file():
-        raise UserError("this run is finished", out, "choose another --out, or remove it")
     whole = [p for p in out.glob("checkpoint-*") if all((p / name).is_file() for name in CHECKPOINT_FILES)]
     return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None
 

@@ -222,6 +222,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(model_path, data, tmp_
     train_dpo(run, out)
     with pytest.raises(UserError, match="this run is finished"):
         train_dpo(run, out)
+    (out / "summary.json").unlink()
     with pytest.raises(UserError, match=r"holds another run \(other dpo\)"):
         train_dpo(replace(run, dpo=replace(run.dpo, beta=0.2)), out)
     (tmp_path / "other").mkdir()
@@ -353,6 +354,8 @@ def test_sft_takes_conversations_and_counts_what_it_cannot_use(model_path, tmp_p
     assert counts["dropped"] == {"no messages that end with the assistant's": 4}
     losses = metrics(tmp_path / "run")
     assert losses[-1] < losses[0]
+    with pytest.raises(UserError, match="a file has no splits"):
+        train_sft(replace(base, data=replace(base.data, eval_split="validation")), tmp_path / "other")
     with pytest.raises(UserError, match="a file of conversations has no pairs"):
         train_dpo(dpo_run(model_path, path), tmp_path / "dpo")
 
@@ -445,6 +448,16 @@ def test_nf4_computes_in_bfloat16_where_asked(model_path, data, tmp_path):
     assert kinds["Linear4bit"].weight.quant_type == "nf4"
     assert kinds["Linear4bit"].weight.quant_state.nested, "double quantisation"
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16, "no blanket upcast"
+
+
+def test_only_the_usual_evaluation_split_may_be_absent(model_path, tmp_path, capsys):
+    data = write_data(tmp_path / "data", {"train": make_pairs(4, 1)})
+    run = dpo_run(model_path, data, trainer={"max_steps": "1"})
+    train_dpo(run, tmp_path / "a")
+    assert "no split 'test': no evaluation" in capsys.readouterr().out
+    train_dpo(replace(run, data=replace(run.data, eval_split="")), tmp_path / "b")
+    with pytest.raises(UserError, match="unknown evaluation split 'validation': known: train"):
+        train_dpo(replace(run, data=replace(run.data, eval_split="validation")), tmp_path / "c")
 
 
 def test_missing_things_are_user_errors(model_path, data, tmp_path):

@@ -34,7 +34,7 @@ def cli(*argv):
 def parsed(monkeypatch, *argv):
     """The checked run that a command line means."""
     seen = []
-    monkeypatch.setattr("train.cli.check_inputs", lambda run: None)
+    monkeypatch.setattr("train.cli.check_places", lambda run, out: None)
     monkeypatch.setattr("train.dpo.train_dpo", lambda run, out: seen.append(run))
     assert run_cli(app, ["dpo", *argv]) == 0
     return seen[0]
@@ -180,10 +180,18 @@ def assert_one_line(done, hint):
         ["--model.path", "./gone", "--data.split", "train"],
         ["--data.path", "gone"],
         ["--data.split", "trian"],
+        ["--data.eval-split", "tset"],
+        ["--data.template", "qeustion"],
+        ["--out", "taken"],
+        ["--out", "finished"],
     ],
     ids=" ".join,
 )
-def test_checks_take_less_than_a_second_of_work(flags, model_path, data):
+def test_checks_take_less_than_a_second_of_work(flags, model_path, data, tmp_path):
+    for name in ("taken/thesis.tex", "finished/run.yaml", "finished/summary.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    flags = [str(tmp_path / x) if (tmp_path / x).is_dir() else x for x in flags]
     good = {"--model.path": str(model_path), "--data.path": str(data), "--out": "o"}
     argv = [x for pair in (good | dict(zip(flags[::2], flags[1::2], strict=True))).items() for x in pair]
     code = (
@@ -234,6 +242,10 @@ def world_mistakes(model, data, tmp_path):
         "no EOS": (["--model.path", mute], "no EOS token"),
         "nothing fits": (["--data.max-tokens", "3"], "no pair is left"),
         "unknown split": (["--data.split", "trian"], "did you mean 'train'"),
+        "unknown evaluation split": (
+            ["--data.eval-split", "tset"],
+            "unknown evaluation split 'tset': did you mean 'test'",
+        ),
         "unknown trainer key": (["--trainer.learning-rte", "1"], "did you mean 'learning_rate'"),
         "unknown optimizer": (["--trainer.optim", "adamm"], "adamm is not a valid OptimizerNames"),
         "unknown loss": (["--dpo.loss", "sigmod"], "did you mean 'sigmoid'"),

@@ -77,23 +77,24 @@ class Template:
 
     @classmethod
     def of(cls, spec: str | None, tokenizer: Any) -> Template:
-        """The template named, written out, or stored in a file; None is the tokenizer's own, else "question"."""
-        if spec is None:
-            return cls(tokenizer.chat_template or TEMPLATES["question"])
-        if spec in TEMPLATES:
-            return cls(TEMPLATES[spec])
+        """The template that `spec` names; without one the tokenizer's own, else "question"."""
+        return cls.named(spec) if spec is not None else cls(tokenizer.chat_template or TEMPLATES["question"])
+
+    @classmethod
+    def named(cls, spec: str) -> Template:
+        """The template of that name, written out, or stored in a file."""
+        text = TEMPLATES.get(spec, spec)
         if spec.endswith((".jinja", ".jinja2", ".txt")):
             path = Path(spec)
             if not path.is_file():
                 raise UserError("template file not found", spec, "give a file, a format string or a template's name")
-            return cls(path.read_text("utf-8"))
-        template = cls(spec)
-        if not template.is_chat and not (spec.count("{prompt}") == spec.count("{response}") == 1):
-            if "{" not in spec:
-                raise unknown_name("template", spec, TEMPLATES)
-            raise UserError(
-                "a format string needs {prompt} and {response} once each", spec, f"e.g. {TEMPLATES['question']!r}"
-            )
+            text = path.read_text("utf-8")
+        elif "{" not in text:
+            raise unknown_name("template", spec, TEMPLATES)
+        template = cls(text)
+        if not template.is_chat and not (text.count("{prompt}") == text.count("{response}") == 1):
+            fix = f"e.g. {TEMPLATES['question']!r}"
+            raise UserError("a format string needs {prompt} and {response} once each", spec, fix)
         return template
 
     @property
