@@ -8,9 +8,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from evalkit.options import ScoreOptions
+from evalkit.generate.base import Settings
+from evalkit.generate.files import distinct_prompts, write_answers
+from evalkit.inputs import open_data
+from evalkit.options import NO_REFERENCE, ScoreOptions
 from evalkit.scores import scores_path
 from prefkit.errors import UserError
+from prefkit.shards import open_pairs
+from train.core.encode import Template
+from train.core.locate import locate
 from train.core.memory import keep_pages
 from train.core.quiet import quiet_libraries
 
@@ -39,28 +45,32 @@ def score(
     options
         Options of the source, such as --options.prompt question.
     """
+    if len(policy) > 1 and out.suffix == ".parquet":
+        raise UserError("several policies need a folder", out, "give --out DIR")
+    _check_out(out)
+    if len(policy) == 1 and scores_path(out).with_suffix(".json").exists():
+        raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
+    for path in [*policy, *([how.reference] if how.reference not in (None, NO_REFERENCE) else [])]:
+        locate(path)
+    if how.template is not None:
+        Template.named(how.template)
+    first = os.environ.get("RANK", "0") == "0"
+    say = print if first else (lambda line: None)
+    found = open_data(data, source, options, say)
+    open_pairs(found.folder, how.split)  # like all above: a mistake is told before torch is loaded
     keep_pages()
     quiet_libraries()
-    from evalkit.engines import rank_and_size
-    from evalkit.inputs import open_data
     from evalkit.models import short_names
     from evalkit.results import already_scored, write_result
     from evalkit.score import find_models, made_of
     from evalkit.score import score as run
 
-    if len(policy) > 1 and out.suffix == ".parquet":
-        raise UserError("several policies need a folder", out, "give --out DIR")
     homes = dict(zip(policy, [out / n for n in short_names(policy)] if len(policy) > 1 else [out], strict=True))
     for home in homes.values():
         _check_out(home)
-    first = rank_and_size()[0] == 0
-    say = print if first else (lambda line: None)
-    found = open_data(data, source, options, say)
     # A mistake in the last one is found before the first is computed.
     made = {home: made_of(find_models(path, how)) for path, home in homes.items()}
     done = {home for home in made if already_scored(home, made[home], found, how)}
-    if len(homes) == 1 and done:
-        raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
     for path, home in homes.items():
         if home in done:
             say(f"scores   {scores_path(home)}: there already, of the same policy, data and settings")
@@ -90,6 +100,7 @@ def generate(
     split: str = "test",
     limit: int | None = None,
     name: str | None = None,
+    template: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -112,6 +123,8 @@ def generate(
         Answer only the first prompts.
     name
         How the model is called in results; the folder's name by default.
+    template
+        Chat template or format string; the run's own by default.
     max_new_tokens
         Tokens of an answer at most.
     temperature
@@ -123,14 +136,13 @@ def generate(
     batch_size
         Prompts answered at once.
     """
-    quiet_libraries()
-    from evalkit.generate.base import Settings
-    from evalkit.generate.files import distinct_prompts, write_answers
-    from prefkit.shards import open_pairs
-
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise UserError("these settings draw no answer", fix="tokens and batch above 0, temperature from 0, top-p to 1")
-    prompts = distinct_prompts(open_pairs(data, split), limit)
-    chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size)
+    locate(model)
+    pairs = open_pairs(data, split)
+    text = Template.named(template).source if template is not None else None
+    quiet_libraries()
+    prompts = distinct_prompts(pairs, limit)
+    chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size, text)
     cut = write_answers(model, prompts, out, chosen, name=name)
     print(f"wrote {out}: {len(prompts)} answers" + (f", {cut} cut at the token limit" if cut else ""))

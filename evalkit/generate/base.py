@@ -10,13 +10,14 @@ from prefkit.schema import Message
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are drawn; temperature 0 takes the likeliest token each time."""
+    """How prompts are put and answers drawn; temperature 0 takes the likeliest token each time."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     batch_size: int = 8
+    template: str | None = None  # the run's own
 
 
 @dataclass(frozen=True)

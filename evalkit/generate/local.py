@@ -19,7 +19,7 @@ def answers(model: str, prompts: Sequence[list[Message]], settings: Settings) ->
 
     Left padding with an attention mask, so that an answer does not depend on its neighbours (greedy, up to rounding).
     """
-    policy = describe_policy(model, reference=False)
+    policy = describe_policy(model, template=settings.template, reference=False)
     tokenizer, network = policy.tokenizer, load_policy(policy).model
     stop = stop_ids(tokenizer, policy.template)
     encoded = [encode_prompt(tokenizer, policy.template, p) for p in prompts]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evalkit import build_report, score_pairs
+from evalkit.cli import app
 from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
 from evalkit.inputs import open_data
@@ -29,6 +30,7 @@ from evalkit.options import ScoreOptions
 from evalkit.overlap import count_overlap, training_overlap
 from evalkit.score import score
 from prefkit import convert_dataset, open_pairs
+from prefkit.cli import run as run_cli
 from prefkit.errors import UserError
 from prefkit.shards import read_manifest
 from train.core.locate import weights_digest
@@ -184,6 +186,34 @@ def test_answers_go_on_where_they_were_stopped(road, tmp_path):
         assert (tmp_path / "part.jsonl").read_text() == whole
         assert asked == [done, *[1] * (6 - done)]
         (tmp_path / "part.jsonl").unlink()
+
+
+def test_answers_are_asked_for_in_the_template_that_is_named(road, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("evalkit.generate.local.encode_prompt", lambda tok, template, p: asked.append(template) or [1])
+    argv = ["generate", "--model", road / "dpo", "--data", road / "data", "--limit", 1, "--max-new-tokens", 1]
+    for n, more in enumerate(([], ["--template", "question"])):
+        assert run_cli(app, [str(x) for x in (*argv, "--out", tmp_path / f"{n}.jsonl", *more)]) == 0
+    assert [t.source for t in asked] == ["{prompt}\n\n{response}", "Question: {prompt}\n\nAnswer: {response}"]
+    assert run_cli(app, [str(x) for x in (*argv, "--out", tmp_path / "x", "--template", "qeustion")]) == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--policy", "gone"], ["--reference", "gone"], ["--split", "tset"], ["--out", "taken"], ["--template", "plian"]],
+    ids=" ".join,
+)
+def test_simple_mistakes_are_told_before_torch_is_loaded(road, flags, tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "scores.json").touch()
+    good = {"--policy": str(road / "dpo"), "--data": str(road / "data"), "--out": "new"} | {flags[0]: flags[1]}
+    argv = [x for pair in good.items() for x in pair]
+    code = (
+        "import sys; from prefkit.cli import run; from evalkit.cli import app\n"
+        f"code = run(app, ['score', *{argv!r}])\nsys.exit(code != 2 or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_known_needs_no_model(road, frame, monkeypatch):
