@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import uvicorn
@@ -62,13 +63,15 @@ the working tree. You may find the commit again with `git reflog`.
 """
 
 
-def photograph(browser: Browser, session: BlindSession, path: Path, keys: str, scheme: str, choice: str = "") -> None:
+def photograph(
+    browser: Browser, session: BlindSession, path: Path, keys: str, scheme: Literal["light", "dark"], choice: str = ""
+) -> None:
     """Serve a session, press keys, end it if asked, and keep what is seen."""
     listening = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(make_app(build_page(session, "you")), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
     page.goto(url(listening))
     page.wait_for_selector("#pk .pk[data-view]")
     for key in keys:

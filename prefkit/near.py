@@ -124,7 +124,8 @@ def _within(data: np.ndarray, low: int, high: int) -> np.ndarray:
 @lru_cache(maxsize=2)
 def _all_powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     base = int(_SEED) | 1
-    return tuple(np.cumprod(np.full(n, b, dtype=np.uint64)) for b in (base, pow(base, -1, 2**64)))  # type: ignore[return-value]
+    up, down = (np.cumprod(np.full(n, b, dtype=np.uint64)) for b in (base, pow(base, -1, 2**64)))
+    return up, down
 
 
 def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:

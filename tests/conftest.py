@@ -119,6 +119,7 @@ def visiting(chromium, address, **context):
     page.on("dialog", lambda d: (visit.errors.append(f"dialog {d.message}"), d.dismiss()))
     page.goto(address)
     page.wait_for_selector("#pk .pk[data-view]")
+    page.wait_for_function("Boolean(window.prefkitKeys)")  # drawn is not yet listening: a key pressed between is lost
     yield visit
     window.close()
 

@@ -12,18 +12,20 @@ from pathlib import Path
 def fields_of(module: str, name: str) -> dict[str, str]:
     """The fields of a class in a module, with their annotations."""
     (found,) = (n for n in _tree(module).body if isinstance(n, ast.ClassDef) and n.name == name)
-    return {n.target.id: ast.unparse(n.annotation) for n in found.body if _declares(n)}  # type: ignore[attr-defined]
+    return {name: ast.unparse(n.annotation) for name, n in _declared(found.body).items()}
 
 
 @cache
 def keys_of(module: str, name: str) -> tuple[str, ...]:
     """The keys of a dict in a module, written as texts there."""
-    (found,) = (n for n in _tree(module).body if _declares(n) and n.target.id == name)  # type: ignore[attr-defined]
-    return tuple(ast.literal_eval(key) for key in found.value.keys)  # type: ignore[attr-defined]
+    written = _declared(_tree(module).body)[name].value
+    assert isinstance(written, ast.Dict)
+    return tuple(ast.literal_eval(key) for key in written.keys if key is not None)
 
 
-def _declares(node: ast.stmt) -> bool:
-    return isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+def _declared(body: list[ast.stmt]) -> dict[str, ast.AnnAssign]:
+    """The annotated names of a class or a module."""
+    return {n.target.id: n for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
 
 
 def _tree(module: str) -> ast.Module:

@@ -133,7 +133,7 @@ def with_reference(session: Session, model: Any, kind: str, frozen: Any, packed:
     config, mixed = session.run.model, mixed_precision(session)
     precision = f"{config.dtype}{f' under autocast to {mixed}'.replace('torch.', '') if mixed else ''}"
     cache = LogpCache(session.digests["model"], precision, config.four_bit, config.path)
-    budget = session.run.dpo.tokens_per_forward or default_budget()  # type: ignore[union-attr]
+    budget = session.run.dpo.tokens_per_forward or default_budget()  # type: ignore[union-attr]  # of DPO alone
     processes = PartialState(cpu=not torch.cuda.is_available())
     mine = (session.rows + session.eval_rows)[processes.process_index :: processes.num_processes]
     total = sum(len(r.response_ids) for r in mine)

@@ -237,7 +237,7 @@ def _without(prompt: list[Message], response: list[Message]) -> list[Message]:
 
 def _number(value: object) -> float | None:
     try:
-        number = None if value is None or value == "" else float(value)  # type: ignore[arg-type]
+        number = None if value is None or value == "" else float(value)  # type: ignore[arg-type]  # what is no number is refused below
     except (TypeError, ValueError, OverflowError):
         raise Refused("bad_number") from None
     if number is not None and not math.isfinite(number):

@@ -114,7 +114,7 @@ def _site(host: str) -> str:
 def _date(text: object) -> datetime | None:
     match = re.match(r"(\d{4})[/-](\d{1,2})[/-](\d{1,2})", str(text or ""))
     try:
-        return datetime(*map(int, match.groups()), tzinfo=UTC) if match else None  # type: ignore[arg-type,misc]
+        return datetime(int(match[1]), int(match[2]), int(match[3]), tzinfo=UTC) if match else None
     except ValueError:
         return None
 
