@@ -22,6 +22,7 @@ from prefkit.card import card
 from prefkit.errors import UserError
 from prefkit.finish import rejects_table
 from prefkit.folder import cannot_write, claim_work, log_of, make_folder, only_writer, refuse_finished
+from prefkit.keys import Columns
 from prefkit.near import THRESHOLD, near_duplicates
 from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, publish
@@ -130,10 +131,10 @@ def work(plan: Plan, lap: Any) -> Outcome:
             for what, name in marker["warnings"]:
                 troubles[what].append(name)
         links = _links(markers)
-        base = (_largest_key(job, markers), *_lines_before(job.slices, [m["lines"] for m in markers]))
+        base = (_largest_key(job), *_lines_before(job.slices, [m["lines"] for m in markers]))
         _write_map_rejects(job, markers, base[1:])
         if job.noted():
-            engines.run_tasks(run, [Task(job, "look", n) for n in range(job.buckets)], plan.workers, "look up")
+            engines.run_tasks(run, [Task(job, "look", n) for n in range(job.note_buckets)], plan.workers, "look up")
         tasks = [Task(job, "pair", n, base) for n in range(job.buckets)]
         lap("map")
     engines.run_tasks(run, tasks, plan.workers, "pair")
@@ -144,8 +145,8 @@ def work(plan: Plan, lap: Any) -> Outcome:
         for name, spent in marker.get("seconds", {}).items():
             seconds[name] += spent
     lap("pair", check_seconds={name: round(spent, 3) for name, spent in sorted(seconds.items())})
-    keys = [np.load(p) if (p := t.stem.with_suffix(".keys.npy")).exists() else np.zeros(0, KEYS) for t in tasks]
-    rows, stems = np.concatenate(keys), [t.stem for t in tasks]
+    stems = [t.stem for t in tasks]
+    rows = Columns(stems, ".keys.npy", KEYS)
     if job.near:
         alike = near_duplicates(stems, job.near, plan.workers)
         links = np.concatenate([links, alike])
@@ -156,7 +157,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
     tally["candidates.duplicate"] += int((resolved.split == DUPLICATE).sum())
     tally["candidates.pairs"] += int((resolved.split >= 0).sum())
     lap("resolve")
-    publication = Publication.of(stems, [len(k) for k in keys], rows["bytes"], resolved, list(plan.splits))
+    publication = Publication.of(stems, rows.counts, rows["bytes"], resolved, list(plan.splits))
     warnings = [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
     warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
@@ -187,11 +188,11 @@ def _lines_before(slices: list[Slice], lines: list[int]) -> tuple[int, ...]:
     return tuple(first)
 
 
-def _largest_key(job: Job, markers: list[dict]) -> int:
+def _largest_key(job: Job) -> int:
     """Groups with keys up to this one are kept: all of them, or the `limit` smallest."""
     if job.limit is None:
         return 2**64 - 1
-    keys = bucket_keys(job, [m["parts"] for m in markers])
+    keys = bucket_keys(job)
     return int(keys[min(job.limit, len(keys)) - 1]) if len(keys) else 0
 
 

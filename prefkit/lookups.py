@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-
-def write_notes(stem: Path, kind: str, number: int, table: pa.Table, buckets: int) -> None:
-    """Rows with a uint64 `key` as an Arrow file whose batch b holds the keys of bucket b."""
-    table = table.take(pa.array(np.argsort(table["key"].to_numpy() % np.uint64(buckets), kind="stable")))
-    table = table.combine_chunks()
-    bucket = table["key"].to_numpy() % np.uint64(buckets)
-    cuts = np.searchsorted(bucket, np.arange(buckets + 1).astype(np.uint64))
-    with pa.ipc.new_file(f"{stem}.{kind}.{number:06d}.arrow", table.schema) as out:
-        for a, b in pairwise(cuts.tolist()):
-            out.write_batch(
-                table.slice(a, b - a).to_batches()[0] if b > a else pa.RecordBatch.from_pylist([], table.schema)
-            )
+from prefkit.bucketed import read_bucket
 
 
-def merge(work: Path, stems: list[Path], inputs: list[int], kind: str, bucket: int, how: str) -> None:
+def notes_path(stem: Path, kind: str, number: int) -> Path:
+    """The file of the notes of a kind that a slice made, one after the other."""
+    return stem.with_name(f"{stem.name}.{kind}.{number:06d}.arrow")
+
+
+def merge(work: Path, stems: list[Path], inputs: list[int], kind: str, bucket: int, buckets: int, how: str) -> None:
     """What was noted of a bucket's keys, sorted by key; `inputs` numbers the input each stem was read from.
 
     `last`: a key noted again keeps its last value. `sum`: values are summed up within an input, and of several inputs
     (two snapshots of a site) the last one that knows the key stands, as for the posts themselves.
     """
-    batches, origins = [], []
-    for stem, number in zip(stems, inputs, strict=True):
-        for path in sorted(stem.parent.glob(f"{stem.name}.{kind}.*.arrow")):
-            with pa.OSFile(str(path)) as source:
-                batches.append(pa.ipc.open_file(source).get_batch(bucket))
-            origins += [number] * batches[-1].num_rows
+    notes = [(number, path) for stem, number in zip(stems, inputs, strict=True) for path in _notes(stem, kind)]
+    batches = list(read_bucket([path for _, path in notes], bucket, buckets))
     whole = pa.Table.from_batches(batches)
     keys, values = whole["key"].to_numpy(), [c for c in whole.column_names if c != "key"]
-    origin = np.asarray(origins, np.int64) if how == "sum" else np.arange(len(keys))
+    of_input = np.repeat([number for number, _ in notes], [b.num_rows for b in batches])
+    origin = of_input if how == "sum" else np.arange(len(keys))
     order = np.lexsort((origin, keys))
     keys, origin = keys[order], origin[order]
     new_key = np.concatenate([[True], np.diff(keys) != 0])[: len(keys)]
@@ -50,6 +42,13 @@ def merge(work: Path, stems: list[Path], inputs: list[int], kind: str, bucket: i
             columns[name] = whole[name].take(pa.array(order[begins[last]]))
     with pa.ipc.new_file(str(_path(work, kind, bucket)), pa.table(columns).schema) as out:
         out.write_table(pa.table(columns).combine_chunks())
+
+
+def _notes(stem: Path, kind: str) -> Iterator[Path]:
+    for number in count():
+        if not (path := notes_path(stem, kind, number)).exists():
+            return
+        yield path
 
 
 class Lookup:

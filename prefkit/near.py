@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 from rensa import RMinHash
 
 from prefkit import engine
+from prefkit.keys import Columns, changes, shared
 from prefkit.tables import offsets, string_bytes, string_offsets
 
 N_WORDS = 3
 BANDS, ROWS = 16, 6
-SIGNATURE = np.dtype([("prompt", "u8"), ("group", "u8"), ("row", "u4"), ("bands", "u8", (BANDS,))])
+SIGNATURE = np.dtype([("prompt", "u8"), ("group", "u8"), ("row", "u4"), *((f"band{k}", "u8") for k in range(BANDS))])
 THRESHOLD = 0.8
 AT_A_TIME = 1 << 18  # bytes of text
 AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
@@ -145,19 +146,19 @@ def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: n
     bands = np.broadcast_to(np.arange(1, BANDS + 1, dtype=np.uint64), (len(texts), BANDS))
     for k in range(ROWS):
         bands = _mix(bands * _SEED ^ digests[:, :, k])
-    found["prompt"], found["group"], found["row"], found["bands"] = prompts, groups, rows, bands
+    found["prompt"], found["group"], found["row"] = prompts, groups, rows
+    for band in range(BANDS):
+        found[f"band{band}"] = bands[:, band]
     return found[np.diff(grams.cuts) > 0]  # a text without one word is like no other
 
 
 def proposals(keys: np.ndarray) -> np.ndarray:
     """Texts that share the key of a band (uint64[n], 0 = none): each with the one before and the first of its run,
     int64[m, 2]."""
-    ordered = np.sort(keys)
-    shared = np.flatnonzero(np.isin(keys, ordered[1:][ordered[1:] == ordered[:-1]]))  # few: what sorts is the rest
-    order = shared[np.argsort(keys[shared], kind="stable")]
-    ordered = keys[order]
-    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(order)])
-    first = np.repeat(begins, np.diff([*begins.tolist(), len(order)]))
+    some = shared(keys)
+    order = some[np.argsort(keys[some], kind="stable")]
+    begins = changes(keys[order])
+    first = np.repeat(begins, np.diff(np.append(begins, len(order))))
     at = np.arange(len(order))
     later = at > first
     pairs = [
@@ -227,21 +228,14 @@ def confirm(task: Alike) -> np.ndarray:
 
 def near_duplicates(stems: list[Path], threshold: float, workers: int) -> np.ndarray:
     """Pairs of group keys whose prompts are near duplicates: uint64[m, 2]."""
-    signatures = [
-        np.load(p, mmap_mode="r") if (p := s.with_suffix(".near.npy")).exists() else np.zeros(0, SIGNATURE)
-        for s in stems
-    ]
-    group, prompt, row = (np.concatenate([s[c] for s in signatures]) for c in ("group", "prompt", "row"))
-    stem = np.repeat(np.arange(len(stems)), [len(s) for s in signatures])
-    proposed = [proposals(np.concatenate([s["bands"][:, band] for s in signatures])) for band in range(BANDS)]
-    pairs = np.unique(np.concatenate(proposed), axis=0)
-    one, other = pairs[:, 0], pairs[:, 1]
-    pairs = pairs[(group[one] != group[other]) & (prompt[one] != prompt[other])]
-    place = np.stack([stem, row], 1).astype(np.int64)
-    tasks = [
-        Alike(stems, np.concatenate([place[p[:, 0]], place[p[:, 1]]], axis=1), threshold)
-        for p in (pairs[i : i + AT_ONCE] for i in range(0, len(pairs), AT_ONCE))
-    ]
+    signed = Columns(stems, ".near.npy", SIGNATURE)
+    pairs = np.unique(np.concatenate([proposals(signed[f"band{band}"]) for band in range(BANDS)]), axis=0)
+    group, prompt = (signed[name][pairs] for name in ("group", "prompt"))
+    unlike = (group[:, 0] != group[:, 1]) & (prompt[:, 0] != prompt[:, 1])
+    pairs, group = pairs[unlike], group[unlike]
+    starts = np.cumsum([0, *signed.counts])
+    stem, row = np.searchsorted(starts, pairs, side="right") - 1, signed["row"][pairs]
+    places = np.stack([stem, row], 2).reshape(-1, 4)
+    tasks = [Alike(stems, places[i : i + AT_ONCE], threshold) for i in range(0, len(pairs), AT_ONCE)]
     alike = engine.run_tasks(confirm, tasks, workers, "near duplicates")
-    found = pairs[np.concatenate(alike)] if alike else pairs
-    return group[found]
+    return group[np.concatenate(alike)] if alike else group

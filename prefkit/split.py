@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prefkit.errors import UserError
+from prefkit.keys import Columns, changes, find, shared
 
 DEFAULT_SPLITS = "train=.9,test=.1"
 KEYS = np.dtype(
@@ -26,6 +27,7 @@ KEYS = np.dtype(
 
 
 DUPLICATE, REFUSED = -1, -2  # in place of a split
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Resolved(NamedTuple):
@@ -68,7 +70,11 @@ def parse_splits(splits: str | Mapping[str, float]) -> dict[str, float]:
 
 
 def resolve(
-    rows: np.ndarray, links: np.ndarray, seed: int, splits: Mapping[str, float], anchors: Anchors | None = None
+    rows: Columns | np.ndarray,
+    links: np.ndarray,
+    seed: int,
+    splits: Mapping[str, float],
+    anchors: Anchors | None = None,
 ) -> Resolved:
     """Groups, splits, duplicates and contradictions of all candidate rows.
 
@@ -77,40 +83,56 @@ def resolve(
     smallest member, so that new data moves no old group it does not touch. Errors: `UserError` where a group joins
     what `anchors` hold in different splits.
     """
-    nodes, of_row = np.unique(np.concatenate([rows["group"], links.ravel()]), return_inverse=True)
-    of_row, of_link = of_row[: len(rows)], of_row[len(rows) :].reshape(-1, 2)
-    order = np.argsort(rows["prompt"], kind="stable")
-    same = rows["prompt"][order][1:] == rows["prompt"][order][:-1]
-    one = np.concatenate([of_row[order][:-1][same], of_link[:, 0]])
-    other = np.concatenate([of_row[order][1:][same], of_link[:, 1]])
-    of_node = nodes[components(len(nodes), one, other)]
-    group = of_node[of_row]
-    names, inverse = np.unique(group, return_inverse=True)
-    of_name = assign(names, seed, splits)
-    if anchors is not None:
-        held = _held(rows["prompt"], group, nodes, of_node, anchors)
-        where = np.searchsorted(names, held[:, 0])
-        here = where < len(names)
-        here[here] = names[where[here]] == held[here, 0]
-        of_name[where[here]] = held[here, 1].astype(np.int32)
-    split = of_name[inverse]
+    group, prompt = rows["group"], rows["prompt"]
+    names = _joined(group, prompt, links)
+    held = np.zeros((0, 2), np.uint64) if anchors is None else _held(group, prompt, names, anchors)
+    del prompt
+    group = names.of(group)
+    runs = changes(group)
+    of_run = assign(group[runs], seed, splits)
+    here, place = find(group[runs], held[:, 0])
+    of_run[here] = held[place, 1].astype(np.int32)
+    split = np.repeat(of_run, np.diff(np.append(runs, len(group))))
     split[_repeated(rows)] = DUPLICATE
     return Resolved(split, group, _contradicted(rows))
 
 
-def _held(
-    prompts: np.ndarray, group: np.ndarray, nodes: np.ndarray, of_node: np.ndarray, anchors: Anchors
-) -> np.ndarray:
-    """(group, split) of each group that holds something of the older data set: uint64[k, 2]."""
+class _Names(NamedTuple):
+    """The groups that are joined to others, sorted, and the smallest group of each one's component; all other groups
+    stand alone and keep their own name."""
+
+    groups: np.ndarray  # uint64[g]
+    names: np.ndarray  # uint64[g]
+
+    def of(self, groups: np.ndarray) -> np.ndarray:
+        named = groups.copy()
+        rows, places = find(groups, self.groups)
+        named[rows] = self.names[places]
+        return named
+
+
+def _joined(group: np.ndarray, prompt: np.ndarray, links: np.ndarray) -> _Names:
+    """What links join, and prompts that lie in several groups."""
+    runs = changes(prompt, group)  # rows of one question mostly stand together: what is left is a third or less
+    runs = runs[shared(prompt[runs])]
+    runs = runs[np.argsort(prompt[runs], kind="stable")]
+    same = prompt[runs][1:] == prompt[runs][:-1]
+    edges = np.concatenate([np.stack([group[runs][:-1][same], group[runs][1:][same]], 1), links])
+    groups, nodes = np.unique(edges, return_inverse=True)
+    nodes = nodes.reshape(-1, 2)
+    return _Names(groups, groups[components(len(groups), nodes[:, 0], nodes[:, 1])])
+
+
+def _held(group: np.ndarray, prompt: np.ndarray, names: _Names, anchors: Anchors) -> np.ndarray:
+    """(group, split) of each group that holds something of the older data set: uint64[k, 2], sorted."""
     found = []
-    for keys, labels, known, split in (
-        (nodes, of_node, anchors.groups, anchors.group_split),
-        (prompts, group, anchors.prompts, anchors.prompt_split),
+    for keys, groups, known, split in (
+        (group, group, anchors.groups, anchors.group_split),
+        (names.groups, names.groups, anchors.groups, anchors.group_split),  # those without pairs too
+        (prompt, group, anchors.prompts, anchors.prompt_split),
     ):
-        at = np.searchsorted(known, keys)
-        hit = at < len(known)
-        hit[hit] = known[at[hit]] == keys[hit]
-        found.append(np.stack([labels[hit], split[at[hit]].astype(np.uint64)], 1))
+        rows, places = find(keys, known)
+        found.append(np.stack([names.of(groups[rows]), split[places].astype(np.uint64)], 1))
     held = np.unique(np.concatenate(found), axis=0)
     torn = np.unique(held[1:][held[1:, 0] == held[:-1, 0], 0])
     if len(torn):
@@ -122,17 +144,27 @@ def _held(
     return held
 
 
-def _contradicted(rows: np.ndarray) -> np.ndarray:
-    """Rows whose prompt and responses another row has with the other response chosen."""
-    order = np.lexsort((rows["first"], rows["answers"], rows["prompt"]))
-    told = rows[["prompt", "answers"]][order]
-    begins = np.flatnonzero(np.concatenate([[True], told[1:] != told[:-1]]))[: len(rows)]
+def _contradicted(rows: Columns | np.ndarray) -> np.ndarray:
+    """Whether another row has the prompt and responses of a row with the other response chosen: bool[n]."""
+    prompt, answers = rows["prompt"], rows["answers"]
+    some = shared(prompt * _ODD + answers)  # more than those that are sought, and still few
+    prompt, answers, first = prompt[some], answers[some], rows["first"][some]
+    order = np.lexsort((first, answers, prompt))
+    begins = changes(prompt[order], answers[order])
     found = np.zeros(len(rows), dtype=bool)
-    if len(rows):
-        first = rows["first"][order]
-        both = np.logical_or.reduceat(first, begins) & ~np.logical_and.reduceat(first, begins)
-        found[order] = np.repeat(both, np.diff([*begins.tolist(), len(rows)]))
+    if len(begins):
+        both = np.logical_or.reduceat(first[order], begins) & ~np.logical_and.reduceat(first[order], begins)
+        found[some[order]] = np.repeat(both, np.diff(np.append(begins, len(some))))
     return found
+
+
+def _repeated(rows: Columns | np.ndarray) -> np.ndarray:
+    """The rows whose pair id an earlier row has: int64[m]."""
+    high = rows["id_high"]
+    some = shared(high)
+    high, low = high[some], rows["id_low"][some]
+    order = np.lexsort((some, low, high))
+    return np.delete(some[order], changes(high[order], low[order]))
 
 
 def components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -154,12 +186,3 @@ def assign(groups: np.ndarray, seed: int, splits: Mapping[str, float]) -> np.nda
     point = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.float64) / 2.0**64
     cuts = np.cumsum(list(splits.values()))[:-1]
     return np.searchsorted(cuts, point, side="right").astype(np.int32)
-
-
-def _repeated(rows: np.ndarray) -> np.ndarray:
-    """Rows whose pair id an earlier row has."""
-    order = np.lexsort((np.arange(len(rows)), rows["id_low"], rows["id_high"]))
-    ids = rows[["id_high", "id_low"]][order]
-    repeated = np.zeros(len(rows), dtype=bool)
-    repeated[order[1:]] = ids[1:] == ids[:-1]
-    return repeated

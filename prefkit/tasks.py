@@ -10,8 +10,9 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefkit import lookups, records
+from prefkit.bucketed import read_bucket, write_buckets
 from prefkit.contamination import Evaluation
 from prefkit.finish import Rules, finish, prompt_signatures, row_keys
 from prefkit.readers import Piece, count_lines
 from prefkit.schema import Reject
 from prefkit.sources import PairInput, Slice, get_source
 from prefkit.tables import Candidates
+
+NOTE_BUCKETS = 64
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Job:
     checks: dict[str, str] = field(default_factory=dict)
     near: float = 0.0
     against: bool = False
+
+    @property
+    def note_buckets(self) -> int:
+        """Of what is looked up: few, for each task may look into all of them."""
+        return min(self.buckets, NOTE_BUCKETS)
 
     def noted(self) -> list[str]:
         """Kinds of notes that the slices made: after map."""
@@ -84,12 +93,12 @@ def _mark(task: Task, **marker: object) -> None:
     os.replace(temporary, path)
 
 
-# --- map: a slice of the input into one file of `buckets` batches a part -------------------------------------------
+# --- map: a slice of the input, sorted into buckets, in one file a part -------------------------------------------
 
 
 @dataclass
 class _Sorted:
-    """`MapOutput` that writes each part as an Arrow file whose batch b holds bucket b: one open file, random access."""
+    """`MapOutput` that writes each part sorted into buckets."""
 
     task: Task
     tally: Counter[str] = field(default_factory=Counter)
@@ -101,20 +110,13 @@ class _Sorted:
     rejects: list[tuple[str, int, str]] = field(default_factory=list)
 
     def rows(self, table: pa.Table) -> None:
-        buckets = self.task.job.buckets
-        bucket = (table["key"].to_numpy() % np.uint64(buckets)).astype(np.int64)
-        order = np.argsort(bucket, kind="stable")
-        cuts = np.searchsorted(bucket[order], np.arange(buckets + 1))
-        table = table.take(pa.array(order)).combine_chunks()
-        with pa.ipc.new_file(_part(self.task.stem, self.parts), table.schema) as out:
-            for a, b in pairwise(cuts):
-                rows = table.slice(a, b - a).to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
-                out.write_batch(rows[0])
+        write_buckets(_part(self.task.stem, self.parts), table, self.task.job.buckets)
         self.parts += 1
 
     def note(self, kind: str, table: pa.Table) -> None:
         if table.num_rows:
-            lookups.write_notes(self.task.stem, kind, self.notes[kind], table, self.task.job.buckets)
+            path = lookups.notes_path(self.task.stem, kind, self.notes[kind])
+            write_buckets(path, table, self.task.job.note_buckets)
             self.notes[kind] += 1
 
     def link(self, one: str, other: str) -> None:
@@ -128,8 +130,16 @@ class _Sorted:
         self.warnings.append((what, name))
 
 
-def _part(stem: Path, part: int) -> str:
-    return f"{stem}-{part:04d}.arrow"
+def _part(stem: Path, part: int) -> Path:
+    return stem.with_name(f"{stem.name}-{part:04d}.arrow")
+
+
+def _parts(job: Job, number: int) -> Iterator[Path]:
+    """The parts that a slice was sorted into."""
+    for part in count():
+        if not (path := _part(Task(job, "map", number).stem, part)).exists():
+            return
+        yield path
 
 
 def map_slice(task: Task) -> None:
@@ -141,8 +151,6 @@ def map_slice(task: Task) -> None:
     _mark(
         task,
         lines=out.lines,
-        parts=out.parts,
-        notes=out.notes,
         tally=out.tally,
         links=out.links,
         warnings=out.warnings,
@@ -160,8 +168,9 @@ def merge_notes(task: Task) -> None:
     stems = [Task(task.job, "map", n).stem for n in range(len(task.job.slices))]
     paths = [s.path for s in task.job.slices]
     numbers = {path: n for n, path in enumerate(dict.fromkeys(paths))}
+    inputs = [numbers[p] for p in paths]
     for kind in task.job.noted():
-        lookups.merge(task.job.work, stems, [numbers[p] for p in paths], kind, task.number, join.lookups[kind])
+        lookups.merge(task.job.work, stems, inputs, kind, task.number, task.job.note_buckets, join.lookups[kind])
     _mark(task)
 
 
@@ -176,37 +185,32 @@ def pair_bucket(task: Task) -> None:
     table = _bucket(task, tally)
     if table is None:
         return _mark(task, tally={}, rows=0)
-    known = {kind: lookups.Lookup(task.job.work, kind, task.job.buckets) for kind in task.job.noted()}
+    known = {kind: lookups.Lookup(task.job.work, kind, task.job.note_buckets) for kind in task.job.noted()}
     made = join.pair(PairInput(table, task.job.options, task.job.seed, tally, known))
     return _finish(task, made.candidates, made.fates, made.rejects, tally)
 
 
-def bucket_keys(job: Job, parts: list[int]) -> np.ndarray:
+def bucket_keys(job: Job) -> np.ndarray:
     """The keys of all groups: uint64[n], sorted."""
-    found = [np.zeros(0, np.uint64)]
-    for number, count in enumerate(parts):
-        for part in range(count):
-            with pa.memory_map(_part(Task(job, "map", number).stem, part)) as source:
-                found.append(np.unique(pa.ipc.open_file(source).read_all()["key"].to_numpy()))
-    return np.unique(np.concatenate(found))
+    found, paths = [np.zeros(0, np.uint64)], [p for n in range(len(job.slices)) for p in _parts(job, n)]
+    for bucket in range(job.buckets):
+        keys = [rows["key"].to_numpy() for rows in read_bucket(paths, bucket, job.buckets)]
+        found.append(np.unique(np.concatenate([*found[:1], *keys])))
+    return np.sort(np.concatenate(found))
 
 
 def _bucket(task: Task, tally: Counter[str]) -> pa.Table | None:
     """The records of a bucket in input order, with their positions; those over the limit are counted and left out."""
     job, (largest, *first_lines) = task.job, task.base
-    batches = []
-    for number, piece in enumerate(job.slices):
-        part = 0
-        while os.path.exists(path := _part(Task(job, "map", number).stem, part)):
-            with pa.OSFile(path) as source:
-                rows = pa.Table.from_batches([pa.ipc.open_file(source).get_batch(task.number)])
-            lines = pa.array(rows["line"].to_numpy() + (first_lines[number] + 1)).cast(pa.string())
-            position = pc.binary_join_element_wise(piece.name, lines, ":")
-            batches.append(rows.drop_columns("line").append_column("position", position))
-            part += 1
+    parts = [(n, path) for n in range(len(job.slices)) for path in _parts(job, n)]
+    batches = list(read_bucket([path for _, path in parts], task.number, job.buckets))
     if not batches:
         return None
-    table = pa.concat_tables(batches)
+    table = pa.Table.from_batches(batches).combine_chunks()
+    piece = np.repeat([n for n, _ in parts], [b.num_rows for b in batches])
+    lines = pa.array(table["line"].to_numpy() + (np.array(first_lines)[piece] + 1)).cast(pa.string())
+    names = pa.array([s.name for s in job.slices]).take(pa.array(piece))
+    table = table.drop_columns("line").append_column("position", pc.binary_join_element_wise(names, lines, ":"))
     table = table.append_column("order", pa.array(np.arange(table.num_rows)))
     keep = table["key"].to_numpy() <= np.uint64(largest)
     tally["records.unused.over_limit"] += int((~keep).sum())

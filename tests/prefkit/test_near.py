@@ -75,7 +75,7 @@ def test_planted_copies_are_proposed():
         if plain_jaccard(text, copy) >= 0.9:
             texts += [text, copy]
     found = signatures(pa.array(texts), *(np.arange(len(texts)),) * 3)
-    proposed = np.concatenate([proposals(found["bands"][:, band]) for band in range(16)])
+    proposed = np.concatenate([proposals(found[f"band{band}"]) for band in range(16)])
     assert {(2 * i, 2 * i + 1) for i in range(400)} <= set(map(tuple, proposed.tolist()))
     assert len(np.unique(proposed, axis=0)) < 1000  # and hardly anything else
 
