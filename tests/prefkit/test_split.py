@@ -43,6 +43,30 @@ def test_of_equal_pairs_the_first_stays():
     assert found.split.tolist() == [0, 0, -1]
 
 
+SMALL = st.integers(0, 6)
+
+
+@given(st.lists(st.tuples(SMALL, SMALL, SMALL, st.booleans(), SMALL), max_size=25), st.lists(st.tuples(SMALL, SMALL)))
+def test_resolve_against_plain_search(rows, links):
+    """Each row is (group, prompt, answers, which was chosen, id); here everything is looked for in loops."""
+    data = np.array([(i % 2, i, g, p, a, f, 1) for g, p, a, f, i in rows], dtype=KEYS)
+    found = resolve(data, np.array(links, np.uint64).reshape(-1, 2), 3, {"a": 0.4, "b": 0.6})
+    edges = links + [(g, h) for g, p, *_ in rows for h, q, *_ in rows if p == q]
+    name = list(range(7))
+    for _ in range(7):
+        for a, b in edges:
+            name[a] = name[b] = min(name[a], name[b])
+    assert found.group.tolist() == [name[g] for g, *_ in rows]
+    of_group = assign(np.arange(7, dtype=np.uint64), 3, {"a": 0.4, "b": 0.6})
+    ids = [i for *_, i in rows]
+    first = [ids.index(i) == k for k, i in enumerate(ids)]
+    assert found.split.tolist() == [
+        int(of_group[name[g]]) if new else -1 for (g, *_), new in zip(rows, first, strict=True)
+    ]
+    told = {(p, a, f) for _, p, a, f, _ in rows}
+    assert found.conflict.tolist() == [(p, a, not f) in told for _, p, a, f, _ in rows]
+
+
 def test_shares_and_seed():
     groups = np.arange(20_000, dtype=np.uint64)
     split = assign(groups, 0, {"a": 0.7, "b": 0.2, "c": 0.1})
