@@ -15,6 +15,7 @@ import pyarrow as pa
 from prefkit import engine
 from prefkit.checks import with_flags
 from prefkit.finish import REJECTS, reject_of, rejects_table
+from prefkit.keys import changes
 from prefkit.schema import PAIRS
 from prefkit.shards import BATCH_ROWS, SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
 from prefkit.split import REFUSED, Resolved
@@ -58,37 +59,38 @@ class Publication:
 
     def split_counts(self) -> dict[str, dict[str, int]]:
         """Rows and groups of each split."""
-        return {
-            name: {"rows": int((rows := self.split == n).sum()), "groups": len(np.unique(self.group[rows]))}
-            for n, name in enumerate(self.names)
-        }
+        sizes = [self._group_sizes(n) for n in range(len(self.names))]
+        return {n: {"rows": int(s.sum()), "groups": len(s)} for n, s in zip(self.names, sizes, strict=True)}
 
     def warnings(self) -> list[str]:
         """What a user would stumble over later."""
-        empty = [name for name, counts in self.split_counts().items() if not counts["rows"]]
-        if len(empty) == len(self.names):
+        sizes = [self._group_sizes(n) for n in range(len(self.names))]
+        pairs, largest = sum(int(s.sum()) for s in sizes), max(int(s.max(initial=0)) for s in sizes)
+        if not pairs:
             return ["there is not one pair"]
-        found = [f"split {name} is empty" for name in empty]
-        _, sizes = np.unique(self.group[self.split >= 0], return_counts=True)
-        if sizes.sum() > 100 and sizes.max() > LARGE_GROUP * sizes.sum():
-            share = f"{sizes.max() / sizes.sum():.0%} of the pairs are one group, which no split can part"
+        found = [f"split {name} is empty" for name, s in zip(self.names, sizes, strict=True) if not len(s)]
+        if pairs > 100 and largest > LARGE_GROUP * pairs:
+            share = f"{largest / pairs:.0%} of the pairs are one group, which no split can part"
             found.append(f"{share}: a higher --near joins fewer")
         return found
+
+    def _group_sizes(self, number: int) -> np.ndarray:
+        """How many pairs each group of a split has: int64[groups]."""
+        groups = np.sort(self.group[self.split == number])
+        return np.diff(np.append(changes(groups), len(groups)))
 
     def shards(self, number: int, folder: Path, suffix: str) -> list[_Shard]:
         """The shards of a split: at least one, which may be empty."""
         here = np.flatnonzero(self.split == number)
-        count = int(self.shard[here].max()) + 1 if len(here) else 1
-        shards = [_Shard(folder / shard_name(k, count, suffix), []) for k in range(count)]
-        for k, shard in enumerate(shards):
-            rows = here[self.shard[here] == k]
+        of_shards = np.split(here, changes(self.shard[here])[1:])
+        shards = [_Shard(folder / shard_name(k, len(of_shards), suffix), []) for k in range(len(of_shards))]
+        for shard, rows in zip(shards, of_shards, strict=True):
             cuts = np.searchsorted(rows, self.starts)
             for stem, start, a, b in zip(self.stems, self.starts, cuts[:-1], cuts[1:], strict=False):
                 if a < b:
-                    here_ = rows[a:b]
-                    shard.takes.append(
-                        (stem.with_suffix(".arrow"), here_ - start, self.group[here_], self.flagged[here_])
-                    )
+                    of_file, inside = rows[a:b], (rows[a:b] - start).astype(np.int32)
+                    take = (stem.with_suffix(".arrow"), inside, self.group[of_file], self.flagged[of_file])
+                    shard.takes.append(take)
         return shards
 
     def head(self, job: Job, n: int) -> pa.Table:
