@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-AT_A_TIME = 1 << 20  # keys
+AT_A_TIME = 1 << 18  # keys
 
 
 class Columns:

@@ -93,7 +93,7 @@ def make_plan(
     chosen = get_source(given.source) if given.source is not None else _guess(paths)
     parsed = source_options(chosen, given.options)
     total = sum(f.stat().st_size for f in {s.path for s in _slices(chosen, paths, parsed, sys.maxsize)})
-    step = min(max(SLICE_BYTES, total // 1000), 128 << 20)
+    step = min(max(SLICE_BYTES, total // 2000), 64 << 20)  # so that a worker stays below half a GB
     slices = _slices(chosen, paths, parsed, step)
     buckets = max(1, -(-total // step))
     against = evaluation_files([Path(p) for p in given.against])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prefkit.errors import UserError
-from prefkit.keys import Columns, changes, find, shared
+from prefkit.keys import AT_A_TIME, Columns, changes, find, shared
 
 DEFAULT_SPLITS = "train=.9,test=.1"
 KEYS = np.dtype(
@@ -146,9 +146,11 @@ def _held(group: np.ndarray, prompt: np.ndarray, names: _Names, anchors: Anchors
 
 def _contradicted(rows: Columns | np.ndarray) -> np.ndarray:
     """Whether another row has the prompt and responses of a row with the other response chosen: bool[n]."""
-    prompt, answers = rows["prompt"], rows["answers"]
-    some = shared(prompt * _ODD + answers)  # more than those that are sought, and still few
-    prompt, answers, first = prompt[some], answers[some], rows["first"][some]
+    told = rows["prompt"] * _ODD
+    told += rows["answers"]
+    some = shared(told)  # more than those that are sought, and still few
+    del told
+    prompt, answers, first = (rows[name][some] for name in ("prompt", "answers", "first"))
     order = np.lexsort((first, answers, prompt))
     begins = changes(prompt[order], answers[order])
     found = np.zeros(len(rows), dtype=bool)
@@ -182,7 +184,10 @@ def components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def assign(groups: np.ndarray, seed: int, splits: Mapping[str, float]) -> np.ndarray:
     """The number of each group's split, from the group's name and the seed alone: int32[n]."""
-    digests = (hashlib.blake2b(f"{seed}/{int(g):016x}".encode(), digest_size=8).digest() for g in groups)
-    point = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.float64) / 2.0**64
-    cuts = np.cumsum(list(splits.values()))[:-1]
-    return np.searchsorted(cuts, point, side="right").astype(np.int32)
+    cuts, split = np.cumsum(list(splits.values()))[:-1], np.empty(len(groups), np.int32)
+    for begin in range(0, len(groups), AT_A_TIME):
+        part = slice(begin, begin + AT_A_TIME)
+        digests = [hashlib.blake2b(f"{seed}/{g:016x}".encode(), digest_size=8).digest() for g in groups[part].tolist()]
+        point = np.frombuffer(b"".join(digests), dtype=">u8").astype(np.float64) / 2.0**64
+        split[part] = np.searchsorted(cuts, point, side="right")
+    return split
