@@ -30,8 +30,8 @@ check: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## every benchmark, each ending with one JSON line
-	for f in benchmarks/*_vs_*.py; do $(BIN)/python $$f || exit 1; done
+bench: $(READY)  ## every benchmark and one table of them; some of them: make bench ONLY=convert
+	$(BIN)/python benchmarks/table.py $(ONLY)
 
 readme: $(READY)  ## the README's outputs and its table of real dumps, written anew
 	$(BIN)/python docs/dump_table.py --write
