@@ -146,7 +146,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
             seconds[name] += spent
     lap("pair", check_seconds={name: round(spent, 3) for name, spent in sorted(seconds.items())})
     stems = [t.stem for t in tasks]
-    rows = Columns(stems, ".keys.npy", KEYS)
+    rows = Columns(stems, ".keys", KEYS)
     if job.near:
         alike = near_duplicates(stems, job.near, plan.workers)
         links = np.concatenate([links, alike])

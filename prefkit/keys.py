@@ -10,22 +10,32 @@ import numpy as np
 AT_A_TIME = 1 << 18  # keys
 
 
+def write_columns(path: Path, rows: np.ndarray) -> None:
+    """A structured array as its columns, one after the other, in the machine's own bytes: a file of a work folder."""
+    with path.open("wb") as out:
+        for name in rows.dtype.names or ():
+            np.ascontiguousarray(rows[name]).tofile(out)
+
+
 class Columns:
-    """Structured arrays, one file (or none) a stem, as one that stays on disk: `columns[name]` reads one column."""
+    """What `write_columns` wrote, one file (or none) a stem, as one array that stays on disk: `columns[name]` reads one
+    column of all files."""
 
     def __init__(self, stems: Sequence[Path], suffix: str, dtype: np.dtype):
         self.dtype = dtype
-        self.paths = [p if (p := stem.with_suffix(suffix)).exists() else None for stem in stems]
-        self.counts = [0 if p is None else len(np.load(p, mmap_mode="r")) for p in self.paths]
+        self.paths = [stem.with_suffix(suffix) for stem in stems]
+        self.counts = [p.stat().st_size // dtype.itemsize if p.exists() else 0 for p in self.paths]
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        column, done = np.empty(len(self), self.dtype[name]), 0
+        kind, names = self.dtype[name], list(self.dtype.names or ())
+        before = sum(self.dtype[n].itemsize for n in names[: names.index(name)])
+        column, done = np.empty(len(self), kind), 0
         for path, count in zip(self.paths, self.counts, strict=True):
-            if path is not None:
-                column[done : done + count] = np.load(path, mmap_mode="r")[name]
+            if count:
+                column[done : done + count] = np.fromfile(path, kind, count, offset=before * count)
                 done += count
         return column
 

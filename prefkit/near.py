@@ -228,7 +228,7 @@ def confirm(task: Alike) -> np.ndarray:
 
 def near_duplicates(stems: list[Path], threshold: float, workers: int) -> np.ndarray:
     """Pairs of group keys whose prompts are near duplicates: uint64[m, 2]."""
-    signed = Columns(stems, ".near.npy", SIGNATURE)
+    signed = Columns(stems, ".near", SIGNATURE)
     pairs = np.unique(np.concatenate([proposals(signed[f"band{band}"]) for band in range(BANDS)]), axis=0)
     group, prompt = (signed[name][pairs] for name in ("group", "prompt"))
     unlike = (group[:, 0] != group[:, 1]) & (prompt[:, 0] != prompt[:, 1])

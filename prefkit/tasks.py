@@ -24,6 +24,7 @@ from prefkit import lookups, records
 from prefkit.bucketed import read_bucket, write_buckets
 from prefkit.contamination import Evaluation
 from prefkit.finish import Rules, finish, prompt_signatures, row_keys
+from prefkit.keys import write_columns
 from prefkit.readers import Piece, count_lines
 from prefkit.schema import Reject
 from prefkit.sources import PairInput, Slice, get_source
@@ -248,10 +249,10 @@ def _finish(task: Task, made: Candidates, fates: list[str], rejects: list[Reject
     rules = Rules(job.checks, job.where, Evaluation.load(job.work) if job.against else None)
     done = finish(job.source, rules, made, fates, rejects, tally, seconds)
     write_table(task.stem.with_suffix(".rejects.arrow"), done.rejects)
-    np.save(task.stem.with_suffix(".keys.npy"), row_keys(done.kept))
+    write_columns(task.stem.with_suffix(".keys"), row_keys(done.kept))
     if job.near:
         started = time.perf_counter()
-        np.save(task.stem.with_suffix(".near.npy"), prompt_signatures(done.kept))
+        write_columns(task.stem.with_suffix(".near"), prompt_signatures(done.kept))
         seconds["near duplicates"] += time.perf_counter() - started
     write_table(task.stem.with_suffix(".cells.arrow"), pa.table({"cell": done.kept.cells}))
     write_table(

@@ -10,7 +10,7 @@ from prefkit.bucketed import read_bucket, write_buckets
 ROWS = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.text(max_size=5) | st.none()), max_size=40)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(ROWS, min_size=1, max_size=4), st.integers(1, 12))
 def test_every_row_comes_back_once_in_its_bucket_and_in_its_order(tmp_path_factory, files, buckets):
     folder, paths = tmp_path_factory.mktemp("buckets"), []

@@ -99,7 +99,7 @@ def as_known(row):
 def test_columns_make_what_records_make(tmp_path_factory, name, tables):
     path = tmp_path_factory.mktemp("columns") / 'in "é".parquet'
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(tables, st.one_of(st.none(), st.integers(1, 5)), st.integers(1, 9))
     def check(table, limit, group):
         pq.write_table(table, path, row_group_size=group)

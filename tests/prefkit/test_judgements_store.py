@@ -122,7 +122,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_any_sequence_of_votes_and_undos_leaves_what_a_plain_stack_says(steps):
     store = Store(":memory:")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefkit import keys
-from prefkit.keys import Columns, changes, find, shared
+from prefkit.keys import Columns, changes, find, shared, write_columns
 
 FEW = st.lists(st.integers(0, 12) | st.integers(2**64 - 3, 2**64 - 1), max_size=40)
 
@@ -43,8 +43,8 @@ def test_columns_are_those_of_the_whole_array(tmp_path):
     whole["a"], whole["b"] = np.arange(10) * 2**60, np.arange(10) % 3 == 0
     stems = [tmp_path / f"pair-{k}" for k in range(4)]
     for stem, (begin, end) in zip(stems, [(0, 4), (4, 4), (4, 10)], strict=False):  # the last one has no file
-        np.save(stem.with_suffix(".keys.npy"), whole[begin:end])
-    found = Columns(stems, ".keys.npy", whole.dtype)
+        write_columns(stem.with_suffix(".keys"), whole[begin:end])
+    found = Columns(stems, ".keys", whole.dtype)
     assert (len(found), found.counts) == (10, [4, 0, 6, 0])
     assert (found["a"] == whole["a"]).all()
     assert (found["b"] == whole["b"]).all()

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prefkit.markup import is_plain, to_markdown
@@ -67,7 +67,6 @@ BLOCK = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(BLOCK, min_size=1, max_size=4).map("\n\n".join))
 def test_plain_markup_is_the_same_in_one_pass(html):
     (plain,) = is_plain(pa.array([html]))

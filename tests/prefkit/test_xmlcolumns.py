@@ -46,7 +46,7 @@ def same(block: bytes) -> bool | None:
     return rows == parse(block, 5, tally) and not tally
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ROWS, st.sampled_from([b"", b"<posts>\n", b'\xef\xbb\xbf<?xml version="1.0"?>\r\n<posts>\r\n', b'and 3" />\n']))
 @example([{"Id": 1, "Raw": ["\t", "&#xA;", "\t"]}], b"")
 def test_sound_rows_are_taken(rows, before):
@@ -54,7 +54,7 @@ def test_sound_rows_are_taken(rows, before):
         assert same(before + block_of(rows) + end)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(ROWS, st.lists(st.tuples(st.floats(0, 1), st.sampled_from(PIECES), st.integers(0, 9)), min_size=1, max_size=3))
 def test_what_is_not_the_same_is_left_to_the_other_way(rows, damages):
     block = block_of(rows)

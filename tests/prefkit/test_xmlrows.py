@@ -32,7 +32,7 @@ def expected(data: bytes):
     return [dict(r.attrib) for r in etree.fromstring(data, etree.XMLParser(huge_tree=True))]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ROWS, st.sampled_from(["\r\n", "\n", " "]), st.lists(st.integers(0, 4000), max_size=8), st.integers(1, 300))
 def test_any_slicing_gives_the_same_rows(rows, newline, cuts, block_bytes):
     data = xml(rows, newline=newline)
@@ -50,7 +50,7 @@ def test_any_slicing_gives_the_same_rows(rows, newline, cuts, block_bytes):
         assert [line for line, _ in numbered] == [2 + i for i in range(len(want))]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(2, 9), st.data())
 def test_a_damaged_row_costs_one_row(n, data):
     rows = [row_xml(answer(i, 1, i)) for i in range(n)]
