@@ -25,7 +25,8 @@ COMMANDS = (
     "sft_vs_trl.py",
     "score_vs_peers.py",
     "score_vs_peers.py --case body --pairs 64 --batches 1 --rounds 1",
-    "report_scale.py",
+    "report_scale.py --pairs 100000",
+    "report_scale.py --pairs 1000000 --rounds 1",
 )
 HEAD = "| benchmark | ours | peer | ratio | memory | command |\n|---|---|---|---|---|---|"
 
