@@ -12,8 +12,6 @@ from prefkit.shards import Manifest, counts_text
 from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
 
-COLUMNS_HINT = "; `prefkit sources` lists options that name columns, such as --options.prompt"
-
 
 def convert(
     *inputs: str,
@@ -98,7 +96,7 @@ def convert(
     print_ledgers(manifest)
     if profile:
         _print_profile(Path(out))
-    _refuse_if_empty(manifest, inputs[0], out, COLUMNS_HINT if "pairs" in manifest.sources else "")
+    _refuse_if_empty(manifest, inputs[0], out)
     seconds = max(time.perf_counter() - started, 1e-9)
     megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
     STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
@@ -106,18 +104,21 @@ def convert(
 
 def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
     """What a dry run shows."""
+    from prefkit.errors import UserError
     from prefkit.preview import preview_dataset
 
     seen = preview_dataset(inputs, **shared)
     print_ledgers(seen.manifest)
     for pair in seen.pairs.to_pylist():
         print_pair(pair)
+    if not seen.pairs.num_rows:
+        raise UserError("not one pair comes out", inputs[0], _advice(seen.manifest, inputs[0]))
     sizes = f"{seen.data_bytes / 1e6:.1f} MB on disk, {seen.work_bytes / 1e6:.1f} MB more while it runs"
     STDOUT.print(f"estimate for all of it, from {seen.share:.1%} of the records: {seen.seconds:.1f} s, {sizes}")
     STDOUT.print("dry run: nothing was written")
 
 
-def _refuse_if_empty(manifest: Manifest, what: object, out: str | Path, hint: str = "") -> None:
+def _refuse_if_empty(manifest: Manifest, given: str | Path, out: str | Path) -> None:
     """A `UserError` where not one pair came out; the mended command can have the folder."""
     from prefkit.errors import UserError
     from prefkit.folder import discard
@@ -125,11 +126,32 @@ def _refuse_if_empty(manifest: Manifest, what: object, out: str | Path, hint: st
 
     if any(split["rows"] for split in manifest.splits.values()):
         return
-    fix = f"see the reasons above{hint}"
+    fix = _advice(manifest, given)
     if is_url(out):
-        raise UserError("not one pair came out", what, f"{fix}; delete {out} before you try again")
+        raise UserError("not one pair came out", given, f"{fix}; delete {out} before you try again")
     discard(Path(out))
-    raise UserError("not one pair came out, nothing was kept", what, fix)
+    raise UserError("not one pair came out, nothing was kept", given, fix)
+
+
+def _advice(manifest: Manifest, given: str | Path) -> str:
+    """What to do where not one pair came out: of files with columns, which there are, and how to name those missing."""
+    from prefkit.readers import column_names, readable_files
+    from prefkit.remote import local_copies
+    from prefkit.unseen import visible
+
+    source, options = manifest.config["source"], manifest.config["options"]
+    if source == "rejects":
+        return "see the reasons above; refused posts need their dump: convert that again"
+    if not manifest.sources[source]["records"]["read"]:
+        return "there is no record in it"
+    files = readable_files(Path(local_copies(given)[0]))
+    if not files:
+        return "see the reasons above"
+    names = column_names(files[0])
+    advice = f"see the reasons above; its columns are {visible(', '.join(names))}"
+    sides = ("prompt", "chosen", "rejected") if source == "pairs" else ()
+    missing = [f"--options.{side} COLUMN" for side in sides if options[side] not in names]
+    return f"{advice}: name yours with {' '.join(missing)}" if missing else advice
 
 
 def _severities(given: list[str] | None) -> dict[str, str]:
@@ -215,4 +237,4 @@ def _replay(data: Path, out: Path | None, checks: dict[str, str], found: dict[st
     kept = {"splits": config["splits"], "seed": config["seed"], "splits_from": data}
     manifest = convert_dataset(data, out, source="rejects", checks=checks, **kept)
     print_ledgers(manifest)
-    _refuse_if_empty(manifest, data, out, "; refused posts need their dump: convert that again")
+    _refuse_if_empty(manifest, data, out)

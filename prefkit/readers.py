@@ -119,6 +119,19 @@ def is_readable(path: Path) -> bool:
         return False
 
 
+def readable_files(path: Path) -> list[Path]:
+    """The files of a folder, or the file itself, where the name tells a format."""
+    return [p for p in (sorted(path.rglob("*")) if path.is_dir() else [path]) if is_readable(p)]
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a Parquet file, or the keys of a file's first record; none where no record is sound."""
+    if kind(path) == "parquet":
+        with readable(path):
+            return pq.read_schema(path).names
+    return list(next((r for _, r in read_records(path) if isinstance(r, dict)), {}))
+
+
 READ_ERRORS = (
     *(pa.ArrowException, ValueError, RecursionError, csv.Error, zlib.error, EOFError, OSError),
     *(OverflowError, KeyError),  # times outside Python's years, unknown time zones
@@ -176,6 +189,8 @@ def _json(path: Path, tally: Counter[str]) -> Positioned:
     with _open(path) as f:
         raw = f.read()
     of_whole: Counter[str] = Counter()
+    if not raw.strip():
+        return
     try:
         whole = json.loads(_decode(raw, of_whole))
     except json.JSONDecodeError as e:

@@ -1,18 +1,21 @@
 """Your own pairs: prompt, chosen and rejected as strings or message lists, under any column names.
 
 The shapes are those of https://huggingface.co/docs/trl/dataset_formats#preference: explicit prompt, conversational,
-and, for message lists only, implicit prompt (chosen and rejected share their first turns). A list of several responses
-on a side makes every chosen one a pair with every rejected one, all of one set (RewardBench 2, RM-Bench).
+and implicit prompt (chosen and rejected are conversations that share their first turns), as message lists or as the
+transcripts of https://github.com/anthropics/hh-rlhf. A list of several responses on a side makes every chosen one a
+pair with every rejected one, all of one set (RewardBench 2, RM-Bench).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,14 +23,16 @@ import pyarrow.compute as pc
 
 from prefkit import columns, tables
 from prefkit.columns import Columns
-from prefkit.readers import is_readable
+from prefkit.readers import readable_files
 from prefkit.schema import Message, Pair, prompt_hash
+from prefkit.shards import MANIFEST
 from prefkit.sources import Record, Refused, Source
 
 NAME = "pairs"
 NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")  # passed through where present
 KNOWN = ("id", "source_id", "set_id", "subset", "positions", *NUMBERS)  # columns that `meta` does not repeat
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+TURN = re.compile(r"\n\n(Human|Assistant): ?")  # before each turn of a transcript
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell
     if chosen is None or rejected is None:
         raise Refused("missing_text")
     if prompt is None:
-        prompt, chosen, rejected = _implicit(chosen, rejected)
+        prompt, chosen, rejected = _implicit(_turns(chosen), _turns(rejected))
     else:
         chosen, rejected = _without(prompt, chosen), _without(prompt, rejected)
     system = record.get(options.system)
@@ -212,6 +217,15 @@ def _text_of(parts: list) -> str | None:
     return "".join(sound) if len(sound) == len(parts) else None
 
 
+def _turns(response: list[Message]) -> list[Message]:
+    """A transcript ("\\n\\nHuman: …\\n\\nAssistant: …") as its turns; any other response as it is."""
+    start, *parts = TURN.split(response[0]["content"])
+    if len(response) > 1 or start or not parts:
+        return response
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[who], "content": text} for who, text in zip(parts[::2], parts[1::2], strict=True)]
+
+
 def _implicit(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
     """The prompt is what both conversations share, up to the last user turn before they part."""
     if len(chosen) < 2 or len(rejected) < 2:
@@ -245,6 +259,11 @@ def _number(value: object) -> float | None:
     return number
 
 
+def recognises(path: Path) -> bool:
+    """A file, or a folder of files, of a format that can be read; no data set, which holds pairs already."""
+    return bool(readable_files(path)) and not (path / MANIFEST).exists()
+
+
 SOURCE = Source(
     name=NAME,
     summary="JSON, CSV, Parquet or Arrow with prompt, chosen, rejected as strings or message lists",
@@ -252,5 +271,5 @@ SOURCE = Source(
     to_pairs=to_pairs,
     to_columns=to_columns,
     options=PairsOptions,
-    recognises=lambda path: path.is_file() and is_readable(path),
+    recognises=recognises,
 )

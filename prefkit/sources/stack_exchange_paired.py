@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from prefkit import columns, tables
 from prefkit.columns import Columns
+from prefkit.readers import column_names, readable_files
 from prefkit.schema import STRINGS, Pair
 from prefkit.sources import Record, Refused, Source
 
@@ -129,8 +130,10 @@ def files(path: Path, options: PairedOptions) -> list[Path]:
 
 
 def recognises(path: Path) -> bool:
-    """A name that says it."""
-    return "stack-exchange-paired" in path.name or "stack_exchange_paired" in path.name
+    """By the columns of its first file; by its name where it has none, or holds other files too."""
+    found = next(map(column_names, readable_files(path)), [])
+    named = "stack-exchange-paired" in path.name.replace("_", "-")
+    return set(COLUMNS) <= set(found) or (named and (path.is_dir() or not found))
 
 
 SOURCE = Source(

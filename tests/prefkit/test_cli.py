@@ -97,6 +97,25 @@ def test_dry_run_writes_nothing(folder):
     assert set(folder.iterdir()) == before
 
 
+COLUMNLESS = {
+    "wrong names": ('{"q": "a", "chosen": "b", "no\\u202e": "c"}', [], "its columns are q, chosen, no‹U+202E›: name yours with --options.prompt COLUMN --options.rejected COLUMN"),
+    "one wrong option": ('{"prompt": "a", "chosen": "b", "worse": "c"}', ["--options.rejected", "wors"], "its columns are prompt, chosen, worse: name yours with --options.rejected COLUMN"),
+    "no name is wrong": ('{"prompt": "", "chosen": "b", "rejected": "c"}', [], "its columns are prompt, chosen, rejected"),
+    "no record": ("", [], "there is no record in it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COLUMNLESS)
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_where_no_pair_comes_out_the_columns_are_named(name, suffix, tmp_path):
+    text, options, advice = COLUMNLESS[name]
+    (tmp_path / f"rows.{suffix}").write_text(text)
+    for where in (["--out", "out"], ["--dry-run"]):
+        done = prefkit("convert", f"rows.{suffix}", *options, *where, cwd=tmp_path)
+        assert (done.returncode, (tmp_path / "out").exists()) == (2, False)
+        assert done.stderr.splitlines()[-1].endswith(advice)
+
+
 def test_a_conversion_without_pairs_leaves_the_folder_free(tmp_path):
     (tmp_path / "odd.jsonl").write_text('{"question": "a", "chosen": "b", "rejected": "c"}\n')
     arguments = ("convert", "odd.jsonl", "--source", "pairs", "--out", "out")

@@ -236,6 +236,48 @@ def test_limit_is_the_first_records(tmp_path):
     assert manifest.sources["pairs"]["records"]["read"] == 12
 
 
+def transcript(*turns: dict) -> str:
+    """As HH writes conversations."""
+    return "".join(f"\n\n{'Human' if m['role'] == 'user' else 'Assistant'}: {m['content']}" for m in turns)
+
+
+def test_transcripts_are_conversations(tmp_path):
+    begin = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Why?\n\nI mean: why?"
+    rows = [
+        {"chosen": f"{begin}\n\nAssistant: Because.", "rejected": f"{begin}\n\nAssistant: No.\nHuman: x"},
+        {"chosen": f"{begin}\n\nAssistant: Because.", "rejected": f"{begin}\n\nAssistant:"},
+        {"chosen": f"{begin}\n\nHuman: Well?\n\nAssistant: Because.", "rejected": f"{begin}\n\nAssistant: No."},
+        {"chosen": "Because.", "rejected": "No."},
+        {"prompt": "Why?", "chosen": f"{begin}\n\nAssistant: Because.", "rejected": "No."},
+    ]
+    manifest, (asked, quoted) = converted(tmp_path, rows)
+    assert asked["prompt"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Why?\n\nI mean: why?"},
+    ]
+    assert asked["chosen"] == [{"role": "assistant", "content": "Because."}]
+    assert asked["rejected"] == [{"role": "assistant", "content": "No.\nHuman: x"}]
+    assert quoted["chosen"][0]["content"] == rows[4]["chosen"]  # beside a prompt, a text is what it is
+    assert manifest.sources["pairs"]["candidates"]["rejected"] == {"empty_rejected": 1, "role_alternation": 1}
+    assert manifest.sources["pairs"]["records"]["rejected"] == {"missing_prompt": 1}
+
+
+def test_real_transcripts_written_back_are_what_was_read(real_data, tmp_path):
+    file = real_data / "pairs/hh-rlhf/harmless-base.test.jsonl.gz"
+    with gzip.open(file) as f:
+        rows = [json.loads(line) for line in f]
+    manifest = convert_dataset(file, tmp_path / "out", splits="train=1")
+    pairs = open_pairs(tmp_path / "out").to_pylist()
+    assert manifest.sources["pairs"]["candidates"]["rejected"]["empty_chosen"] == 4  # as SOURCE.md counts them
+    assert len(pairs) == len(rows) - 13
+    for pair in pairs:
+        row = rows[int(json.loads(pair["meta"])["positions"][0].rpartition(":")[2]) - 1]
+        assert pair["prompt"][-1]["role"] == "user"
+        for side in ("chosen", "rejected"):
+            assert transcript(*pair["prompt"], *pair[side]) == row[side]
+
+
 PAIRED = {
     "qid": 7,
     "question": "Why?",
@@ -265,6 +307,23 @@ def test_stack_exchange_paired(tmp_path):
     assert manifest.config["source"] == "stack-exchange-paired"
     only = convert_dataset(base, tmp_path / "rl", source="stack-exchange-paired", options={"folders": "rl"})
     assert only.sources["stack-exchange-paired"]["records"]["read"] == 2
+
+
+def test_what_a_file_holds_tells_its_source_before_its_name(tmp_path):
+    """The published set under any name, other pairs under its name, and folders of both."""
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "mine").mkdir()
+    write_parquet(tmp_path / "reward" / "train-00000-of-00001.parquet", [PAIRED])
+    write_json(tmp_path / "questions.json", [PAIRED])
+    write_json(tmp_path / "stack_exchange_paired.json", [ROW])
+    write_json(tmp_path / "mine" / "rows.json", [ROW])
+    told = {"reward": "stack-exchange-paired", "questions.json": "stack-exchange-paired"}
+    told |= {"stack_exchange_paired.json": "pairs", "mine": "pairs"}
+    for number, (name, source) in enumerate(told.items()):
+        manifest = convert_dataset(tmp_path / name, tmp_path / f"out{number}", splits="train=1")
+        assert manifest.config["source"] == source, name
+    with pytest.raises(UserError, match="cannot tell the source"):
+        convert_dataset(tmp_path / "out0", tmp_path / "again")  # a data set is no input
 
 
 def test_the_published_slice(real_data, tmp_path):
