@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, UnknownCommandError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnknownCommandError
 
 from prefkit.errors import UserError, unknown_name
 
@@ -26,7 +26,7 @@ app.command("prefkit.commands:show", help="Print pairs of a data set.")
 app.command("prefkit.commands:verify", help="Check a data set against its manifest (exit 1 if it fails).")
 app.command("prefkit.convert_command:rejects", help="Say what was refused and why; convert it again after a fix.")
 app.command("prefkit.commands:stats", help="Describe a data set: counts, lengths, margins, biases.")
-app.command("prefkit.commands:diff", help="Say what differs between two data sets (exit 1 if pairs do).")
+app.command("prefkit.commands:diff", help="Say what differs between two data sets (exit 1 if pairs or splits do).")
 app.command("prefkit.commands:push", help="Upload a data set to the Hugging Face Hub.")
 app.command("prefkit.commands:sample", help="Write a small synthetic dump in the real Stack Exchange format.")
 app.command("prefkit.commands:trace", help="Follow one pair from its line in the dump to its row in the report.")
@@ -61,7 +61,10 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(e: Exception) -> str:
-    if isinstance(e, UnknownCommandError):  # its own message would import every command to look for synonyms
+    if isinstance(e, MissingArgumentError) and not e.keyword and e.argument is not None:
+        name = e.argument.name if e.argument.index is None else e.argument.name.lstrip("-").upper()
+        e = UserError(f"{' '.join(e.command_chain or [])} needs {name}", fix="see --help")
+    elif isinstance(e, UnknownCommandError):  # its own message would import every command to look for synonyms
         e = unknown_name("command", (e.unused_tokens or [""])[0], [n for n in e.app or [] if not n.startswith("-")])
     elif isinstance(e, CycloptsError):
         e.verbose = False

@@ -90,7 +90,7 @@ def stats(data: Path, /, *, html: Path | None = None) -> None:
 
 
 def diff(a: Path, b: Path, /) -> int:
-    """Say what differs between two data sets: exit 1 if pairs came, went or moved to another split.
+    """Say what differs between two data sets: exit 1 if pairs came, went or moved, 0 if only settings or counts did.
 
     Parameters
     ----------
@@ -100,17 +100,11 @@ def diff(a: Path, b: Path, /) -> int:
         Another one.
     """
     from prefkit.diff import diff as compare
+    from prefkit.diff import lines
 
     found = compare(a, b)
-    for title, changes in (("setting", found.settings), ("input", found.inputs), ("count", found.counts)):
-        for name, (before, now) in changes.items():
-            STDOUT.print(f"{title:<8} {name}: {before} → {now}")
-    STDOUT.print(f"pairs    {found.both:,} in both, {found.only_a:,} only in {a}, {found.only_b:,} only in {b}")
-    for (before, now), count in found.moved.items():
-        STDOUT.print(f"moved    {count:,} from {before} to {now}")
-    for what, names in found.examples.items():
-        if names:
-            STDOUT.print(f"{what:<10} {', '.join(names)}{' …' if len(names) == 10 else ''}")
+    for line in lines(found, a, b):
+        STDOUT.print(line)
     return 0 if found.is_empty() else 1
 
 

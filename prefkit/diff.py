@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Difference:
-    """`settings`: what was configured otherwise. `moved` counts pairs of both by (split before, split now)."""
+    """`settings`: what was configured otherwise. `moved` counts pairs of both by (split before, split now).
+
+    `examples` names the first pairs only in A, only in B, and moved.
+    """
 
     settings: dict[str, tuple[Any, Any]]
     inputs: dict[str, tuple[str, str]]
@@ -27,7 +30,7 @@ class Difference:
     only_b: int
     both: int
     moved: dict[tuple[str, str], int]
-    examples: dict[str, list[str]]
+    examples: tuple[list[str], list[str], list[str]]
 
     def is_empty(self) -> bool:
         """Whether both hold the same pairs in the same splits."""
@@ -45,19 +48,33 @@ def diff(a: Path | str, b: Path | str) -> Difference:
     moved = both.filter(pc.not_equal(both["split"], both["split_b"])).sort_by("id")
     pairs = zip(moved["split"].to_pylist(), moved["split_b"].to_pylist(), strict=True)
     return Difference(
-        settings=_changes(one.config, other.config),
+        settings=_changes(_settings(one.config), _settings(other.config)),
         inputs=_changes({i["name"]: i["sha256"] for i in one.inputs}, {i["name"]: i["sha256"] for i in other.inputs}),
-        counts=_changes(_flat(one.sources), _flat(other.sources)),
+        counts=_changes(_flat(one.sources), _flat(other.sources), absent=0),
         only_a=gone.num_rows,
         only_b=new.num_rows,
         both=both.num_rows,
         moved=dict(sorted(Counter(pairs).items())),
-        examples={
-            "only in A": _names(gone, "source_id"),
-            "only in B": _names(new, "source_id_b"),
-            "moved": _names(moved, "source_id"),
-        },
+        examples=(_names(gone, "source_id"), _names(new, "source_id_b"), _names(moved, "source_id")),
     )
+
+
+def lines(found: Difference, a: Path | str, b: Path | str) -> Iterator[str]:
+    """What `prefkit diff` prints."""
+    for title, changes in (("setting", found.settings), ("input", found.inputs), ("count", found.counts)):
+        for name, (before, now) in changes.items():
+            yield f"{title:<8} {name}: {_said(before)} → {_said(now)}"
+    yield f"pairs    {found.both:,} in both, {found.only_a:,} only in {a}, {found.only_b:,} only in {b}"
+    for (before, now), count in found.moved.items():
+        yield f"moved    {count:,} from {before} to {now}"
+    for what, names in zip((f"only in {a}:", f"only in {b}:", "moved:"), found.examples, strict=True):
+        if names:
+            yield f"{what} {', '.join(names)}{' …' if len(names) == SHOWN else ''}"
+
+
+def _said(value: Any) -> str:
+    """A setting as people type it."""
+    return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _places(path: Path | str, manifest: Manifest) -> pa.Table:
@@ -75,9 +92,18 @@ def _names(table: pa.Table, column: str) -> list[str]:
     return [s or i for s, i in zip(rows[column].to_pylist(), rows["id"].to_pylist(), strict=True)]
 
 
-def _changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = dict.fromkeys([*one, *other])
-    return {k: (one.get(k), other.get(k)) for k in keys if one.get(k) != other.get(k)}
+def _changes(one: Mapping[str, Any], other: Mapping[str, Any], absent: Any = None) -> dict[str, tuple[Any, Any]]:
+    both = {k: (one.get(k, absent), other.get(k, absent)) for k in [*one, *other]}
+    return {k: (before, now) for k, (before, now) in both.items() if before != now}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`options.site: beer`, `splits.train: 0.9`, `against.FILE: SHA256`: one value each."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        parts = {f["name"]: f["sha256"] for f in value} if isinstance(value, list) else value
+        found |= {f"{name}.{k}": v for k, v in parts.items()} if isinstance(parts, dict) else {name: value}
+    return found
 
 
 def _flat(sources: Mapping[str, Any]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 set -eu
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # for a model this small, threads cost more than they give
 OUT=${1:-demo}
-run() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+run() { printf '\n$ %s\n' "$*"; "$@"; }
 
 rm -rf "$OUT"
 run prefkit sample "$OUT/mending.example"

@@ -2,6 +2,7 @@
 # The road on real dumps with a small trained model; the README's table shows what it printed.
 #   sh recipes/real_dumps.sh FOLDER_OF_DUMPS MODEL OUT
 set -eu
+[ $# = 3 ] || { echo "usage: sh recipes/real_dumps.sh FOLDER_OF_DUMPS MODEL OUT" >&2; exit 2; }
 DUMPS=$1 MODEL=$2 OUT=$3
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 

@@ -12,6 +12,7 @@ from prefkit.judgements.drafts import as_messages
 from prefkit.judgements.store import Draft, Imported, Judgement, Response, Store, item_id
 from prefkit.readers import read_records
 from prefkit.schema import Message, prompt_hash
+from prefkit.shards import counts_text
 from prefkit.statistics import wilson
 from prefkit.web.session import Results
 
@@ -97,9 +98,8 @@ def match(a: Answers, b: Answers) -> Matched:
         seen.add(shown)
         (identical if one == other else different).append(draft)
     if not different and not identical:
-        raise UserError(
-            f"the two files have no prompt in common: {dict(+left_out)}", fix="answer the same data with both"
-        )
+        what = f"the two files have no prompt in common: {counts_text(+left_out)}"
+        raise UserError(what, fix="answer the same data with both")
     return Matched(names, different, identical, +left_out)
 
 

@@ -14,6 +14,7 @@ from prefkit.errors import UserError
 from prefkit.judgements.store import Draft, Response
 from prefkit.readers import Record, read_records
 from prefkit.schema import Message, prompt_hash
+from prefkit.shards import counts_text
 
 SHAPE = 'a line is {"prompt": "…", "responses": ["…", "…"]}'
 ATTRIBUTION = {"licenses": "license", "urls": "url", "authors": "author"}  # column -> key in an origin
@@ -68,7 +69,7 @@ def drafts_of_file(path: Path, *, limit: int | None = None, seed: int = 0) -> Dr
         except ValueError as e:
             left_out[str(e)] += 1
     if not items:
-        raise UserError(f"nothing to judge: {dict(left_out) or 'no records'}", path, SHAPE)
+        raise UserError(f"nothing to judge: {counts_text(left_out) or 'no records'}", path, SHAPE)
     items.sort(key=lambda d: _hash(seed, prompt_hash(d.prompt)))
     if limit is not None and limit < len(items):
         left_out["limit"] = len(items) - limit

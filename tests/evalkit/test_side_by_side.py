@@ -92,7 +92,7 @@ def test_a_prompt_that_comes_twice_with_the_same_answers_is_judged_once_and_coun
         ("", "no answers"),
         ('{"id": "1", "prompt": "p"}\n', r"not an answer.*a.jsonl:1"),
         ('{"id": "1", "prompt": "p", "response": "r"}\n{"id"\n', r"damaged line.*a.jsonl:2"),
-        ('{"id": "9", "prompt": "p", "response": "r"}\n', "no prompt in common"),
+        ('{"id": "9", "prompt": "p", "response": "r"}\n', "no prompt in common: 1 only in a, 1 only in m:"),
     ],
 )
 def test_bad_files_are_named_with_the_line(tmp_path, content, words):

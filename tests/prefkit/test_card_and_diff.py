@@ -80,5 +80,24 @@ def test_what_came_went_and_moved(made, tmp_path, capsys):
     assert found.counts["records.read"] == (200, 198)
     assert run(app, ["diff", str(data), str(tmp_path / "b")]) == 1
     shown = capsys.readouterr().out
-    assert "only in B  beer/9001/9002-9003" in shown
-    assert "setting  seed: 0 → 5" in shown
+    assert f"only in {tmp_path / 'b'}: beer/9001/9002-9003\n" in shown
+    assert "setting  seed: 0 → 5\n" in shown
+    assert "count    records.read: 200 → 198\n" in shown
+
+
+def test_what_is_set_otherwise_is_said_as_people_type_it(made, tmp_path, capsys):
+    folder, data = made
+    (tmp_path / "eval.jsonl").write_text(
+        '{"prompt": "It is of a kind that none of the others is: of nine words or more", "chosen": "a", "rejected": "b"}\n'
+    )
+    other = {"checks": {"too_short": "off"}, "options": {"votes": False}, "against": [tmp_path / "eval.jsonl"]}
+    convert_dataset(folder, tmp_path / "b", splits="train=.5,test=.25,dev=.25", **other)
+    run(app, ["diff", str(data), str(tmp_path / "b")])
+    said = [line.removeprefix("setting  ") for line in capsys.readouterr().out.splitlines() if "setting" in line]
+    assert said[:-1] == [
+        "options.votes: true → false",
+        "splits.test: 0.5 → 0.25",
+        "splits.dev: not given → 0.25",
+        "checks.too_short: not given → off",
+    ]
+    assert said[-1].startswith("against.eval.jsonl: not given → ")

@@ -344,7 +344,7 @@ def test_label_then_convert_gives_the_pairs_that_were_chosen(tmp_path, run_prefk
         (["absent.jsonl"], "no such data set or file"),
         (["items.jsonl", "--host", "0.0.0.0"], "without a login"),  # noqa: S104
         (["items.jsonl", "--limit", "0"], "--limit 0"),
-        (["empty.jsonl"], "nothing to judge"),
+        (["empty.jsonl"], "nothing to judge: 1 not two responses (empty.jsonl)"),
         (["items.jsonl", "--db", "items.jsonl"], "cannot open the database"),
     ],
 )
