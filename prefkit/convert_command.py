@@ -75,11 +75,14 @@ def convert(
         Options of the source, such as --options.site beer.
     """
     from prefkit.engine import warm_up
+    from prefkit.errors import UserError
 
+    if ray_address is not None and engine != "ray":
+        raise UserError("--ray-address goes with --engine ray", fix="add --engine ray")
     if engine == "local" and not dry_run:
         warm_up(inputs, workers)  # before the imports, which take as long as its own
     from prefkit.convert import convert_dataset
-    from prefkit.errors import UserError
+    from prefkit.remote import is_url
 
     shared: dict[str, Any] = {
         "source": source, "splits": splits, "where": where, "seed": seed, "workers": workers, "limit": limit,
@@ -91,6 +94,8 @@ def convert(
         return
     if out is None:
         raise UserError("no output folder", fix="add --out DIR, or --dry-run to look first")
+    if profile and is_url(out):
+        raise UserError("--profile needs a folder on this machine", out, "leave --profile out, or choose another --out")
     started = time.perf_counter()
     manifest = convert_dataset(inputs, out, engine=engine, ray_address=ray_address, **shared)
     print_ledgers(manifest)
@@ -99,7 +104,7 @@ def convert(
     _refuse_if_empty(manifest, inputs[0], out)
     seconds = max(time.perf_counter() - started, 1e-9)
     megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
-    STDOUT.print(f"{out}: {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
+    STDOUT.print(f"{out}: read {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
 
 
 def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ def refuse_finished(out: Path) -> None:
         raise UserError("the output folder already holds a data set", out, "choose another --out or delete it")
     if out.exists() and not out.is_dir():
         raise UserError("the output is a file", out, "choose another --out")
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise UserError(f"cannot make the output folder in {nearest}", out, "choose another --out")
     if out.is_dir() and not (out / WORK).exists() and any(p.name != "_run.log" for p in out.iterdir()):
         raise UserError("the output folder is not empty", out, "choose another --out or empty it")
 

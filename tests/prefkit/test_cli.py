@@ -1,5 +1,6 @@
 """The real commands: what they print, and one line with exit code 2 for each mistake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def folder(tmp_path_factory):
     done = prefkit("convert", "beer.stackexchange.com", "--out", "data", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "candidates" in done.stdout
+    assert re.fullmatch(r"data: read 0\.\d MB in \d+\.\d s \(\d+\.\d MB/s\)", done.stdout.splitlines()[-1])
     assert "links       1 duplicates" in done.stdout
     return folder
 
@@ -35,6 +37,9 @@ MISTAKES = {
     "no guess": (["convert", "empty", "--out", "new"], "cannot tell the source"),
     "finished": (["convert", "beer.stackexchange.com", "--out", "data"], "already holds a data set"),
     "out under a file": (["convert", "beer.stackexchange.com", "--out", "text.xml/new"], "cannot make the output folder"),
+    "out before input": (["convert", "nowhere", "--out", "text.xml/new"], "cannot make the output folder"),
+    "no ray": (["convert", "beer.stackexchange.com", "--out", "new", "--ray-address", "auto"], "add --engine ray"),
+    "profile of a URL": (["convert", "beer.stackexchange.com", "--out", "memory://new", "--profile"], "--profile needs a folder on this machine"),
     "splits": (["convert", "beer.stackexchange.com", "--out", "new", "--splits", "train=2"], "bad splits"),
     "where": (["convert", "beer.stackexchange.com", "--out", "new", "--where", "margn > 1"], "bad --where 'margn > 1'"),
     "option": (["convert", "beer.stackexchange.com", "--out", "new", "--options.sit", "x"], "did you mean 'site'"),
@@ -43,6 +48,10 @@ MISTAKES = {
     "stats of nothing": (["stats", "empty"], "is no data set"),
     "show nothing": (["show", "nowhere"], "no such data set"),
     "trace nothing": (["trace", "ffffffffffff", "data"], "no pair has the id"),
+    "show without its argument": (["show"], "error: show needs DATA: see --help"),
+    "diff with one of two": (["diff", "data"], "error: diff needs B: see --help"),
+    "label without --db": (["label", "data"], "error: label needs --db: see --help"),
+    "a command of a command": (["train", "dpo"], "error: train dpo needs --out: see --help"),
     "sample over something": (["sample", "data"], "not empty"),
 }  # fmt: skip
 

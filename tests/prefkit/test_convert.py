@@ -268,6 +268,13 @@ def test_refusals_leave_nothing_that_looks_finished(tmp_path):
         assert not (tmp_path / "new").exists()
 
 
+def test_an_output_that_cannot_be_written_is_told_before_inputs_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UserError, match="cannot make the output folder"):
+        convert_dataset(tmp_path / "nowhere", tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_data_set_finished_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     folder, make_plan = write_dump(tmp_path / "in", many(3)), convert.make_plan
 
