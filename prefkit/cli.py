@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, MissingArgumentError, UnknownCommandError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
 
 from prefkit.errors import UserError, unknown_name
 
@@ -18,10 +18,15 @@ EXTRAS = {  # module that is missing -> the extra that brings it
 app = App(
     name="prefkit",
     help="From human judgements to a tuned model and an honest number.",
+    default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
 )
-app.command("prefkit.convert_command:convert", help="Turn a preference source into validated Arrow shards.")
-app.command("prefkit.commands:sources", help="List the sources convert understands.")
+app.command(
+    "prefkit.convert_command:convert",
+    help="Turn a preference source into validated Arrow shards.",
+    usage="Usage: prefkit convert INPUT... --out DIR [OPTIONS]",
+)
+app.command("prefkit.commands:sources", help="List the sources convert understands, with their options.")
 app.command("prefkit.commands:show", help="Print pairs of a data set.")
 app.command("prefkit.commands:verify", help="Check a data set against its manifest (exit 1 if it fails).")
 app.command("prefkit.convert_command:rejects", help="Say what was refused and why; convert it again after a fix.")

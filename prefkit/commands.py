@@ -7,12 +7,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from prefkit.shards import Manifest, counts_text
+from prefkit.shards import Manifest, counted, counts_text
 from prefkit.terminal import STDOUT, print_pair
 
 
 def sources() -> None:
-    """List the sources convert understands, with their options."""
+    """List the sources convert understands, with the defaults of their options."""
+    import json
     from dataclasses import fields
 
     from prefkit.sources import SOURCES, get_source
@@ -21,7 +22,8 @@ def sources() -> None:
         source = get_source(name)
         STDOUT.print(f"{name:<22} {source.summary} [{source.licence}]")
         for option in fields(source.options):
-            STDOUT.print(f"{'':<22} --options.{option.name} {option.default!r}")
+            default = json.dumps(option.default) if isinstance(option.default, bool) else option.default or "…"
+            STDOUT.print(f"{'':<22} --options.{option.name} {default}")
 
 
 def show(data: Path, /, *, n: Annotated[int, Parameter(name=["-n", "--number"])] = 3, split: str | None = None) -> None:
@@ -61,7 +63,7 @@ def verify(data: Path, /) -> int:
     if not problems:
         manifest = Manifest.read(data)
         rows = sum(c["rows"] for c in manifest.splits.values())
-        STDOUT.print(f"{data}: whole; {len(manifest.files)} files, {rows:,} pairs, both ledgers balance")
+        STDOUT.print(f"{data}: whole; {len(manifest.files)} files, {counted(rows, 'pair')}, both ledgers balance")
     return 1 if problems else 0
 
 

@@ -50,13 +50,13 @@ def convert(
     seed
         Decides splits and which pairs a long question keeps.
     workers
-        Processes; changes nothing in the output.
+        Processes, by default one a core where there is much to do; changes nothing in the output.
     limit
         At most so many questions (records, for sources of lines).
     dry_run
         Count, show a few pairs, estimate time and disk, write nothing; with --limit, from so many questions.
     format
-        parquet for tools that do not read Arrow streams.
+        arrow, or parquet for tools that do not read Arrow streams.
     check
         NAME=reject, flag or off: what becomes of rows that a check finds; may be given more than once.
     near
@@ -66,13 +66,13 @@ def convert(
     splits_from
         A data set whose prompts stay in their splits.
     engine
-        ray for a cluster of machines that see the same files.
+        local processes, or ray for a cluster of machines that see the same files.
     ray_address
-        Of a running cluster, such as auto or ray://host:10001; without it a new one starts here.
+        With --engine ray: a running cluster, such as auto or ray://host:10001; without it a new one starts here.
     profile
         Show where the time went, step by step and check by check.
     options
-        Options of the source, such as --options.site beer.
+        Options of the source, such as --options.site beer; `prefkit sources` lists them.
     """
     from prefkit.engine import warm_up
     from prefkit.errors import UserError
@@ -213,6 +213,7 @@ def rejects(
 
     from prefkit.errors import UserError
     from prefkit.sources.rejects import rows, summarise
+    from prefkit.unseen import visible
 
     if replay and (n or reason):
         raise UserError("--replay converts all that was refused", fix="leave -n and --reason out")
@@ -226,7 +227,7 @@ def rejects(
         STDOUT.print(f"{kind + 's':<11} {counts_text(reasons) if reasons else 'none'}")
     for row in islice(rows(data, reason), n):
         STDOUT.rule(f"{', '.join(row['reasons'])}  {row['position']}", align="left", style="")
-        STDOUT.print(row["raw"])
+        STDOUT.print(visible(row["raw"]))
 
 
 def _replay(data: Path, out: Path | None, checks: dict[str, str], found: dict[str, dict[str, int]]) -> None:

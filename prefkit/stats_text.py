@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefkit.shards import counts_text
+from prefkit.shards import counted, counts_text
 from prefkit.stats import QUANTILES, Share, Stats
 
 
@@ -12,7 +12,7 @@ def lines(found: Stats) -> Iterator[str]:
     """What `prefkit stats` prints."""
     for split, counts in found.splits.items():
         subsets = ", ".join(f"{s or '-'} {n:,}" for s, n in found.subsets[split].items())
-        yield f"{split:<10} {counts['rows']:,} pairs, {counts['groups']:,} groups: {subsets}"
+        yield f"{split:<10} {counted(counts['rows'], 'pair')}, {counted(counts['groups'], 'group')}: {subsets}"
     if found.scores:
         yield f"score gap  {', '.join(f'{gap}: {n:,}' for gap, n in found.scores.items())}"
     if found.margins:
@@ -31,7 +31,7 @@ def lines(found: Stats) -> Iterator[str]:
     for name, f in found.formats.items():
         if f.wins is not None:
             sides = f"{f.chosen:.1%} of chosen, {f.rejected:.1%} of rejected"
-            yield f"{name:<12} {sides}; of {f.n:,} pairs with one, chosen has it in {_share(f.wins)}"
+            yield f"{name:<12} {sides}; of {counted(f.n, 'pair')} with one, chosen has it in {_share(f.wins)}"
     if found.flags:
         yield f"flags      {counts_text(found.flags)}"
     yield f"rejects    {counts_text(found.rejects) if found.rejects else 'none'}"

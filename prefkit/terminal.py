@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prefkit.shards import Manifest, counts_text, ledger_lines
+from prefkit.shards import Manifest, counted, counts_text, ledger_lines
 
 STDOUT = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
 STDERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True, emoji=False)
@@ -22,8 +22,8 @@ def print_ledgers(manifest: Manifest) -> None:
         STDOUT.print(f"  links       {counts_text(manifest.links)}")
     for name, counts in manifest.tables.items():
         STDOUT.print(f"  {name:<11} {counts_text(counts)}")
-    splits = (f"{name} {c['rows']:,} pairs in {c['groups']:,} groups" for name, c in manifest.splits.items())
-    STDOUT.print(f"  splits      {', '.join(splits)}")
+    sizes = {name: (counted(c["rows"], "pair"), counted(c["groups"], "group")) for name, c in manifest.splits.items()}
+    STDOUT.print(f"  splits      {', '.join(f'{name} {rows} in {groups}' for name, (rows, groups) in sizes.items())}")
     for warning in manifest.warnings:
         STDERR.print(f"warning: {warning}")
 

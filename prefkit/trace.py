@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from prefkit import archives
 from prefkit.errors import UserError
-from prefkit.shards import Manifest, read_shard, shards_of
+from prefkit.shards import Manifest, counted, read_shard, shards_of
 from prefkit.xmlrows import REFERENCE, Damaged, parse
 
 SHOWN_CHARS = 300
@@ -161,7 +161,8 @@ def _repairs(raw: str) -> str:
     if not rows or isinstance(rows[0][1], Damaged):
         return "no row on this line by itself"
     done = ", ".join(f"{k.removeprefix('repairs.')} {n}" for k, n in tally.items() if n)
-    return done or f"nothing; {len(REFERENCE.findall(raw.encode()))} character references resolved, HTML → Markdown"
+    references = counted(len(REFERENCE.findall(raw.encode())), "character reference")
+    return done or f"nothing; {references} resolved, HTML → Markdown"
 
 
 def short(text: str) -> str:

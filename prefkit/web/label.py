@@ -6,11 +6,13 @@ import getpass
 from pathlib import Path
 
 from prefkit.errors import UserError
+from prefkit.shards import counted
 from prefkit.web.options import Db, Host, Judge, Port, Seed
 
 
 def label(
     data: Path,
+    /,
     *,
     db: Db,
     split: str = "train",
@@ -58,9 +60,8 @@ def label(
     left_out = dict(drafts.left_out)
     if len(drafts.items) > added.items:
         left_out["same prompt and responses"] = len(drafts.items) - added.items
-    print(
-        f"{data.name}: {added.items} pairs to judge" + "".join(f" · {n} left out: {why}" for why, n in left_out.items())
-    )
+    reasons = "".join(f" · {n} left out: {why}" for why, n in left_out.items())
+    print(f"{data.name}: {counted(added.items, 'pair')} to judge{reasons}")
     serve_session(session, judge or getpass.getuser(), listening, db)
     store.close()
     print(f"next: prefkit convert {db} --source judgements --out DIR")

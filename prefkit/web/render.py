@@ -79,7 +79,8 @@ def _text(message: Message) -> str:
 def _done(view: View) -> str:
     p = view.progress
     skipped = f", {p.skipped} of them skipped" if p.skipped else ""
-    what = f"All {p.total} pairs are done{skipped}." if p.total else "There is nothing to judge here."
+    done = "The one pair is done" if p.total == 1 else f"All {p.total} pairs are done"
+    what = f"{done}{skipped}." if p.total else "There is nothing to judge here."
     more = (
         '<button type="button" class="pk-primary" data-choice="end">Show the results</button>'
         if view.reveals

@@ -1,5 +1,6 @@
 """The real commands: what they print, and one line with exit code 2 for each mistake."""
 
+import json
 import re
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from dumps import many, write_dump
+
+from prefkit.cli import app
 
 PREFKIT = Path(sys.executable).with_name("prefkit")
 
@@ -104,6 +107,35 @@ def test_dry_run_writes_nothing(folder):
     assert done.returncode == 0, done.stderr
     assert "nothing was written" in done.stdout
     assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["", *(n for n in app if n not in ("train", "cache") and n[0] != "-")])
+def test_help_describes_every_argument(command, monkeypatch, capsys):
+    """In one row each, where there is room; no markup of docstrings, no flags that nobody needs."""
+    monkeypatch.setenv("COLUMNS", "250")
+    app([command, "--help"] if command else ["--help"], result_action="return_value")
+    text = capsys.readouterr().out
+    rows = [re.sub(r" *\[[a-z]+: .*\]", "", line).strip("│ *") for line in text.splitlines() if line.startswith("│")]
+    assert rows or command == "sources"
+    assert [r for r in rows if not re.fullmatch(r"\S+( \S+)*  +\S.*", r)] == []
+    assert not re.search(r"``|:[a-z]+:`|--empty-|ARGS|\x1b", text)
+
+
+def test_what_was_refused_cannot_act_on_the_terminal(tmp_path):
+    sound = json.dumps({"prompt": "Why is it so?", "chosen": "Because.", "rejected": "No."})
+    (tmp_path / "rows.jsonl").write_text(f'{sound}\n{{"prompt": \x1b[31mred\n')
+    assert prefkit("convert", "rows.jsonl", "--out", "data", "--splits", "train=1", cwd=tmp_path).returncode == 0
+    shown = prefkit("rejects", "data", "-n", "1", cwd=tmp_path).stdout
+    assert "‹U+001B›[31mred" in shown
+    assert "\x1b" not in shown
+
+
+def test_one_is_no_plural(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Why is it so?", "chosen": "Because.", "rejected": "No."}')
+    done = prefkit("convert", "rows.jsonl", "--out", "data", "--splits", "train=1", cwd=tmp_path)
+    assert "splits      train 1 pair in 1 group\n" in done.stdout
+    assert "1 pair, both ledgers" in prefkit("verify", "data", cwd=tmp_path).stdout
+    assert "train      1 pair, 1 group: - 1" in prefkit("stats", "data", cwd=tmp_path).stdout
 
 
 COLUMNLESS = {

@@ -76,7 +76,7 @@ def test_the_command(refused, tmp_path, capsys):
         run(app, ["rejects", str(refused), "--replay", "--out", str(tmp_path / "r"), "--check", "empty_rejected=flag"])
         == 0
     )
-    assert "2 pairs in 1 groups" in capsys.readouterr().out
+    assert "2 pairs in 1 group\n" in capsys.readouterr().out
 
 
 def test_replayed_pairs_lie_where_their_questions_lie(tmp_path):
