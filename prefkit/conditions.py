@@ -91,6 +91,8 @@ def said(message: str, where: str, columns: list[str]) -> tuple[str, str]:
 def _no_column(m: re.Match[str], where: str, columns: list[str]) -> tuple[str, str]:
     if f'"{m[1]}"' in where and not difflib.get_close_matches(m[1], columns, n=1):
         return f"no column {m[1]!r}", f"text stands in single quotes, '{m[1]}'; columns are {', '.join(columns)}"
+    if m[1] == "group_id" and "group_key" in columns:
+        return "group_id is known only afterwards", "use group_key, the source's own name of a group, such as beer/123"
     return f"no column {m[1]!r}", f"{_near(m[1], columns)}columns are {', '.join(columns)}"
 
 

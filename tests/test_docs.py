@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from evalkit.cli import app as evalkit_app
 from prefkit.cli import app as prefkit_app
 from prefkit.cli import train as train_app
+from prefkit.sources import SOURCES, get_source
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +30,54 @@ COMMANDS = [
     *(f"prefkit train {n}" for n in names(train_app)),
     *(f"evalkit {n}" for n in names(evalkit_app)),
 ]
+
+
+CONVERT = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+TRIED = (
+    "stack-exchange/beer-2020-06/beer.stackexchange.com.7z",
+    "stack-exchange/beer-2014-05",
+    "pairs/hh-rlhf/harmless-base.test.jsonl.gz",
+    "pairs/llama-factory/dpo_en_demo.json",
+)
+
+
+def test_every_option_of_convert_is_explained_and_shown():
+    """In a row of a table, and in a command."""
+    arguments = prefkit_app["convert"].assemble_argument_collection()
+    options = [a.name for a in arguments if a.name.startswith("--")]
+    assert len(options) > 15
+    shown = " ".join(re.findall(r"^```.*?^```$", CONVERT, re.M | re.S))
+    assert [o for o in options if f"\n| `{o}" not in CONVERT] == []
+    assert [o for o in options if not re.search(rf"{o}\b", shown)] == []
+
+
+@pytest.mark.parametrize("name", [s for s in SOURCES if fields(get_source(s).options)])
+def test_every_option_of_a_source_is_explained_with_its_default(name):
+    rows = CONVERT.partition(f"\n| `{name}` | `")[2].partition("\n\n")[0]
+    mine = re.split(r"\n\| `[a-z-]+` \|", f"| | `{rows}")[0]  # to the next source
+    found = re.findall(r"^\| \| `(\w+)` \| (.+?) \| ", mine, re.M)
+    told = {option: default.strip("`") for option, default in found}
+    known = {f.name: f.default for f in fields(get_source(name).options)}
+    assert told.keys() == known.keys()
+    written = {k: json.dumps(v) if isinstance(v, bool) else v for k, v in known.items() if v is not None}
+    assert {k: told[k] for k in written} == written
+
+
+def test_the_page_on_converting_shows_what_the_commands_print(real_data, tmp_path):
+    for name in TRIED:
+        (tmp_path / Path(name).name).symlink_to(real_data / name)
+    found = console.differences(CONVERT, console.rewrite(CONVERT, tmp_path))
+    assert not found, "\n".join(found)
+
+
+def test_what_is_not_here_yet_is_not_here():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Not here yet")[2].partition("##")[0]
+    missing, program = [], ""
+    for words in re.findall(r"`([a-z ]+)`", text):
+        program = words.rpartition(" ")[0] or program
+        missing.append(f"{program} {words.split()[-1]}")
+    assert len(missing) == 12
+    assert not {*missing} & {*COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -45,6 +45,7 @@ MISTAKES = {
     "profile of a URL": (["convert", "beer.stackexchange.com", "--out", "memory://new", "--profile"], "--profile needs a folder on this machine"),
     "splits": (["convert", "beer.stackexchange.com", "--out", "new", "--splits", "train=2"], "bad splits"),
     "where": (["convert", "beer.stackexchange.com", "--out", "new", "--where", "margn > 1"], "bad --where 'margn > 1'"),
+    "where group_id": (["convert", "beer.stackexchange.com", "--out", "new", "--where", "group_id = 'x'"], "group_id is known only afterwards: use group_key"),
     "option": (["convert", "beer.stackexchange.com", "--out", "new", "--options.sit", "x"], "did you mean 'site'"),
     "no out": (["convert", "beer.stackexchange.com"], "no output folder"),
     "unknown flag": (["convert", "beer.stackexchange.com", "--ouut", "x"], "--ouut"),
