@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from prefkit.shards import Manifest, counted, counts_text
+from prefkit.errors import UserError
+from prefkit.shards import Manifest, counted, counts_text, open_pairs
+from prefkit.shards import verify as problems_of
 from prefkit.terminal import STDOUT, print_pair
 
 
@@ -26,7 +29,13 @@ def sources() -> None:
             STDOUT.print(f"{'':<22} --options.{option.name} {default}")
 
 
-def show(data: Path, /, *, n: Annotated[int, Parameter(name=["-n", "--number"])] = 3, split: str | None = None) -> None:
+def show(
+    data: Path,
+    /,
+    *,
+    n: Annotated[int, Parameter(name=["-n", "--number"], validator=Number(gte=0))] = 3,
+    split: str | None = None,
+) -> None:
     """Print pairs of a data set.
 
     Parameters
@@ -38,8 +47,6 @@ def show(data: Path, /, *, n: Annotated[int, Parameter(name=["-n", "--number"])]
     split
         Of this split only.
     """
-    from prefkit.shards import open_pairs
-
     for pair in open_pairs(data, split).slice(0, n).to_pylist():
         print_pair(pair)
 
@@ -52,9 +59,6 @@ def verify(data: Path, /) -> int:
     data
         Folder that convert wrote.
     """
-    from prefkit.errors import UserError
-    from prefkit.shards import verify as problems_of
-
     if not data.is_dir():
         raise UserError("no such data set", data, "name a folder that prefkit convert wrote")
     problems = problems_of(data)
@@ -127,7 +131,9 @@ def push(data: Path, repo: str, /, *, public: bool = False) -> None:
     STDOUT.print(upload(data, repo, private=not public))
 
 
-def sample(folder: Path, /, *, questions: int = 600, seed: int = 0) -> None:
+def sample(
+    folder: Path, /, *, questions: Annotated[int, Parameter(validator=Number(gte=1))] = 600, seed: int = 0
+) -> None:
     """Write a small synthetic dump in the real Stack Exchange format, for demos and tests.
 
     Parameters
@@ -139,7 +145,6 @@ def sample(folder: Path, /, *, questions: int = 600, seed: int = 0) -> None:
     seed
         Another seed, another dump.
     """
-    from prefkit.errors import UserError
     from prefkit.sample import write_sample
 
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -165,9 +170,9 @@ def trace(pair_id: str, data: Path, /, *, scores: Path | None = None, report: Pa
     from prefkit.trace import find, follow
     from prefkit.trace_scores import report_steps, score_steps
 
-    steps = follow(pair_id, data)
-    whole_id = find(pair_id, data, Manifest.read(data)).row["id"]
-    steps += score_steps(whole_id, scores) if scores is not None else []
-    steps += report_steps(whole_id, report) if report is not None else []
+    found = find(pair_id, data)
+    steps = follow(found)
+    steps += score_steps(found.row["id"], scores) if scores is not None else []
+    steps += report_steps(found.row["id"], report) if report is not None else []
     for step in steps:
         STDOUT.print(f"{step.stage:<18} {step.text}")

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
+from prefkit.errors import UserError
 from prefkit.shards import Manifest, counts_text
 from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
@@ -75,7 +77,6 @@ def convert(
         Options of the source, such as --options.site beer; `prefkit sources` lists them.
     """
     from prefkit.engine import warm_up
-    from prefkit.errors import UserError
 
     if ray_address is not None and engine != "ray":
         raise UserError("--ray-address goes with --engine ray", fix="add --engine ray")
@@ -109,7 +110,6 @@ def convert(
 
 def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
     """What a dry run shows."""
-    from prefkit.errors import UserError
     from prefkit.preview import preview_dataset
 
     seen = preview_dataset(inputs, **shared)
@@ -125,7 +125,6 @@ def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
 
 def _refuse_if_empty(manifest: Manifest, given: str | Path, out: str | Path) -> None:
     """A `UserError` where not one pair came out; the mended command can have the folder."""
-    from prefkit.errors import UserError
     from prefkit.folder import discard
     from prefkit.remote import is_url
 
@@ -161,8 +160,6 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
 
 def _severities(given: list[str] | None) -> dict[str, str]:
     """`["too_long=reject"]` as a mapping."""
-    from prefkit.errors import UserError
-
     pairs = [g.partition("=") for g in given or []]
     if bad := [name for name, equals, _ in pairs if not equals]:
         raise UserError(f"--check {bad[0]} says nothing", fix=f"such as --check {bad[0]}=off")
@@ -186,7 +183,7 @@ def rejects(
     data: Path,
     /,
     *,
-    n: Annotated[int, Parameter(name=["-n", "--number"])] = 0,
+    n: Annotated[int, Parameter(name=["-n", "--number"], validator=Number(gte=0))] = 0,
     reason: str | None = None,
     replay: bool = False,
     out: Path | None = None,
@@ -211,7 +208,6 @@ def rejects(
     """
     from itertools import islice
 
-    from prefkit.errors import UserError
     from prefkit.sources.rejects import rows, summarise
     from prefkit.unseen import visible
 
@@ -233,7 +229,6 @@ def rejects(
 def _replay(data: Path, out: Path | None, checks: dict[str, str], found: dict[str, dict[str, int]]) -> None:
     """Convert what was refused into `out`, its groups in the splits where the data set has them."""
     from prefkit.convert import convert_dataset
-    from prefkit.errors import UserError
 
     if out is None:
         raise UserError("no output folder", fix="add --out DIR")

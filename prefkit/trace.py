@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from prefkit import archives
 from prefkit.errors import UserError
+from prefkit.readers import is_readable, kind, read_records
 from prefkit.shards import Manifest, counted, read_shard, shards_of
 from prefkit.xmlrows import REFERENCE, Damaged, parse
 
@@ -34,6 +35,8 @@ class Step(NamedTuple):
 class Found(NamedTuple):
     """A pair and where it stands."""
 
+    data: Path
+    manifest: Manifest
     table: pa.Table
     split: str
     shard: str
@@ -45,19 +48,16 @@ class Found(NamedTuple):
         return self.table.slice(self.number, 1).to_pylist()[0]
 
 
-def follow(name: str, data: Path | str) -> list[Step]:
-    """The way of a pair from the input to the shards; `name` is its id or source id, or how one of them begins.
+def follow(found: Found) -> list[Step]:
+    """The way of a pair from the input to the shards.
 
     The raw rows are shown where the input still lies where `convert` read it and still has the same sha256.
     """
-    data = Path(data)
-    manifest = Manifest.read(data)
-    found = find(name, data, manifest)
     row, meta = found.row, json.loads(found.row["meta"] or "{}")
     steps = []
     names = ("prompt", "chosen", "rejected") if len(meta.get("positions", [])) == 3 else ("record",)
     for name, position in zip(names, meta.get("positions", []), strict=False):
-        raw = raw_record(position, data, manifest)
+        raw = raw_record(position, found.data, found.manifest)
         steps.append(Step(f"read {name}", f"{position}  {short(raw) if raw else 'input not at hand, or changed'}"))
         if raw and raw.startswith("<row"):
             steps.append(Step(f"repair {name}", _repairs(raw)))
@@ -68,7 +68,7 @@ def follow(name: str, data: Path | str) -> list[Step]:
         steps.append(Step("scores", ", ".join(sides)))
     margin = f", margin {row['margin']:.4f}" if row["margin"] is not None else ""
     steps.append(Step("pair", f"{row['id']}  {row['source']} {row['source_id']}{margin}"))
-    steps.append(Step("group", f"{row['group_id']} → split {found.split} (seed {manifest.config['seed']})"))
+    steps.append(Step("group", f"{row['group_id']} → split {found.split} (seed {found.manifest.config['seed']})"))
     steps.append(Step("shard", f"{found.shard} row {found.number}"))
     return steps
 
@@ -77,10 +77,11 @@ def _votes(side: str, meta: dict) -> str:
     return f" from {meta[f'votes_{side}']} votes" if f"votes_{side}" in meta else ""
 
 
-def find(name: str, data: Path, manifest: Manifest) -> Found:
+def find(name: str, data: Path) -> Found:
     """The one pair of this id or source id, whole or by its first characters; a `UserError` for none or several."""
+    manifest = Manifest.read(data)
     shards = [(split, shard) for split in manifest.splits for shard in shards_of(manifest, split)]
-    tables = [(split, shard, read_shard(data / shard)) for split, shard in shards]
+    tables = [Found(data, manifest, read_shard(data / shard), split, shard, -1) for split, shard in shards]
     hits = _named(name, tables, pc.equal) or _named(name, tables, pc.starts_with)
     if len(hits) == 1:
         return hits[0]
@@ -94,12 +95,12 @@ def find(name: str, data: Path, manifest: Manifest) -> Found:
     raise UserError(f"no pair has the id {name!r}", data, f"near it: {listed}" if near else "prefkit show prints ids")
 
 
-def _named(name: str, tables: list[tuple[str, str, pa.Table]], matches: Callable[..., pa.ChunkedArray]) -> list[Found]:
-    """The pairs of whose two ids one matches."""
+def _named(name: str, tables: list[Found], matches: Callable[..., pa.ChunkedArray]) -> list[Found]:
+    """The pairs of whose two ids one matches, with their row numbers."""
     found = []
-    for split, shard, table in tables:
-        marks = pc.or_(matches(table["id"], name), pc.fill_null(matches(table["source_id"], name), False))
-        found += [Found(table, split, shard, number) for number in np.flatnonzero(marks.to_numpy()).tolist()]
+    for place in tables:
+        marks = [pc.fill_null(matches(place.table[column], name), False) for column in ("id", "source_id")]
+        found += [place._replace(number=n) for n in np.flatnonzero(pc.or_(*marks).to_numpy()).tolist()]
     return found
 
 
@@ -131,9 +132,7 @@ def _sha256(path: Path) -> str:
 def _line(path: Path, number: int) -> str | None:
     if path.suffix == ".7z":
         return _line_in_archive(path, number)
-    if path.suffix in (".parquet", ".arrow", ".zst", ".json", ".csv"):
-        from prefkit.readers import read_records
-
+    if is_readable(path) and (kind(path) != "jsonl" or path.suffix == ".zst"):
         place = f"{path.name}:{number}"
         return next((json.dumps(r, ensure_ascii=False, default=str) for p, r in read_records(path) if p == place), None)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:

@@ -1,5 +1,10 @@
 """A pair is followed back to its rows, and on to its scores where there are some."""
 
+import csv
+import gzip
+import io
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,8 +12,13 @@ from dumps import answer, many, question, write_dump
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
-from prefkit.trace import follow
+from prefkit.trace import find
+from prefkit.trace import follow as way_of
 from prefkit.trace_scores import report_steps, score_steps
+
+
+def follow(name, data):
+    return way_of(find(name, data))
 
 
 def test_from_line_to_shard(tmp_path):
@@ -41,6 +51,23 @@ def test_files_of_one_name_are_told_apart(tmp_path):
     for pair in open_pairs(tmp_path / "out").to_pylist():
         read = dict(follow(pair["id"], tmp_path / "out"))["read record"]
         assert f'{{"prompt": "{pair["prompt"][0]["content"]}"' in read
+
+
+@pytest.mark.parametrize("name", ["rows.json.gz", "rows.tsv", "rows.csv.gz", "rows.jsonl.gz", "rows.jsonl"])
+def test_the_record_is_that_of_the_position_in_any_format(tmp_path, name):
+    rows = [{"prompt": f"Why {n}?\n\nSay.", "chosen": "Because.", "rejected": "No."} for n in range(3)]
+    text = json.dumps(rows, indent=1) if ".json." in name else "\n".join(map(json.dumps, rows))
+    if "sv" in name:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(rows[0]), delimiter="\t" if ".tsv" in name else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+        text = table.getvalue()
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    convert_dataset(tmp_path / name, tmp_path / "out", splits="train=1")
+    for pair in open_pairs(tmp_path / "out").to_pylist():
+        read = dict(follow(pair["id"], tmp_path / "out"))["read record"].partition("  ")[2]
+        assert json.loads(read.replace(" ⏎ ", "\n"))["prompt"] == pair["prompt"][0]["content"]
 
 
 def test_a_pair_by_its_source_id_or_how_one_begins(tmp_path):
