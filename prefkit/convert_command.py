@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from prefkit.errors import UserError
+from prefkit.errors import FEW, UserError
 from prefkit.shards import Manifest, counts_text
 from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
@@ -152,7 +152,9 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     if not files:
         return "see the reasons above"
     names = column_names(files[0])
-    advice = f"see the reasons above; its columns are {visible(', '.join(names))}"
+    shown = visible(", ".join(names[:FEW])) + " …" * (len(names) > FEW)
+    whose = "its columns" if len(files) == 1 else f"the columns of {files[0].name}"
+    advice = f"see the reasons above; {whose} are {shown}"
     sides = ("prompt", "chosen", "rejected") if source == "pairs" else ()
     missing = [f"--options.{side} COLUMN" for side in sides if options[side] not in names]
     return f"{advice}: name yours with {' '.join(missing)}" if missing else advice

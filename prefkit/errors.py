@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-FEW = 30  # names that are still listed beside a guess
+FEW = 30  # names that are still listed
 
 
 class UserError(Exception):

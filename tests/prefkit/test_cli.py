@@ -161,6 +161,15 @@ def test_where_no_pair_comes_out_the_columns_are_named(name, suffix, tmp_path):
         assert done.stderr.splitlines()[-1].endswith(advice)
 
 
+def test_of_several_files_one_is_named_with_some_of_its_columns(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "b.jsonl").write_text("{}")
+    (tmp_path / "mine" / "a.jsonl").write_text(json.dumps({f"c{n}": n for n in range(99)}))
+    done = prefkit("convert", "mine", "--out", "out", cwd=tmp_path)
+    listed = ", ".join(f"c{n}" for n in range(30))
+    assert f"the columns of a.jsonl are {listed} …: name yours with --options.prompt COLUMN" in done.stderr
+
+
 def test_a_conversion_without_pairs_leaves_the_folder_free(tmp_path):
     (tmp_path / "odd.jsonl").write_text('{"question": "a", "chosen": "b", "rejected": "c"}\n')
     arguments = ("convert", "odd.jsonl", "--source", "pairs", "--out", "out")
