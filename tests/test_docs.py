@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -61,6 +62,22 @@ def test_every_option_of_a_source_is_explained_with_its_default(name):
     assert told.keys() == known.keys()
     written = {k: json.dumps(v) if isinstance(v, bool) else v for k, v in known.items() if v is not None}
     assert {k: told[k] for k in written} == written
+
+
+def test_every_option_of_label_is_explained():
+    page = (ROOT / "docs" / "labelling.md").read_text(encoding="utf-8")
+    options = [a.name for a in prefkit_app["label"].assemble_argument_collection() if a.name.startswith("--")]
+    assert len(options) > 5
+    assert [o for o in options if o not in page] == []
+
+
+def test_a_recipe_without_what_it_needs_says_how_it_is_used_and_none_writes_colours():
+    done = subprocess.run(["sh", "recipes/real_dumps.sh", "one"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "usage: sh recipes/real_dumps.sh FOLDER_OF_DUMPS MODEL OUT\n"
+    assert [
+        p.name for p in (ROOT / "recipes").glob("*.sh") if re.search(r"\\(033|e|x1b)\[", p.read_text("utf-8"))
+    ] == []
 
 
 def test_the_page_on_converting_shows_what_the_commands_print(real_data, tmp_path):
