@@ -28,7 +28,7 @@ from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
-from prefkit.shards import WORK, Manifest, ledgers_out_of_balance, write_text
+from prefkit.shards import WORK, Manifest, counted, ledgers_out_of_balance, write_text
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, resolve
@@ -84,8 +84,8 @@ def convert_dataset(
 
 def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Settings, workers: int | None) -> Manifest:
     """plan → `work` → publish, into a local folder that nobody else writes to."""
-    inputs = local_copies(inputs)
     refuse_finished(out)
+    inputs = local_copies(inputs)
     engines.warm_up(inputs, workers)
     plan = make_plan(inputs, out / WORK, settings, workers)
     make_folder(out)
@@ -204,7 +204,8 @@ def _links(markers: list[dict]) -> np.ndarray:
 def _link_warnings(tally: Counter[str]) -> list[str]:
     """Of damaged links nothing is known, so the questions they name may lie in different splits."""
     damaged = tally["links.damaged"]
-    return [f"{damaged} duplicate links are damaged: what they link may lie in different splits"] if damaged else []
+    what = "damaged: questions that belong together may lie in different splits"
+    return [f"{counted(damaged, 'duplicate link')} {what}"] if damaged else []
 
 
 def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]) -> None:

@@ -23,9 +23,9 @@ from prefkit.contamination import evaluation_files, write_evaluation
 from prefkit.errors import UserError
 from prefkit.finish import matching
 from prefkit.near import THRESHOLD
-from prefkit.readers import Piece, is_readable, pieces
+from prefkit.readers import Piece, pieces, readable_files
 from prefkit.schema import SCHEMA_VERSION
-from prefkit.shards import Manifest, open_pairs
+from prefkit.shards import MANIFEST, Manifest, open_pairs
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
 from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
 from prefkit.tasks import Job
@@ -159,22 +159,28 @@ def read_anchors(old: Path, names: list[str]) -> Anchors:
     for name in manifest.splits:
         table = open_pairs(old, name)
         number = names.index(name) if name in names else 0
-        keys = {int(g, 16) for g in table["group_id"].unique().to_pylist()}
+        known = bytes.fromhex("".join(table["group_id"].unique().to_pylist()))
         sets = tables.hash64(s for s in table["set_id"].unique().to_pylist() if s is not None)
-        groups += [(k, number) for k in sorted(keys | set(sets.tolist()))]
+        groups.append((np.union1d(np.frombuffer(known, ">u8"), sets).astype(np.uint64), number))
         cells = table["prompt"].combine_chunks() if table.num_rows else tables.no_candidates().cells
-        prompts += [(k, number) for k in np.unique(tables.cell_hashes(cells)).tolist()]
-    return Anchors(*_columns(groups), *_columns(prompts))
+        prompts.append((np.unique(tables.cell_hashes(cells)), number))
+    return Anchors(*_by_key(groups), *_by_key(prompts))
 
 
-def _columns(found: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    found.sort()
-    return np.array([k for k, _ in found], np.uint64), np.array([n for _, n in found], np.int32)
+def _by_key(found: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys with the number of the split each lies in, sorted by key."""
+    keys = np.concatenate([k for k, _ in found])
+    numbers = np.repeat(np.array([n for _, n in found], np.int32), [len(k) for k, _ in found])
+    order = np.argsort(keys, kind="stable")
+    return keys[order], numbers[order]
 
 
 def _guess(paths: list[Path]) -> Source:
     fits = [s for s in map(get_source, _importable()) if s.recognises is not None and all(map(s.recognises, paths))]
     named = [s for s in fits if s.name != "pairs"] or fits  # any JSON may be pairs; a name that says more wins
+    if len(named) != 1 and (paths[0] / MANIFEST).exists():
+        fix = "give what it was made from; --source rejects reads what was refused there"
+        raise UserError("this is a data set already", paths[0], fix)
     if len(named) != 1:
         raise UserError(
             "cannot tell the source from the input", paths[0], f"add --source: {', '.join(sorted(SOURCES))}"
@@ -206,7 +212,7 @@ def _files(source: Source, path: Path, options: Any, step: int) -> list[Slice]:
     if source.files is not None:
         files = source.files(path, options)
     else:
-        files = sorted(p for p in path.rglob("*") if is_readable(p)) if path.is_dir() else [path]
+        files = readable_files(path) if path.is_dir() else [path]
     if not files:
         raise UserError("no file in the folder that the source can read", path, "name the files")
     slices = []

@@ -11,6 +11,7 @@ import numpy as np
 
 from prefkit.errors import UserError
 from prefkit.keys import AT_A_TIME, Columns, changes, find, shared
+from prefkit.shards import counted
 
 DEFAULT_SPLITS = "train=.9,test=.1"
 KEYS = np.dtype(
@@ -137,7 +138,7 @@ def _held(group: np.ndarray, prompt: np.ndarray, names: _Names, anchors: Anchors
     torn = np.unique(held[1:][held[1:, 0] == held[:-1, 0], 0])
     if len(torn):
         shown = ", ".join(f"{g:016x}" for g in torn[:3].tolist())
-        what = f"{len(torn)} groups join what --splits-from holds in different splits: {shown}"
+        what = f"what --splits-from holds in different splits is joined in {counted(len(torn), 'group')}: {shown}"
         raise UserError(
             what, fix="leave out --splits-from (then prefkit diff shows what moved), or the data that joins them"
         )

@@ -296,7 +296,7 @@ def test_damaged_cut_and_missing_links_are_told(tmp_path):
     broken = b'<row Id="8" PostId="1" RelatedPostId= /><row Id="9" PostId="1" LinkTypeId="1" />'
     states = {
         "sound": (good, {"duplicates": 1}, ""),
-        "damaged": (good.replace(b"</postlinks>", broken + b"</postlinks>"), {"damaged": 1, "duplicates": 1, "other_type": 1}, "links are damaged"),
+        "damaged": (good.replace(b"</postlinks>", broken + b"</postlinks>"), {"damaged": 1, "duplicates": 1, "other_type": 1}, "1 duplicate link damaged"),
         "cut": (good.replace(b"</postlinks>", b""), {"duplicates": 1}, "cut short"),
         "rowless": (b"<postlinks></postlinks>", {}, "no row in it"),
         "empty": (b"", {}, "no row in it"),

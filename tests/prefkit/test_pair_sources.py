@@ -322,8 +322,8 @@ def test_what_a_file_holds_tells_its_source_before_its_name(tmp_path):
     for number, (name, source) in enumerate(told.items()):
         manifest = convert_dataset(tmp_path / name, tmp_path / f"out{number}", splits="train=1")
         assert manifest.config["source"] == source, name
-    with pytest.raises(UserError, match="cannot tell the source"):
-        convert_dataset(tmp_path / "out0", tmp_path / "again")  # a data set is no input
+    with pytest.raises(UserError, match="this is a data set already"):
+        convert_dataset(tmp_path / "out0", tmp_path / "again")
 
 
 def test_the_published_slice(real_data, tmp_path):

@@ -79,7 +79,7 @@ def test_a_link_between_splits_is_refused(old, tmp_path):
     here = next(n for n, s in before.items() if s == "train")
     there = next(n for n, s in before.items() if s == "test")
     folder = write_dump(tmp_path / "in", site(texts), [(here, there)])
-    with pytest.raises(UserError, match="1 groups join what --splits-from holds in different splits"):
+    with pytest.raises(UserError, match="what --splits-from holds in different splits is joined in 1 group:"):
         convert_dataset(folder, tmp_path / "new", splits=HALVES, splits_from=tmp_path / "old")
     assert not (tmp_path / "new/manifest.json").exists()
     convert_dataset(folder, tmp_path / "new", splits=HALVES)

@@ -1,8 +1,8 @@
 """Where numbers come from: text → token ids → rows → log-probabilities of responses.
 
 To trust the numbers, read in this order: `encode` (text becomes token ids), `rows` (a prompt with its responses, each
-computed once), `plan` (which rows go together), `batch` (rows as tensors), `attention` (who sees whom), `head` (logits in
-tiles), `logprobs` (what all of it is for), `rewards`. The rest makes it fast or convenient: `sharing` asks whether a model
-may see packed rows, `flex`, `gated`, `lora` and `memory` cost less, `cache` and `dataset` keep what is known, `locate`,
-`models` and `policies` find and load what computes.
+computed once), `plan` (which rows go together), `batch` (rows as tensors), `attention` (who sees whom), `head` (logits
+in tiles), `logprobs` (what all of it is for), `rewards`. The rest makes it fast or convenient: `sharing` asks whether
+a model may see packed rows, `flex`, `gated`, `lora` and `memory` cost less, `cache` and `dataset` keep what is known,
+`locate`, `models` and `policies` find and load what computes.
 """
