@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from evalkit.scored import Scored
-from prefkit.statistics import cluster_bootstrap, fold
+from prefkit.statistics import cluster_bootstrap
 
 BINS = 10
 RELIABLE = 300  # pairs below which a calibration error is mostly noise
@@ -66,14 +66,8 @@ def intervals(s: Scored) -> dict[str, dict]:
     The calibration error has none: it is a sum of |gaps|, to which every replicate adds noise of its own, so that its
     percentiles lie above the truth (seen with a true error of .01: in none of 200 sets of 300 pairs did they hold it).
     """
-    cluster_N = fold(s.n_groups, 0)[s.group_N]
-    n_clusters = int(cluster_N.max()) + 1
-
-    def sums(value_N: np.ndarray) -> np.ndarray:
-        return np.bincount(cluster_N, weights=value_N, minlength=n_clusters)
-
     means = [s.margin_N, nll_of(s.margin_N, s.label_N), brier_of(s.margin_N, s.label_N)]
-    sums_C4 = np.stack([sums(v) for v in (np.ones_like(s.margin_N), *means)], axis=1)
+    sums_C4 = np.stack([np.bincount(s.group_N, v) for v in (np.ones_like(s.margin_N), *means)], axis=1)
     ends = cluster_bootstrap(sums_C4, lambda t_B4: t_B4[:, 1:] / t_B4[:, :1])
     return {name: e._asdict() for name, e in zip(("margin", "nll", "brier"), ends, strict=True)}
 

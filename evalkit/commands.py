@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from evalkit.files import check_folder
 from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
 from evalkit.inputs import open_data
@@ -47,7 +48,7 @@ def score(
     """
     if len(policy) > 1 and out.suffix == ".parquet":
         raise UserError("several policies need a folder", out, "give --out DIR")
-    _check_out(out)
+    check_folder(scores_path(out).parent)
     if len(policy) == 1 and scores_path(out).with_suffix(".json").exists():
         raise UserError("scores exist already", scores_path(out), "give another --out or remove them")
     for path in [*policy, *([how.reference] if how.reference not in (None, NO_REFERENCE) else [])]:
@@ -67,7 +68,7 @@ def score(
 
     homes = dict(zip(policy, [out / n for n in short_names(policy)] if len(policy) > 1 else [out], strict=True))
     for home in homes.values():
-        _check_out(home)
+        check_folder(scores_path(home).parent)
     # A mistake in the last one is found before the first is computed.
     made = {home: made_of(find_models(path, how)) for path, home in homes.items()}
     done = {home for home in made if already_scored(home, made[home], found, how)}
@@ -78,18 +79,6 @@ def score(
         result = run(path, found, how, say=say)
         if first:
             print(f"scores   {write_result(result, home)}: {result.table.num_rows} pairs")
-
-
-def _check_out(out: Path) -> None:
-    """Before the work: an output that cannot be a folder, or that is somebody's data set or run."""
-    folder = out.parent if out.suffix == ".parquet" else out
-    home = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not home.is_dir():
-        raise UserError("the output is a file", home, "choose another --out")
-    if not os.access(home, os.W_OK | os.X_OK) or home.is_relative_to("/proc"):
-        raise UserError("nothing can be written there", home, "choose another --out")
-    if any((folder / name).exists() for name in ("manifest.json", "run.yaml")):
-        raise UserError("the output folder holds a data set or a run", folder, "choose another --out")
 
 
 def generate(

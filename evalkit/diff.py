@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalkit.calibration import brier_of, nll_of
-from evalkit.report_files import as_json, read_report, write_table, write_text
+from evalkit.files import write_file
+from evalkit.report_files import as_json, read_report
 from evalkit.scored import Source, codes, load
 from evalkit.scores import sha256
 from prefkit.errors import UserError
@@ -103,9 +104,7 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     """
     if None not in (first.mode, second.mode) and first.mode != second.mode:
         raise UserError(f"one was scored as {first.mode}, the other as {second.mode}", fix="give both the same --mode")
-    at = pc.index_in(second.pairs["id"], value_set=first.pairs["id"].combine_chunks())
-    b = second.pairs.filter(at.is_valid())
-    a = first.pairs.take(at.drop_null())
+    a, b = _shared(first, second)
     if not a.num_rows:
         raise UserError(
             f"no pair of {second.name} is among those of {first.name}",
@@ -151,6 +150,12 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def _shared(first: Side, second: Side) -> tuple[pa.Table, pa.Table]:
+    """The pairs that both have, row by row."""
+    at = pc.index_in(second.pairs["id"], value_set=first.pairs["id"].combine_chunks())
+    return first.pairs.take(at.drop_null()), second.pairs.filter(at.is_valid())
+
+
 def verdict(difference: float, p: float) -> str:
     """What a difference of the second from the first and its p come to."""
     if p >= ALPHA:
@@ -182,8 +187,7 @@ def _test(hits: list[np.ndarray], d_N: np.ndarray, sums_C: np.ndarray, seed: int
 
 def changed_pairs(first: Side, second: Side) -> pa.Table:
     """The pairs that count differently: id, group_id, subset, both margins and hits; the largest changes first."""
-    at = pc.index_in(second.pairs["id"], value_set=first.pairs["id"].combine_chunks())
-    b, a = second.pairs.filter(at.is_valid()), first.pairs.take(at.drop_null())
+    a, b = _shared(first, second)
     table = a.select(["id", "group_id", "subset"])
     for name, source in (("first", a), ("second", b)):
         table = table.append_column(f"margin_{name}", source["margin"]).append_column(f"hit_{name}", source["hit"])
@@ -194,5 +198,5 @@ def changed_pairs(first: Side, second: Side) -> pa.Table:
 
 def write_diff(found: dict[str, Any], changed: pa.Table, out: Path) -> None:
     """Write changed.parquet and, last, diff.json."""
-    write_table(changed, out / "changed.parquet")
-    write_text(as_json(found), out / "diff.json")
+    write_file(changed, out / "changed.parquet")
+    write_file(as_json(found), out / "diff.json")

@@ -46,14 +46,15 @@ def report(
     pairs
         How many pairs report.html shows, 2000 at most.
     """
-    from evalkit.lines import headline
+    from evalkit.files import check_folder
+    from evalkit.lines import headline, verdict_line
     from evalkit.page import page
     from evalkit.report import build_report, load_all, pair_table
     from evalkit.report_files import write_report
     from evalkit.scores import scores_path
     from evalkit.shown import MOST_PAIRS, find_data, pairs_of
 
-    _check_out(out)
+    check_folder(out, "report.json")
     if not 0 <= pairs <= MOST_PAIRS:
         raise UserError(f"--pairs {pairs}", fix=f"give 0 to {MOST_PAIRS}")
     loaded = load_all([scores, *others], mode, where)
@@ -67,7 +68,8 @@ def report(
     _note_places(out, [scores_path(s) for s in (scores, *others)], found)
     for r in (built, *built["others"]):
         say((f"{r['policy']}: " if others else "") + headline(r))
-    _print_comparisons(built)
+    for found in built["comparisons"]:
+        say(verdict_line(found))
     say(f"wrote {out / 'report.html'}, report.md and report.json")
 
 
@@ -98,8 +100,11 @@ def diff(
         Folder for diff.json and changed.parquet.
     """
     from evalkit.diff import changed_pairs, compare, side, write_diff
+    from evalkit.files import check_folder
     from evalkit.lines import verdict_line
 
+    if out is not None:
+        check_folder(out, "diff.json")
     a, b = side(first, mode, where), side(second, mode, where)
     found = compare(a, b)
     changed = changed_pairs(a, b)
@@ -110,7 +115,6 @@ def diff(
     for pair in shown:
         say(f"  {pair['id']}  {pair['margin_first']:+.3f} → {pair['margin_second']:+.3f}  {pair['subset'] or ''}")
     if out is not None:
-        _check_out(out, "diff.json")
         write_diff(found, changed, out)
         say(f"wrote {out / 'diff.json'} and {out / 'changed.parquet'}")
 
@@ -178,24 +182,7 @@ def say(text: str) -> None:
     print(visible(text))
 
 
-def _check_out(out: Path, file: str = "report.json") -> None:
-    """Before the work: an output that cannot be a folder, is somebody's data set or run, or holds a result already."""
-    if out.exists() and not out.is_dir():
-        raise UserError("the output is a file", out, "choose another --out")
-    if any((out / name).exists() for name in ("manifest.json", "run.yaml")):
-        raise UserError("the output folder holds a data set or a run", out, "choose another --out")
-    if (out / file).exists():
-        raise UserError(f"{file} exists already", out, "give another --out or remove it")
-
-
 def _note_places(out: Path, scores: list[Path], data: Path | None) -> None:
     """Where the inputs lay, for `evalkit verify`; paths are of this machine and no part of the report."""
     note = {"scores": [str(p.resolve()) for p in scores], "data": str(data.resolve()) if data else None}
     (out / "_run.log").write_text(json.dumps(note, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _print_comparisons(built: dict) -> None:
-    from evalkit.lines import verdict_line
-
-    for found in built["comparisons"]:
-        say(verdict_line(found))

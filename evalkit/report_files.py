@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from evalkit.files import write_file
 from evalkit.markdown import to_markdown
 from evalkit.scores import sha256
 from prefkit.errors import UserError
@@ -18,16 +18,14 @@ SCHEMA_VERSION = 4
 
 
 def write_report(report: dict[str, Any], pairs: pa.Table, out: Path, html: str | None = None) -> None:
-    """Write pairs.parquet, report.html, report.md and, last, report.json, each under a temporary name and renamed.
-
-    report.json holds the sha256 of the `files` beside it.
-    """
-    write_table(pairs, out / "pairs.parquet")
-    contents = {"report.md": to_markdown(report)} | ({"report.html": html} if html is not None else {})
-    for name, text in contents.items():
-        write_text(text, out / name)
-    files = {name: sha256(out / name) for name in ("pairs.parquet", *contents)}
-    write_text(as_json(report | {"files": files}), out / "report.json")
+    """Write pairs.parquet, report.md, report.html and, last, report.json, which holds the sha256 of those `files`."""
+    files = {"pairs.parquet": pairs, "report.md": to_markdown(report), "report.html": html}
+    written = {}
+    for name, content in files.items():
+        if content is not None:
+            write_file(content, out / name)
+            written[name] = sha256(out / name)
+    write_file(as_json(report | {"files": written}), out / "report.json")
 
 
 def read_report(path: Path | str) -> dict[str, Any]:
@@ -59,19 +57,3 @@ def plain(value: Any) -> Any:
 def as_json(value: Any) -> str:
     """The JSON of plain data, keys sorted: the same bytes for the same numbers."""
     return json.dumps(plain(value), indent=1, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text file under a temporary name and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file under a temporary name and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(path)

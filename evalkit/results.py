@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from evalkit.files import write_file
 from evalkit.inputs import Data
 from evalkit.models import Role
 from evalkit.scores import SCORES, STYLES, read_record, scores_path, sha256, tokens_path, write_scores
@@ -60,18 +60,9 @@ def write_result(result: Result, out: Path) -> Path:
     """Write tokens, scores and, last, scores.json; return the path of the scores."""
     path = scores_path(out)
     write_scores(result.table, path)
+    write_file(result.tokens, tokens_path(path))
     noted = result.record | {"scores_sha256": sha256(path)}
-    tokens, record = tokens_path(path), path.with_suffix(".json")
-    for target, write in (
-        (tokens, lambda p: pq.write_table(result.tokens, p, compression="zstd")),
-        (
-            record,
-            lambda p: p.write_text(json.dumps(noted, indent=1, sort_keys=True, ensure_ascii=False) + "\n"),
-        ),
-    ):
-        temporary = target.with_name(f".{target.name}.tmp")
-        write(temporary)
-        temporary.replace(target)
+    write_file(json.dumps(noted, indent=1, sort_keys=True, ensure_ascii=False) + "\n", path.with_suffix(".json"))
     return path
 
 

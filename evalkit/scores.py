@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evalkit.files import write_file
 from prefkit.errors import UserError
 
 STYLES = {"heading": "heading", "list": "list", "bold": "bold", "code": "code block"}  # of `prefkit.formats`
@@ -44,15 +45,7 @@ SCORES = pa.schema(
         pa.field("style_rejected", STYLE),
     ]
 )
-OPTIONAL = (
-    "norm_chosen",
-    "norm_rejected",
-    "label_margin",
-    "chosen_key",
-    "rejected_key",
-    "style_chosen",
-    "style_rejected",
-)
+SINCE = SCORES.names.index("norm_chosen")
 ABSURD = 1e12  # nats; no sum over tokens of a response comes near
 COUNTS = ("n_chosen", "n_rejected", "chars_chosen", "chars_rejected")
 NUMBERS = ["policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"]
@@ -71,11 +64,8 @@ def tokens_path(path: str | Path) -> Path:
 
 
 def write_scores(table: pa.Table, path: Path) -> None:
-    """Write scores under a temporary name and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table.cast(SCORES), temporary, compression="zstd")
-    temporary.replace(path)
+    """Write scores with the columns of SCORES."""
+    write_file(table.cast(SCORES), path)
 
 
 def read_scores(path: str | Path) -> pa.Table:
@@ -99,13 +89,11 @@ def read_scores(path: str | Path) -> pa.Table:
 
 def checked(table: pa.Table, where: object = "") -> pa.Table:
     """Scores with the columns of SCORES; UserError as in `read_scores` for what would give a wrong number."""
-    missing = [n for n in SCORES.names if n not in table.column_names and n not in OPTIONAL]
-    if missing:
+    if missing := [n for n in SCORES.names[:SINCE] if n not in table.column_names]:
         what = f"not a scores file, columns missing: {', '.join(missing)}"
         raise UserError(what, where, "make it with `evalkit score`")
-    for name in OPTIONAL:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(table.num_rows))
+    for name in set(SCORES.names) - set(table.column_names):
+        table = table.append_column(name, pa.nulls(table.num_rows))
     try:
         table = table.select(SCORES.names).cast(SCORES)
     except (pa.ArrowException, ValueError) as e:

@@ -21,13 +21,8 @@ def slices(s: Scored) -> dict[str, list[dict]]:
     by = {"subset": codes(s.table["subset"]), "source": codes(s.table["source"]), "length": (length_N, LENGTHS)}
     strength_N = s.column("label_margin")
     if not np.isnan(strength_N).all():
-        known, names = _buckets(np.nan_to_num(strength_N, nan=np.inf), STRENGTHS)
-        by["label margin"] = np.where(np.isnan(strength_N), len(names), known), [*names, "unknown"]
+        by["label margin"] = np.searchsorted(list(STRENGTHS.values()), strength_N), [*STRENGTHS, "unknown"]  # NaN last
     return {kind: _slice(s, *coded) for kind, coded in by.items()}
-
-
-def _buckets(value_N: np.ndarray, ends: dict[str, float]) -> tuple[np.ndarray, list[str]]:
-    return np.searchsorted(np.array(list(ends.values())), value_N, "left").clip(max=len(ends) - 1), list(ends)
 
 
 def _slice(s: Scored, code_N: np.ndarray, names: list[str]) -> list[dict]:

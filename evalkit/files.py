@@ -1,0 +1,36 @@
+"""Files that are whole or not there, and folders that may be written to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefkit.errors import UserError
+from prefkit.shards import MANIFEST
+
+
+def write_file(content: str | pa.Table, path: Path) -> None:
+    """Write a text, or a table as Parquet, under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    if isinstance(content, str):
+        temporary.write_text(content, encoding="utf-8")
+    else:
+        pq.write_table(content, temporary, compression="zstd")
+    temporary.replace(path)
+
+
+def check_folder(out: Path, result: str | None = None) -> None:
+    """Before the work: UserError for no folder to write to, somebody's data set or run, or one that has a `result`."""
+    home = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not home.is_dir():
+        raise UserError("the output is a file", home, "choose another --out")
+    if not os.access(home, os.W_OK | os.X_OK) or home.is_relative_to("/proc"):
+        raise UserError("nothing can be written there", home, "choose another --out")
+    if any((out / name).exists() for name in (MANIFEST, "run.yaml")):
+        raise UserError("the output folder holds a data set or a run", out, "choose another --out")
+    if result is not None and (out / result).exists():
+        raise UserError(f"{result} exists already", out, "give another --out or remove it")
