@@ -45,7 +45,7 @@ SCORES = pa.schema(
         pa.field("style_rejected", STYLE),
     ]
 )
-SINCE = SCORES.names.index("norm_chosen")
+SINCE = SCORES.names.index("norm_chosen")  # the columns from here on may be absent
 ABSURD = 1e12  # nats; no sum over tokens of a response comes near
 COUNTS = ("n_chosen", "n_rejected", "chars_chosen", "chars_rejected")
 NUMBERS = ["policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected"]
@@ -92,7 +92,7 @@ def checked(table: pa.Table, where: object = "") -> pa.Table:
     if missing := [n for n in SCORES.names[:SINCE] if n not in table.column_names]:
         what = f"not a scores file, columns missing: {', '.join(missing)}"
         raise UserError(what, where, "make it with `evalkit score`")
-    for name in set(SCORES.names) - set(table.column_names):
+    for name in set(SCORES.names) - set(table.column_names):  # those since then
         table = table.append_column(name, pa.nulls(table.num_rows))
     try:
         table = table.select(SCORES.names).cast(SCORES)

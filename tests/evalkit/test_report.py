@@ -285,6 +285,10 @@ def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
     assert run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "scores"), "--out", str(tmp_path / "d")]) == 0
     assert "not distinguishable" in capsys.readouterr().out
     assert json.loads((tmp_path / "d" / "diff.json").read_text())["accuracy"]["p"] == 1.0
+    assert run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "other"), "--out", str(tmp_path / "d")]) == 2
+    said = capsys.readouterr()
+    assert "diff.json exists already" in said.err
+    assert said.out == "", "before the work"
 
 
 def test_scores_from_before_the_new_columns_are_read(tmp_path):
