@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from evalkit.calibration import brier_of, nll_of
 from evalkit.files import write_file
 from evalkit.report_files import as_json, read_report
-from evalkit.scored import Source, codes, load
+from evalkit.scored import DIGITS, Source, codes, load, told_apart
 from evalkit.scores import sha256
 from prefkit.errors import UserError
 from prefkit.statistics import (
@@ -40,6 +40,8 @@ class Side:
     pairs: pa.Table
     beta: float | None = None
     reference: str | None = None
+    reference_digest: str | None = None
+    tells: tuple[str, ...] = ()  # as of `Scored`
     mode: str | None = None
     manifest: str | None = None
 
@@ -61,7 +63,10 @@ def side(path: Source, mode: str | None = None, where: str | None = None) -> Sid
     s = load(path, mode, where)
     pairs = s.table.select(["id", "group_id", "subset", "policy", "p_chosen"])
     pairs = pairs.append_column("margin", pa.array(s.margin_N)).append_column("hit", pa.array(s.hit_N))
-    return Side(s.name, pairs, s.beta, s.reference, s.mode, (s.record or {}).get("manifest"))
+    known = s.record or {}
+    return Side(
+        s.name, pairs, s.beta, s.reference, known.get("reference_digest"), s.tells, s.mode, known.get("manifest")
+    )
 
 
 def _pairs_file(path: Path) -> Path | None:
@@ -87,11 +92,19 @@ def policies_of(path: str | Path) -> list[Side]:
             pairs=table.filter(pc.equal(table["policy"], r["policy"])),
             beta=r["beta"],
             reference=r["reference"],
+            reference_digest=(r["run"] or {}).get("reference_digest"),
+            tells=_tells(r),
             mode=r["mode"],
             manifest=(r["run"] or {}).get("manifest"),
         )
         for r in (report, *report["others"])
     ]
+
+
+def _tells(r: dict[str, Any]) -> tuple[str, ...]:
+    """`Scored.tells` of a report, which does not say where its policy lay."""
+    digests = (r["run"] or {}).get("policy_digest"), r["scores_sha256"]
+    return "", r["reference"] or "", *((d or "")[:DIGITS] for d in digests)
 
 
 def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
@@ -104,10 +117,11 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     """
     if None not in (first.mode, second.mode) and first.mode != second.mode:
         raise UserError(f"one was scored as {first.mode}, the other as {second.mode}", fix="give both the same --mode")
+    names = told_apart([first.name, second.name], [first.tells, second.tells])
     a, b = _shared(first, second)
     if not a.num_rows:
         raise UserError(
-            f"no pair of {second.name} is among those of {first.name}",
+            f"no pair of {names[1]} is among those of {names[0]}",
             fix="score both on the same data set and split",
         )
     group_N = codes(a["group_id"])[0]
@@ -126,15 +140,15 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     test = _test(hits, d_N, sums_CK[:, 1], seed)
     se = clustered_se(d_N, group_N)
     return {
-        "first": first.name,
-        "second": second.name,
+        "first": names[0],
+        "second": names[1],
         "n": a.num_rows,
         "n_groups": len(sums_CK),
         "only_first": first.pairs.num_rows - a.num_rows,
         "only_second": second.pairs.num_rows - a.num_rows,
         "same_data": None if None in (first.manifest, second.manifest) else first.manifest == second.manifest,
         "same_beta": first.beta == second.beta,
-        "same_reference": first.reference == second.reference,
+        "same_reference": _same_reference(first, second),
         "accuracy": {
             "first": float(hits[0].mean()),
             "second": float(hits[1].mean()),
@@ -148,6 +162,13 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
         "detectable": minimum_detectable(se, df=degrees_of_freedom(numbered(group_N)[1])) if se else None,
         "verdict": verdict(float(d_N.sum()), test["p"]),
     }
+
+
+def _same_reference(first: Side, second: Side) -> bool:
+    """By the digests of their weights; by their names where one is not known."""
+    if None in (first.reference_digest, second.reference_digest):
+        return first.reference == second.reference
+    return first.reference_digest == second.reference_digest
 
 
 def _shared(first: Side, second: Side) -> tuple[pa.Table, pa.Table]:

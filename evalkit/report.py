@@ -18,7 +18,7 @@ from evalkit.calibration import calibration, intervals
 from evalkit.diff import compare, jointly, side
 from evalkit.lengths import lengths
 from evalkit.report_files import SCHEMA_VERSION, plain
-from evalkit.scored import Scored, Source, by_policy, load
+from evalkit.scored import Scored, Source, by_policy, load, told_apart
 from evalkit.sections import Sections, read_sections, weighted
 from evalkit.sets import items
 from evalkit.slices import slices
@@ -70,14 +70,12 @@ def build_report(
 
 
 def load_all(scores: Sequence[Source], mode: str | None, where: str | None) -> list[Scored]:
-    """Scores of several policies, those of one name told apart by a number; a frame of several is taken apart."""
+    """Scores of several policies, those of one name told apart; a frame of several is taken apart."""
     if not scores:
         raise UserError("no scores given", fix="name what `evalkit score` wrote")
-    loaded, seen = [], dict[str, int]()
-    for s in (load(one, mode, where) for given in scores for one in by_policy(given)):
-        seen[s.name] = seen.get(s.name, 0) + 1
-        loaded.append(s if seen[s.name] == 1 else replace(s, title=f"{s.name} ({seen[s.name]})"))
-    return loaded
+    loaded = [load(one, mode, where) for given in scores for one in by_policy(given)]
+    titles = told_apart([s.name for s in loaded], [s.tells for s in loaded])
+    return [replace(s, title=title) for s, title in zip(loaded, titles, strict=True)]
 
 
 def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from train.core.rewards import PairRewards, hits, pair_rewards
 if TYPE_CHECKING:
     import pandas as pd
 
+DIGITS = 12  # of a digest that tells equal names apart
 Columns = Callable[[str], np.ndarray]  # of SCORES, by name
 
 
@@ -65,6 +66,13 @@ class Scored:
     def name(self) -> str:
         """The policy's."""
         return self.title or self.table["policy"][0].as_py()
+
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """What may tell it from one of the same name: where it lay, its reference, digests of weights and scores."""
+        known = self.record or {}
+        digests = (known.get("policy_digest") or "")[:DIGITS], (self.sha256 or "")[:DIGITS]
+        return Path(known.get("policy_path") or "").parent.name, self.reference or "", *digests
 
     @property
     def reference(self) -> str | None:
@@ -149,6 +157,18 @@ def rewards_of(table: pa.Table, mode: str) -> PairRewards:
     chosen, rejected = (policy(column, s) for s in ("chosen", "rejected"))
     ref_chosen, ref_rejected = (reference(column, s) if reference else 0.0 for s in ("chosen", "rejected"))
     return pair_rewards(chosen, rejected, ref_chosen, ref_rejected, table["beta"][0].as_py())
+
+
+def told_apart(names: Sequence[str], tells: Sequence[tuple[str, ...]]) -> list[str]:
+    """Names, equal ones with the first of their `tells` that differs between all of them, else with a number."""
+    titles = list(names)
+    for name in {n for n in names if list(names).count(n) > 1}:
+        rows = [i for i, n in enumerate(names) if n == name]
+        numbers = tuple(str(k + 1) for k in range(len(rows)))
+        kinds = (*zip(*(tells[i] for i in rows), strict=False), numbers)
+        for row, what in zip(rows, next(k for k in kinds if all(k) and len(set(k)) == len(rows)), strict=True):
+            titles[row] = f"{name} ({what})"
+    return titles
 
 
 def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from evalkit.recompute import Link, number_again, pairs_again
 from evalkit.report import load_all
 from evalkit.report_files import read_report
-from evalkit.scored import Scored
+from evalkit.scored import Scored, load
 from evalkit.scores import read_record, scores_path, sha256
 from evalkit.shown import data_folders
 from prefkit.errors import UserError
@@ -49,9 +49,10 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
         yield link
         if link.state == "ok":
             try:
-                loaded += load_all([file], r["mode"], r["where"])
+                loaded.append(load(file, r["mode"], r["where"]))
             except UserError as e:
                 yield Link("broken", f"scores of {r['policy']}", str(e))
+    loaded = load_all(loaded, None, None) if loaded else []
     yield number_again(whole, loaded)
     if len(loaded) == len(policies) and (folder / "pairs.parquet").is_file():
         yield pairs_again(folder / "pairs.parquet", loaded)

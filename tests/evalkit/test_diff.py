@@ -2,6 +2,7 @@
 
 import html
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -118,7 +119,7 @@ def test_only_shared_pairs_are_compared_and_the_rest_is_counted():
 
 
 def test_scores_of_another_data_set_are_refused():
-    with pytest.raises(UserError, match="no pair of dpo is among those of dpo"):
+    with pytest.raises(UserError, match=r"no pair of dpo \(2\) is among those of dpo \(1\)"):
         compare(side(load(random_scores(20, 10, seed=1))), side(load(random_scores(20, 10, seed=2))))
 
 
@@ -126,6 +127,43 @@ def test_modes_are_not_mixed():
     table = random_scores(20, 10)
     with pytest.raises(UserError, match="one was scored as implicit, the other as sum"):
         compare(side(load(table)), side(load(table, "sum")))
+
+
+def test_equal_names_are_told_apart_by_what_differs():
+    """Two checkpoints called `final`: by the folder above; else by reference, weights, scores, or at last a number."""
+
+    def called(records, references=("sft", "sft"), shas=(None, None)):
+        sides = [
+            side(replace(with_margins([1.0, -1.0], policy=["final"] * 2, reference=[ref] * 2), record=r, sha256=sha))
+            for r, ref, sha in zip(records, references, shas, strict=True)
+        ]
+        found = compare(*sides)
+        return found["first"], found["second"]
+
+    paths = [{"policy_path": f"/runs/{name}/final", "policy_digest": f"{name * 9}"} for name in "ab"]
+    assert called(paths) == ("final (a)", "final (b)")
+    assert called([paths[0]] * 2, ("sft", "base")) == ("final (sft)", "final (base)")
+    assert called([{"policy_digest": c * 64} for c in "12"]) == ("final (111111111111)", "final (222222222222)")
+    assert called([paths[0]] * 2, shas=("3" * 64, "4" * 64)) == ("final (333333333333)", "final (444444444444)")
+    assert called([None, None]) == ("final (1)", "final (2)")
+
+
+def test_references_are_one_by_their_weights_not_their_names():
+    def same(digests, names, betas=(0.5, 0.5)):
+        sides = [
+            side(replace(with_margins([1.0, -1.0], beta=b, reference=[n] * 2), record={"reference_digest": d}))
+            for d, n, b in zip(digests, names, betas, strict=True)
+        ]
+        found = compare(*sides)
+        noted = "their references or β differ" in verdict_line(found)
+        assert noted == (not found["same_reference"] or not found["same_beta"])
+        return found["same_reference"], found["same_beta"]
+
+    assert same("ab", ("sft", "sft")) == (False, True)
+    assert same("aa", ("sft", "copy")) == (True, True)
+    assert same((None, "a"), ("sft", "sft")) == (True, True)
+    assert same((None, "a"), ("sft", "base")) == (False, True)
+    assert same("aa", ("sft", "sft"), (0.5, 0.1)) == (True, False)
 
 
 def test_changed_pairs_come_largest_first():

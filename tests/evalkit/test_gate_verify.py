@@ -151,6 +151,22 @@ def test_an_unbroken_chain_holds(chain):
     }
 
 
+def test_a_chain_over_two_policies_of_one_name_holds(chain):
+    """Two checkpoints are both called `dpo`: the report names each by what differs, and so does the check."""
+    pairs = pq.read_table(chain / "other" / "scores.parquet")
+    record = json.loads((chain / "other" / "scores.json").read_text())
+    at = pairs.schema.get_field_index("policy")
+    twin = pairs.set_column(at, "policy", [["dpo"] * pairs.num_rows])
+    write(twin, chain / "twin", **{k: record[k] for k in ("data", "manifest", "run")}, policy_digest="b" * 64)
+    report_command(chain / "scores", chain / "twin", out=chain / "both")
+    found = [(link.name, link.state) for link in check_chain(chain / "both", None, None, None)]
+    assert ("number ← scores", "ok") in found
+    assert ("pairs.parquet ← scores", "ok") in found
+    assert "report ← scores of dpo (bbbbbbbbbbbb)" in dict(found)
+    (first,) = check(chain / "both", None, chain / "scores", None, 0)[1:]
+    assert "dpo (bbbbbbbbbbbb)" in first.text
+
+
 def edit(*keys, to):
     """A report.json in which one entry says something else."""
 

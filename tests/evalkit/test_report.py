@@ -188,7 +188,7 @@ def test_conditions_that_are_none_or_unsafe_are_refused(where, message):
 def test_several_policies_stand_side_by_side_and_keep_their_names():
     one, two = random_scores(90, 30), random_scores(90, 30, policy=["dpo"] * 90)
     report = build_report(one, two, one)
-    assert [report["policy"], *(r["policy"] for r in report["others"])] == ["dpo", "dpo (2)", "dpo (3)"]
+    assert [report["policy"], *(r["policy"] for r in report["others"])] == ["dpo (1)", "dpo (2)", "dpo (3)"]
     assert [c["second"] for c in report["comparisons"]] == ["dpo (2)", "dpo (3)"]
     assert report["others"][0]["accuracy"] == build_report(two)["accuracy"]
     assert "## Side by side" in to_markdown(report)
