@@ -7,8 +7,15 @@ from typing import Any
 
 from evalkit.lines import interval
 from evalkit.metrics import FEW_GROUPS
+from evalkit.sections import listed
 
 ONE_MORE = {"tokens": "token", "heading": "heading", "list": "list item", "bold": "bold span", "code": "code block"}
+
+LOST = {
+    "single_pairs": "pairs that share a set with no other",
+    "sets_without_best": "sets in which every response is rejected by some pair",
+    "sets_without_counterpart": "sets of Ties without their counterpart, of which accuracy alone counts",
+}
 
 
 def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -86,9 +93,23 @@ def _best_of_n(i: dict[str, Any]) -> str:
     if i["smaller"]:
         text += f"; {i['smaller']} hold fewer than that, made so or because one was too long or left out by a condition"
     text += "."
+    lost = "; ".join(f"{i[key]} {what}" for key, what in LOST.items() if i.get(key))
+    text += f" Left out: {lost}." if lost else ""
     if i["told_apart_by"] != "tokens":
         text += " Responses are told apart by reward and length alone, so equal ones count as one: score again."
     return text
+
+
+def section_notes(w: dict[str, Any]) -> Iterator[str]:
+    """What is missing from weighted sections, sentence by sentence."""
+    if w["missing"]:
+        present = f"; whole sections alone give {interval(w['present'])}" if w["present"] else ""
+        missing, subsets = listed(w["missing"]), listed(w["subsets"])
+        yield f"No total, these subsets are missing: {missing}; the scores have {subsets}{present}."
+    if w["unused"]:
+        yield f"{w['unused']} pairs are of subsets that no section names."
+    if w["lost"]:
+        yield f"Left out: {'; '.join(f'{n} {LOST[key]}' for key, n in w['lost'].items())}."
 
 
 def _length(n: dict[str, Any]) -> str:

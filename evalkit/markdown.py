@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evalkit.findings import findings
-from evalkit.lines import ROUGH, against_half, cell, ends, headline, interval, number, verdict_line
+from evalkit.findings import findings, section_notes
+from evalkit.lines import ROUGH, against_half, cell, ends, headline, number, verdict_line
 from evalkit.metrics import FEW_GROUPS
 from prefkit.shards import ledger_lines
 
@@ -101,12 +101,8 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
             for x in rows
         ),
     )
-    if w["missing"]:
-        present = f"; whole sections alone give {interval(w['present'])}" if w["present"] else ""
-        missing = cell(", ".join(w["missing"]))
-        yield from (f"No total, these subsets are missing: {missing}{present}.", "")
-    if w["unused"]:
-        yield from (f"{w['unused']} pairs are of subsets that no section names.", "")
+    for note in section_notes(w):
+        yield from (cell(note), "")
 
 
 def styles_of(sections: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evalkit.findings import findings
+from evalkit.findings import findings, section_notes
 from evalkit.lines import ROUGH, against_half, ends, interval, number, verdict_line
 from evalkit.markdown import LABELS, MODES, styles_of
 from evalkit.shown import KINDS
@@ -123,6 +123,7 @@ def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:
         "findings": list(findings(r)),
         "tables": {k: v for k, v in r["slices"].items() if len(v) > 1},
         "facts": list(_facts(r)),
+        "section_notes": list(section_notes(r["sections"])) if r["sections"] else [],
         "styles": styles_of(r["sections"]) if r["sections"] else [],
     }
 

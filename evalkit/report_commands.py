@@ -47,6 +47,7 @@ def report(
         How many pairs report.html shows, 2000 at most.
     """
     from evalkit.files import check_folder
+    from evalkit.findings import section_notes
     from evalkit.lines import headline, verdict_line
     from evalkit.page import page
     from evalkit.report import build_report, load_all, pair_table
@@ -62,6 +63,8 @@ def report(
     if built["run"] is None:
         say("note: no scores.json beside the scores, so what was dropped is not known")
     file = scores_path(scores)
+    for note in section_notes(built["sections"]) if built["sections"] else ():
+        say(f"note: {note}")
     found = find_data(loaded[0], file.resolve().parent, data)
     html = page(built, pairs_of(loaded[0], loaded[1:], pairs, file, found))
     write_report(built, pair_table(*loaded), out, html)

@@ -8,6 +8,7 @@ sections:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,15 +31,17 @@ class Measured(NamedTuple):
     parts: list[tuple[float, np.ndarray, np.ndarray]]
     constant: float
     more: dict[str, float]  # other averages of the same pairs
+    lost: dict[str, int]  # what could not enter
 
 
 def _pairs(s: Scored) -> Measured:
-    return Measured([(1.0, s.hit_N, np.arange(len(s.hit_N)))], 0.0, {})
+    return Measured([(1.0, s.hit_N, np.arange(len(s.hit_N)))], 0.0, {}, {})
 
 
 def _best_of_n(s: Scored) -> Measured:
     found = best_of_n(s)
-    return Measured([(1.0, found.credit_S, found.row_S)], 0.0, {})
+    lost = {"single_pairs": found.single_pairs, "sets_without_best": found.without_best}
+    return Measured([(1.0, found.credit_S, found.row_S)], 0.0, {}, lost)
 
 
 def _styles(s: Scored) -> Measured:
@@ -49,7 +52,7 @@ def _styles(s: Scored) -> Measured:
         "normal": float(np.diagonal(hit_S33, axis1=1, axis2=2).mean()),
         "hard": float(hit_S33[:, poorer, richer].mean()),
     }
-    return Measured([(1.0, hit_S33.ravel(), row_S33.ravel())], 0.0, more)
+    return Measured([(1.0, hit_S33.ravel(), row_S33.ravel())], 0.0, more, {})
 
 
 def _ties(s: Scored) -> Measured:
@@ -63,7 +66,8 @@ def _ties(s: Scored) -> Measured:
         (0.2, q.preferred_hard_Q, q.row_Q),
         (0.02, closeness_Q, q.row_Q),
     ]
-    return Measured(parts, -0.01, {})
+    unmatched = len(q.tied_row_T) + len(q.reference_row_F) - 2 * len(q.row_Q)
+    return Measured(parts, -0.01, {}, {"sets_without_counterpart": unmatched})
 
 
 METRICS: dict[str, Callable[[Scored], Measured]] = {
@@ -131,14 +135,21 @@ def weighted(s: Scored, sections: Sections) -> dict:
 
     A section with a subset that is not among the scores has no value, and then the total has none either: `missing`
     names the subsets, `present` is the total over whole sections. `unused` counts pairs of subsets that no section
-    names.
+    names, `lost` what of the others could not enter, `subsets` are all that the scores have. UserError where they have
+    none of those declared.
     """
     subset_N, names = codes(s.table["subset"])
     mixes = {name: sections.mix(name) for name in sections.weights}
     keys = list(dict.fromkeys(key for mix in mixes.values() for key in mix))
     rows = {name: np.flatnonzero(subset_N == i) for i, name in enumerate(names)}
     tried = {key: _measured(s, key[0], rows[key[1]]) for key in keys if key[1] in rows}
-    found = {key: measured for key, measured in tried.items() if measured is not None}
+    if not tried:
+        what = f"no subset of {sections.name} is among the scores, which have {listed(names)}"
+        raise UserError(what, fix="give sections of these, or score their data")
+    found = {key: m for key, m in tried.items() if all(len(row_U) for *_, row_U in m.parts)}
+    lost = Counter[str]()
+    for measured in tried.values():
+        lost.update(measured.lost)
     whole = [name for name, mix in mixes.items() if mix.keys() <= found.keys()]
     columns = dict(zip(whole, _columns(s, found, [mixes[n] for n in whole]), strict=True))
     weight = sum(sections.weights[n] for n in whole)
@@ -154,14 +165,20 @@ def weighted(s: Scored, sections: Sections) -> dict:
         "missing": list(dict.fromkeys(name for metric, name in keys if (metric, name) not in found)),
         "declared": sections.as_dict(),
         "unused": sum(len(rows[n]) for n in names if n not in {name for _, name in keys}),
+        "lost": dict(+lost),
+        "subsets": names,
     }
 
 
-def _measured(s: Scored, metric: str, rows_N: np.ndarray) -> Measured | None:
-    """A subset by its metric, parts with the rows of all scores; None where a part of it is empty."""
+def listed(names: list[str], most: int = 20) -> str:
+    """Names of subsets for a sentence, the first ones of many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name or "(none)" for name in names[:most]) + more
+
+
+def _measured(s: Scored, metric: str, rows_N: np.ndarray) -> Measured:
+    """A subset by its metric, parts with the rows of all scores."""
     measured = METRICS[metric](s.at(rows_N))
-    if not all(len(row_U) for _, _, row_U in measured.parts):
-        return None
     return measured._replace(parts=[(w, credit_U, rows_N[row_U]) for w, credit_U, row_U in measured.parts])
 
 

@@ -1,5 +1,6 @@
 """Items of several pairs: best of n and Ties by RewardBench 2's rules, RM-Bench's 3×3 by hand, their sections."""
 
+import html
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scored_pairs import with_margins
 
 from evalkit.markdown import to_markdown
+from evalkit.page import page
 from evalkit.report import build_report
 from evalkit.scored import load
 from evalkit.sections import Sections, from_dict, read_sections, weighted
@@ -336,8 +338,35 @@ def test_a_total_of_which_a_part_is_missing_is_none():
     assert found["missing"] == ["brew"]
     assert found["sections"][1]["value"] is None
     assert found["unused"] == 5
-    nothing = weighted(subsets_scored({"stout": (5, 5)}), sections)
-    assert (nothing["total"], nothing["present"]) == (None, None)
+    with pytest.raises(UserError, match="no subset of x is among the scores, which have porter, stout"):
+        weighted(subsets_scored({"stout": (5, 5), "porter": (2, 1)}), sections)
+
+
+def test_what_sections_and_best_of_n_leave_out_is_in_every_form_of_the_report():
+    """Set `a` is whole; `alone` has one pair; in `ring` each response loses; `c` is of no section."""
+    pairs = [("a", 3, 1), ("a", 3, 2), ("alone", 1, 2), ("ring", 1, 2), ("ring", 2, 1), ("c", 3, 2), ("c", 3, 1)]
+    sets, chosen, rejected = zip(*pairs, strict=True)
+    s = with_margins(
+        np.zeros(7),
+        set_id=list(sets),
+        subset=["x"] * 5 + ["y"] * 2,
+        policy_chosen=[float(c) for c in chosen],
+        policy_rejected=[float(r) for r in rejected],
+        ref_chosen=[0.0] * 7,
+        ref_rejected=[0.0] * 7,
+        chosen_key=[f"{name}{c}" for name, c, _ in pairs],
+        rejected_key=[f"{name}{r}" for name, _, r in pairs],
+    )
+    declared = {"A": {"x": 1}, "B": {"absent": 1}}
+    report = build_report(s, sections=Sections("S", "best_of_n", {"A": 1, "B": 1}, declared))
+    found = report["sections"]
+    assert found["lost"] == {"single_pairs": 1, "sets_without_best": 1}
+    assert (report["items"]["single_pairs"], report["items"]["sets_without_best"]) == (1, 1)
+    lost = "1 pairs that share a set with no other; 1 sets in which every response is rejected by some pair"
+    for text in (to_markdown(report), html.unescape(page(report, []))):
+        assert text.count(f"Left out: {lost}.") == 2, "best of n, and its section"
+        assert "these subsets are missing: absent; the scores have x, y; whole sections alone give 1.000" in text
+        assert "2 pairs are of subsets that no section names." in text
 
 
 @pytest.mark.parametrize("name", ["rewardbench", "rewardbench2", "rm-bench"])
