@@ -82,8 +82,8 @@ def confidence_bins(s: Scored) -> np.ndarray:
 def temperature(s: Scored) -> dict:
     """T that minimises the NLL of m/T, and the NLL after it with T fitted on the other folds of groups.
 
-    Found as a = 1/T, in which the NLL is convex. `temperature` is null where no finite one is best: margins that do not
-    tell at all (a = 0), or that are right each time (a without bound).
+    Found as a = 1/T, in which the NLL is convex. `temperature` is null where no finite one is best, for margins do not
+    tell at all (a = 0), and 0 where the lowest is, for they are right each time (a without bound).
     """
     m_N, p_N = s.margin_N, s.label_N
     scale = best_scale(m_N, p_N)
@@ -95,7 +95,8 @@ def temperature(s: Scored) -> dict:
             held_N = fold_N == k
             total += float(nll_of(best_scale(m_N[~held_N], p_N[~held_N]) * m_N[held_N], p_N[held_N]).sum())
         after = total / len(m_N)
-    return {"temperature": 1 / scale if 0 < scale < _ceiling(m_N) else None, "nll_after": after}
+    best = None if scale == 0 else 0.0 if scale == _ceiling(m_N) else 1 / scale
+    return {"temperature": best, "nll_after": after}
 
 
 def _ceiling(m_N: np.ndarray) -> float:

@@ -17,7 +17,9 @@ from evalkit.report_files import as_json, read_report
 from evalkit.scored import DIGITS, Source, codes, load, told_apart
 from evalkit.scores import sha256
 from prefkit.errors import UserError
+from prefkit.shares import share
 from prefkit.statistics import (
+    Interval,
     cluster_bootstrap,
     clustered_se,
     degrees_of_freedom,
@@ -111,7 +113,8 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     """The second policy against the first on the pairs both have, joined by id.
 
     `accuracy.p` is McNemar's mid-p where each group has one pair and nothing ties, else the seeded sign-flip over
-    groups; intervals are the paired bootstrap over groups. `verdict` is better, worse or not distinguishable, by
+    groups; intervals are the paired bootstrap over groups, or where no group differs from another that of `_unseen`.
+    `verdict` is better, worse or not distinguishable, by
     `accuracy.p_holm`, which is p itself until `jointly` adjusts it. `detectable` is null where nothing differs.
     UserError where they share no pair, or were scored in different modes.
     """
@@ -133,6 +136,8 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     columns = [np.ones(len(d_N)), d_N, margins[1] - margins[0], nlls[1] - nlls[0], briers[1] - briers[0]]
     sums_CK = np.stack([np.bincount(group_N, weights=c) for c in columns], axis=1)
     ends = cluster_bootstrap(sums_CK, lambda t: t[:, 1:] / t[:, :1], seed=seed)
+    if ends[0].high - ends[0].low < 1e-9:
+        ends[0] = _unseen(float(d_N.mean()), group_N)
     named = {
         name: {"difference": float(c.mean()), "low": e.low, "high": e.high}
         for name, c, e in zip(("accuracy", "margin", "nll", "brier"), columns[1:], ends, strict=True)
@@ -162,6 +167,16 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
         "detectable": minimum_detectable(se, df=degrees_of_freedom(numbered(group_N)[1])) if se else None,
         "verdict": verdict(float(d_N.sum()), test["p"]),
     }
+
+
+def _unseen(difference: float, group_N: np.ndarray) -> Interval:
+    """95 % interval of a difference that is the same in each group, of which the bootstrap would leave no width.
+
+    Groups of another kind may be as many as a share q of all: Wilson's upper bound of none seen in the effective number
+    of groups. Their own difference lies anywhere from -1 to 1, so the whole is (1 - q)·difference ± q.
+    """
+    q = share(np.zeros(len(group_N)), group_N).high
+    return Interval((1 - q) * difference - q, (1 - q) * difference + q)
 
 
 def _same_reference(first: Side, second: Side) -> bool:

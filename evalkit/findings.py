@@ -79,7 +79,9 @@ def _difficult(f: dict[str, Any]) -> str:
 
 
 def _calibration(c: dict[str, Any]) -> str:
-    t = "no temperature would mend it" if c["temperature"] is None else f"best temperature {c['temperature']:.3g}"
+    t = "" if c["temperature"] is None else f"best temperature {c['temperature']:.3g}"
+    t = t or "no temperature would mend it, for the margins do not tell"
+    t += ", for no margin is wrong" * (c["temperature"] == 0)
     after = "" if None in (c["temperature"], c["nll_after"]) else f" (NLL {c['nll_after']:.4f} with it, cross-fitted)"
     note = "" if c["reliable"] else " Fewer than 300 pairs: the ECE is a sketch."
     return f"NLL {c['nll']:.4f}, Brier {c['brier']:.4f}, ECE {c['ece']:.4f}; {t}{after}.{note}"

@@ -30,9 +30,9 @@ def best_of_n(s: Scored) -> Items:
 
     Best is what is rejected in no pair of its set. Where k responses tie for the largest reward, credit is the share
     of best ones among them: with one best response that is RewardBench 2's 1/k. Responses are told apart by the digest
-    of their tokens; scores without those tell them apart by reward and length, and then equal ones count as one. A pair
-    without a set, or alone in it, is no item; a set in which every response is rejected somewhere
-    has no best one.
+    of their tokens, whatever noise is on their rewards, of which the largest counts; scores without digests tell them
+    apart by reward and length, and then equal ones count as one. A pair without a set, or alone in it, is no item; a
+    set in which every response is rejected somewhere has no best one.
     """
     set_N, _ = codes(s.table["set_id"])
     counts = np.bincount(set_N)
@@ -42,15 +42,16 @@ def best_of_n(s: Scored) -> Items:
         none = np.zeros(0, int)
         return Items(none, none, none, none, len(set_N), 0)
     keyed = not s.table["chosen_key"].null_count + s.table["rejected_key"].null_count
-    columns = [np.tile(set_N[rows], 2)]
-    columns += [np.concatenate([a[rows], b[rows]]) for a, b in _sides(s, keyed)]
+    rewards = (s.rewards.chosen, s.rewards.rejected)
+    reward_R, *tells = (np.concatenate([a[rows], b[rows]]) for a, b in (rewards, *_tells(s, keyed)))
+    columns = [np.tile(set_N[rows], 2), *tells]
     lost_R = np.repeat([False, True], len(rows))
     order_R = np.lexsort(columns[::-1])
     sorted_R = [c[order_R] for c in columns]
     new_R = np.any([np.diff(c, prepend=np.nan) != 0 for c in sorted_R], axis=0)
     start = np.flatnonzero(new_R)
     lost = np.logical_or.reduceat(lost_R[order_R], start)  # of each distinct response
-    owner, reward = sorted_R[0][start].astype(int), sorted_R[1][start]
+    owner, reward = sorted_R[0][start], np.maximum.reduceat(reward_R[order_R], start)
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     size = np.diff(np.append(first, len(owner)))
     top = reward == np.repeat(np.maximum.reduceat(reward, first), size)
@@ -62,13 +63,13 @@ def best_of_n(s: Scored) -> Items:
     return Items(credit_S, size_S, best_S, row_S, int((~named_N).sum()), int((~has_best).sum()), keyed)
 
 
-def _sides(s: Scored, keyed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The reward of both sides of each pair, and what else tells their responses from others of the set."""
-    rewards = (s.rewards.chosen, s.rewards.rejected)
+def _tells(s: Scored, keyed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of both sides of each pair, what tells their responses from others of the set."""
     if keyed:
         key_R, _ = codes(pa.chunked_array([*s.table["chosen_key"].chunks, *s.table["rejected_key"].chunks]))
-        return [rewards, (key_R[: len(key_R) // 2], key_R[len(key_R) // 2 :])]
-    return [rewards, *((s.column(f"{c}_chosen"), s.column(f"{c}_rejected")) for c in ("n", "chars"))]
+        return [(key_R[: len(key_R) // 2], key_R[len(key_R) // 2 :])]
+    lengths = ((s.column(f"{c}_chosen"), s.column(f"{c}_rejected")) for c in ("n", "chars"))
+    return [(s.rewards.chosen, s.rewards.rejected), *lengths]
 
 
 def items(s: Scored) -> dict | None:

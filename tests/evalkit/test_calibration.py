@@ -8,6 +8,8 @@ from scipy.optimize import minimize_scalar
 from scored_pairs import random_scores, with_margins
 
 from evalkit.calibration import best_scale, brier_of, calibration, intervals, nll_of
+from evalkit.markdown import to_markdown
+from evalkit.report import build_report
 from evalkit.scored import load
 
 
@@ -78,13 +80,18 @@ def test_intervals_are_of_means_alone_and_hold_the_value():
 
 
 @pytest.mark.parametrize(
-    "margins",
-    [[1.0, 2.0, 3.0] * 4, [-1.0, -2.0, -3.0] * 4, [0.0] * 12],
+    ("margins", "best", "said"),
+    [
+        ([1.0, 2.0, 3.0] * 4, 0.0, "best temperature 0, for no margin is wrong (NLL 0.0"),
+        ([-1.0, -2.0, -3.0] * 4, None, "no temperature would mend it, for the margins do not tell"),
+        ([0.0] * 12, None, "no temperature would mend it, for the margins do not tell"),
+    ],
     ids=["always right", "always wrong", "all ties"],
 )
-def test_where_no_temperature_is_best_none_is_given(margins):
+def test_where_no_temperature_between_is_best_it_is_said_which_end_is(margins, best, said):
     found = calibration(with_margins(margins))
-    assert found["temperature"] is None
+    assert found["temperature"] == best
+    assert said in to_markdown(build_report(with_margins(margins)))
     assert np.isfinite([found["nll"], found["brier"], found["ece"], found["nll_after"]]).all()
     assert not found["reliable"]
 

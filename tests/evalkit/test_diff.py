@@ -57,8 +57,38 @@ def test_copies_of_a_pair_do_not_make_a_verdict():
 def test_the_same_scores_are_no_different():
     found = compare(*two([1.0, -1.0, 2.0], [1.0, -1.0, 2.0]))
     assert (found["accuracy"]["p"], found["accuracy"]["difference"]) == (1.0, 0.0)
-    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == (0.0, 0.0)
     assert found["detectable"] is None  # nothing differs, so how much pairs differ is not known
+
+
+def test_a_difference_that_is_the_same_everywhere_still_has_an_interval():
+    """Of none in n, Wilson's bound is z²/(n + z²); with 100 pairs in 25 groups of four, t of 24 and n = 25."""
+    q = 1.96**2 / (100 + 1.96**2)
+
+    def ends(*sides):
+        found = compare(*sides)["accuracy"]
+        return found["low"], found["high"]
+
+    alike, wrong = [1.0, -1.0] * 50, [-1.0] * 100
+    assert ends(*two(alike, alike)) == pytest.approx((-q, q), abs=1e-5)
+    assert ends(*two(wrong, [1.0] * 100)) == pytest.approx((1 - 2 * q, 1.0), abs=1e-5)
+    assert ends(*two([1.0] * 100, wrong)) == pytest.approx((-1.0, 2 * q - 1), abs=1e-5)
+    z = t.ppf(0.975, 24)
+    groups = [f"g{i // 4}" for i in range(100)]
+    assert ends(*two(alike, alike, group_id=groups)) == pytest.approx((-(z**2) / (25 + z**2), z**2 / (25 + z**2)))
+    won_and_lost = [1.0, 1.0, -1.0, -1.0] * 25, [-1.0, 1.0, 1.0, -1.0] * 25  # one of each in every group
+    assert ends(*two(*won_and_lost, group_id=groups)) == pytest.approx((-(z**2) / (25 + z**2), z**2 / (25 + z**2)))
+
+
+def test_the_interval_of_two_models_that_seem_alike_holds_a_rare_difference():
+    """One pair in a hundred is won by the second; sixty pairs often show none, and then zero width would miss it."""
+    rng, held, none = np.random.default_rng(0), [], 0
+    for _ in range(200):
+        won = rng.random(60) < 0.01
+        found = compare(*two(np.where(won, -1.0, 1.0), np.ones(60)))["accuracy"]
+        none += not won.any()
+        held.append(found["low"] <= 0.01 <= found["high"])
+    assert none > 80
+    assert np.mean(held) > 0.95
 
 
 def test_of_ten_equal_policies_few_reports_call_one_better_or_worse():

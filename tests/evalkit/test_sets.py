@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +78,15 @@ def test_responses_of_equal_reward_and_length_are_told_apart_by_their_tokens():
     assert without is None or without["told_apart_by"] == "reward and length"
     ranked = keyed([1.0, 5.0, 5.0])
     assert items(ranked)["value"] == 0.0
+
+
+def test_a_response_with_noise_on_its_reward_is_one_response():
+    """The best of four stands in three pairs, its reward computed in batches of three shapes."""
+    table = keyed([2.0, 1.0, 1.5, 0.5]).table
+    noisy = pa.array(table["policy_chosen"].to_numpy() + np.array([0.0, 1e-9, -1e-9]))
+    s = load(table.set_column(table.schema.get_field_index("policy_chosen"), "policy_chosen", noisy))
+    assert items(s)["sizes"] == [{"responses": 4, "n": 1}]
+    assert (items(s)["value"], items(s)["chance"]) == (1.0, 0.25)
 
 
 def test_without_keys_the_report_says_how_responses_were_told_apart():
