@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from evalkit import terminal
 from evalkit.files import check_folder
 from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
@@ -56,7 +57,7 @@ def score(
     if how.template is not None:
         Template.named(how.template)
     first = os.environ.get("RANK", "0") == "0"
-    say = print if first else (lambda line: None)
+    say = terminal.say if first else (lambda line: None)
     found = open_data(data, source, options, say)
     open_pairs(found.folder, how.split)  # like all above: a mistake is told before torch is loaded
     keep_pages()
@@ -78,7 +79,7 @@ def score(
             continue
         result = run(path, found, how, say=say)
         if first:
-            print(f"scores   {write_result(result, home)}: {result.table.num_rows} pairs")
+            say(f"scores   {write_result(result, home)}: {result.table.num_rows} pairs")
 
 
 def generate(
@@ -134,4 +135,4 @@ def generate(
     prompts = distinct_prompts(pairs, limit)
     chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size, text)
     cut = write_answers(model, prompts, out, chosen, name=name)
-    print(f"wrote {out}: {len(prompts)} answers" + (f", {cut} cut at the token limit" if cut else ""))
+    terminal.say(f"wrote {out}: {len(prompts)} answers" + (f", {cut} cut at the token limit" if cut else ""))

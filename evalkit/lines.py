@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from evalkit.metrics import FEW_GROUPS
+from prefkit.unseen import visible
 
 ROUGH = f"(rough): fewer than {FEW_GROUPS} groups, read the interval as a rough guide."
 
@@ -77,6 +79,18 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+# What Markdown would act on: code, emphasis, table cells, HTML, entities, and what makes a link of brackets.
+MARKDOWN = re.compile(r"[\\`*|]|<(?=[A-Za-z/!?])|&(?=[#A-Za-z])|(?<=\])[\[(:]")
+
+
 def cell(text: str) -> str:
-    """Names come from outside: they stay in their line and outside the table's syntax."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text from outside as Markdown shows it: in its line, and none of it Markdown."""
+    return MARKDOWN.sub(r"\\\g<0>", visible(" ".join(text.split())))
+
+
+def code(text: str) -> str:
+    """The same as a span of code, which more backticks enclose than it holds in a row."""
+    text = visible(" ".join(text.split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " * (text[:1] == "`" or text[-1:] == "`")
+    return f"{fence}{pad}{text}{pad}{fence}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalkit.findings import findings, section_notes
-from evalkit.lines import ROUGH, against_half, cell, ends, headline, number, verdict_line
+from evalkit.lines import ROUGH, against_half, cell, code, ends, headline, number, verdict_line
 from evalkit.metrics import FEW_GROUPS
 from prefkit.shards import ledger_lines
 
@@ -51,7 +51,7 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
         f"pairs: {against_half(a)}. {_detectable(r['detectable']['from_half'])}"
     )
     if r["where"]:
-        yield from ("", f"Only pairs where `{cell(r['where'])}`.")
+        yield from ("", f"Only pairs where {code(r['where'])}.")
     yield from (
         "",
         f"Margin β·Δ at β {r['beta']:g}: mean {m['mean']:+.4f}{_mean_ends(r)}, sd {m['sd']:.4f}, "
@@ -74,8 +74,8 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
         yield f"Pairs read {run.get('read')}, scored {run.get('scored')}, dropped: {cell(dropped)}."
         for line in ledger_lines(run.get("ledgers") or {}):
             yield from ("", f"Converted on the way: {cell(line.strip())}.")
-        where = f"Data `{cell(str(run.get('data')))}` split `{cell(str(run.get('split')))}`"
-        yield from ("", f"{where}, boundary of the first pair: `{cell(str(run.get('boundary')))}`.", "")
+        data, split, boundary = (code(str(run.get(name))) for name in ("data", "split", "boundary"))
+        yield from ("", f"Data {data} split {split}, boundary of the first pair: {boundary}.", "")
 
 
 def _detectable(effect: float | None) -> str:

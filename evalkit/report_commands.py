@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from evalkit.terminal import say
 from prefkit.errors import UserError
-from prefkit.unseen import visible
 
 Mode = Literal["implicit", "normalised", "sum", "mean", "norm"]
 
@@ -178,11 +178,6 @@ def verify(
     unknown = sum(link.state == "unknown" for link in links)
     say(f"{len(links) - broken - unknown} links hold, {broken} broken, {unknown} could not be checked")
     return 1 if broken else 0
-
-
-def say(text: str) -> None:
-    """Print a line; names come from outside, and a terminal obeys characters that a page would show."""
-    print(visible(text))
 
 
 def _note_places(out: Path, scores: list[Path], data: Path | None) -> None:

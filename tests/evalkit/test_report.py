@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit import compare_scores, pair_frame
@@ -28,6 +29,7 @@ from evalkit.sections import read_sections
 from evalkit.shown import pairs_of
 from prefkit.cli import run
 from prefkit.errors import UserError
+from prefkit.unseen import visible
 
 
 def test_rewards_margins_and_accuracy_by_hand():
@@ -85,18 +87,47 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
 
-def test_markdown_keeps_names_from_the_record_in_their_lines(tmp_path):
-    evil = "a|b\n# c"
-    overlap = {"run_data": evil, "prompts": 1, "exact": 0, "near": 0}
-    write(scores(policy_chosen=[-3.0]), tmp_path, overlap=overlap, dropped={evil: 2}, data=evil)
-    text = to_markdown(build_report(tmp_path))
-    assert "\n# c" not in text
-    assert text.count("a\\|b # c") == 3
+HOSTILE = "a|b\n# c <b>d</b> <!-- e [f](g) [h][i] ![j](k) `l` ``m`` *n* &lt; \\*o \u202ep"
 
 
-def test_markdown_keeps_a_hostile_policy_name_in_one_line():
-    table = scores(policy_chosen=[-3.0], policy=["a|b\n# c"])
-    assert "\n# c" not in to_markdown(build_report(table))
+def test_names_from_outside_stay_text_in_markdown(tmp_path):
+    """A Markdown reader that lets HTML through finds no part of a name but text and code, nor more lines."""
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+
+    def read(name):
+        folder = tmp_path / name[:1]
+        folder.mkdir()
+        found = {"run_data": name, "prompts": 1, "exact": 0, "near": 0}
+        columns = {"policy": [name] * 2, "subset": [name, "other"], "reference": [name] * 2}
+        write(scores(policy_chosen=[-3.0, -6.0], **columns), folder, overlap=found, dropped={name: 2}, data=name)
+        both = to_markdown(build_report(folder, folder, where=f"policy <> 'x{name}'"))
+        return [token for block in reader.parse(both) for token in (block, *(block.children or ()))]
+
+    plain, hostile = read("plain"), read(HOSTILE)
+    assert [t.type for t in hostile] == [t.type for t in plain]
+    shown = " ".join(visible(HOSTILE.replace("\n", " ")).split())
+    texts = {t.content for t in hostile if t.type == "inline"}
+    assert sum("e [f" in t for t in texts) >= 6
+    whole = [t.content for t in hostile if t.type in ("text", "code_inline") and "h][i" in t.content]
+    assert all(shown in t for t in whole)
+    assert not {"html_inline", "html_block", "link_open", "image", "em_open"} & {t.type for t in hostile}
+    assert len(whole) == sum("plain" in t.content for t in plain if t.type in ("text", "code_inline"))
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\u2028", "\x1b"])
+def test_no_name_forges_a_line_on_the_terminal(tmp_path, capsys, character):
+    name = f"dpo{character}ok   dpo: accuracy 1.000"
+    for out in ("scores", "other"):
+        write(random_scores(90, 30, policy=[name] * 90), tmp_path / out, policy=name)
+    both, report = (str(tmp_path / n) for n in ("scores", "report"))
+    run(app, ["report", both, str(tmp_path / "other"), "--out", report])
+    run(app, ["gate", report, "--min-accuracy", ".9"])
+    run(app, ["verify", report])
+    run(app, ["diff", both, both])
+    printed = capsys.readouterr().out
+    assert f"‹U+{ord(character):04X}›ok   dpo" in printed
+    assert not any(line.startswith("ok   dpo") for line in printed.splitlines())
+    assert "\x1b" not in printed
 
 
 @pytest.mark.parametrize(
