@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,12 @@ LOST = {
 
 def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What the numbers beyond the accuracy say, each a title and a sentence; shared by report.md and report.html."""
+    if n := r["contrary_labels"]:
+        yield (
+            "Labels",
+            f"{n} pairs have p_chosen below ½, so most votes went to the rejected response: accuracy counts the chosen "
+            "one as right all the same, calibration goes by the votes.",
+        )
     if u := r["undecided"]:
         yield (
             "Undecided",
@@ -79,12 +86,18 @@ def _difficult(f: dict[str, Any]) -> str:
 
 
 def _calibration(c: dict[str, Any]) -> str:
-    t = "" if c["temperature"] is None else f"best temperature {c['temperature']:.3g}"
-    t = t or "no temperature would mend it, for the margins do not tell"
-    t += ", for no margin is wrong" * (c["temperature"] == 0)
-    after = "" if None in (c["temperature"], c["nll_after"]) else f" (NLL {c['nll_after']:.4f} with it, cross-fitted)"
+    if c["temperature"] is None:
+        t = "no temperature would mend it, for on average margins do not point to the better response"
+    else:
+        t = f"best temperature {c['temperature']:.3g}" + ", for no margin is wrong" * (c["temperature"] == 0)
+    after = "" if None in (c["temperature"], c["nll_after"]) else _after(c["nll_after"])
     note = "" if c["reliable"] else " Fewer than 300 pairs: the ECE is a sketch."
     return f"NLL {c['nll']:.4f}, Brier {c['brier']:.4f}, ECE {c['ece']:.4f}; {t}{after}.{note}"
+
+
+def _after(nll: float) -> str:
+    """What the fitted temperature comes to on pairs it was not fitted on; ½ for every pair has the NLL log 2."""
+    return f" (NLL {nll:.4f} with it, cross-fitted" + ", no better than saying ½ of each" * (nll >= math.log(2)) + ")"
 
 
 def _best_of_n(i: dict[str, Any]) -> str:

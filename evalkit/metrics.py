@@ -192,15 +192,16 @@ def displacement(s: Scored) -> dict | None:
 def idealised(s: Scored) -> dict | None:
     """Ranking accuracy of a perfect optimiser on divided votes: log π_ref's difference + logit(p)/β > 0.
 
-    From π* ∝ π_ref·exp(r/β), r(w) - r(l) = logit(p) (arXiv 2405.19534, section 3). None where no label is soft.
+    From π* ∝ π_ref·exp(r/β), r(w) - r(l) = logit(p) (arXiv 2405.19534, section 3), w the response with more votes:
+    the rejected one where p_chosen is below ½. None where no label is soft.
     """
     soft_N = (s.label_N > 0) & (s.label_N < 1)
     if s.reference is None or not soft_N.any():
         return None
-    p_N = s.label_N[soft_N]
+    p_N, group_N = s.label_N[soft_N], s.group_N[soft_N]
     ideal_N = s.difference("ref")[soft_N] + np.log(p_N / (1 - p_N)) / s.beta
-    seen_N, group_N = s.difference("policy")[soft_N], s.group_N[soft_N]
-    return {"ideal": share_won(ideal_N, group_N).as_dict(), "seen": share_won(seen_N, group_N).as_dict()}
+    differences = {"ideal": ideal_N, "seen": s.difference("policy")[soft_N]}
+    return {name: share_won(d_N * np.sign(p_N - 0.5), group_N).as_dict() for name, d_N in differences.items()}
 
 
 def comparability(s: Scored) -> dict:

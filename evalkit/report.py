@@ -89,6 +89,7 @@ def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:
         "n": s.table.num_rows,
         "n_groups": s.n_groups,
         "truncated": int(np.sum(s.column("truncated"))),
+        "contrary_labels": int((s.label_N < 0.5).sum()),
         **{name: metric(s) for name, metric in METRICS.items()},
         "sections": None if sections is None else weighted(s, sections),
         "scores_sha256": s.sha256,

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scored_pairs import random_scores, with_margins
+from scored_pairs import random_scores, scores, with_margins
 
 from evalkit.calibration import best_scale, brier_of, calibration, intervals, nll_of
 from evalkit.markdown import to_markdown
+from evalkit.metrics import idealised
+from evalkit.recompute import same
 from evalkit.report import build_report
 from evalkit.scored import load
 
@@ -83,8 +85,12 @@ def test_intervals_are_of_means_alone_and_hold_the_value():
     ("margins", "best", "said"),
     [
         ([1.0, 2.0, 3.0] * 4, 0.0, "best temperature 0, for no margin is wrong (NLL 0.0"),
-        ([-1.0, -2.0, -3.0] * 4, None, "no temperature would mend it, for the margins do not tell"),
-        ([0.0] * 12, None, "no temperature would mend it, for the margins do not tell"),
+        (
+            [-1.0, -2.0, -3.0] * 4,
+            None,
+            "no temperature would mend it, for on average margins do not point to the better response",
+        ),
+        ([0.0] * 12, None, "no temperature would mend it, for on average margins do not point to the better response"),
     ],
     ids=["always right", "always wrong", "all ties"],
 )
@@ -94,6 +100,36 @@ def test_where_no_temperature_between_is_best_it_is_said_which_end_is(margins, b
     assert said in to_markdown(build_report(with_margins(margins)))
     assert np.isfinite([found["nll"], found["brier"], found["ece"], found["nll_after"]]).all()
     assert not found["reliable"]
+
+
+def test_a_temperature_that_runs_away_is_said_to_be_no_better_than_guessing():
+    """Margins right as often as wrong, the right ones a hair larger: T of thousands, and nothing learned."""
+    m = np.random.default_rng(0).permutation([1.001, -1.0] * 300)
+    found = calibration(with_margins(m))
+    assert found["temperature"] > 1000
+    assert found["nll_after"] >= np.log(2)
+    assert "cross-fitted, no better than saying ½ of each)" in to_markdown(build_report(with_margins(m)))
+    assert "saying ½" not in to_markdown(build_report(drawn(2000, 3.0)))
+
+
+def test_a_label_below_one_half_is_the_same_pair_with_its_sides_exchanged():
+    rng = np.random.default_rng(0)
+    numbers = {f"{w}_{side}": rng.normal(-9, 2, 400) for w in ("policy", "ref") for side in ("chosen", "rejected")}
+    p = rng.choice(np.arange(9) / 8, 400).astype(np.float32)
+    turned = p < 0.5
+    other = {"chosen": "rejected", "rejected": "chosen"}
+    exchanged = {
+        f"{w}_{side}": np.where(turned, numbers[f"{w}_{other[side]}"], numbers[f"{w}_{side}"])
+        for w in ("policy", "ref")
+        for side in other
+    }
+    as_told = load(scores(**numbers, p_chosen=p))
+    with_sides_exchanged = load(scores(**exchanged, p_chosen=np.maximum(p, 1 - p)))
+    assert same(calibration(as_told), calibration(with_sides_exchanged))
+    assert same(idealised(as_told), idealised(with_sides_exchanged))
+    assert build_report(as_told)["contrary_labels"] == turned.sum() > 0
+    assert f"{turned.sum()} pairs have p_chosen below ½" in to_markdown(build_report(as_told))
+    assert "p_chosen" not in to_markdown(build_report(with_sides_exchanged))
 
 
 def test_soft_labels_move_the_temperature():

@@ -82,7 +82,7 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
         write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 4
+    assert json.loads(first)["schema_version"] == 5
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
