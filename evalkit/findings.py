@@ -33,6 +33,8 @@ def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"{u['n']} pairs ({u['share']:.1%}) have a log-ratio margin within the measured noise of "
             f"{u['within_nats']:.2g} nats; accuracy is between {u['low']:.3f} and {u['high']:.3f} however they fall.",
         )
+    elif (run := r["run"] or {}).get("noise") is None and run.get("asked", {}).get("noise"):
+        yield "Noise", "not measured: these models are always computed one response at a time."
     if o := (r["run"] or {}).get("overlap"):
         yield (
             "Overlap with training",

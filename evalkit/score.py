@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from evalkit.engines import Found, compute_local, compute_on_ray
 from evalkit.inputs import Data, open_data
 from evalkit.models import Models, Role, absolute, context_length, same_vocabulary, short_name, short_names
-from evalkit.noise import noise_floor
+from evalkit.noise import UNMEASURED, noise_floor
 from evalkit.options import NO_REFERENCE, ScoreOptions
 from evalkit.overlap import training_overlap
 from evalkit.results import Result, score_table, token_table
@@ -93,8 +93,8 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
         say("warning: the policy was trained on prompts that it is evaluated on: this is no held-out number")
     scored = {role: _collect(models, role, built.rows, options, say) for role in models.roles}
     noise = noise_floor(models, built.rows, options.tokens_per_batch) if options.noise else None
-    if noise is not None:
-        say(f"noise    {noise.max:.1e} nats at most over {noise.pairs} pairs, {noise.how}")
+    if options.noise:
+        say(f"noise    {noise.line if noise is not None else UNMEASURED}")
 
     reference = short_name(models.path("reference")) if models.referenced else None
     say(f"policy   {short_name(policy)} · reference {reference or NO_REFERENCE}")

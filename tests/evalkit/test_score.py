@@ -25,15 +25,18 @@ from evalkit.cli import app
 from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
 from evalkit.inputs import open_data
+from evalkit.markdown import to_markdown
 from evalkit.models import Models, short_names
 from evalkit.options import ScoreOptions
 from evalkit.overlap import count_overlap, training_overlap
+from evalkit.results import write_result
 from evalkit.score import score
 from prefkit import convert_dataset, open_pairs
 from prefkit.cli import run as run_cli
 from prefkit.errors import UserError
 from prefkit.shards import read_manifest
 from train.core.locate import weights_digest
+from train.core.sharing import Sharing
 
 BIN = Path(sys.executable).parent
 
@@ -287,6 +290,23 @@ def test_several_policies_in_one_call(road):
     )  # fmt: skip
     assert done.returncode == 2
     assert "given twice" in done.stderr
+
+
+def test_noise_that_cannot_be_measured_is_not_zero(road, monkeypatch, tmp_path):
+    """A model whose numbers depend on the longest sequence beside it is always computed one response at a time."""
+    lines: list[str] = []
+
+    def noise_of(alone, **more):
+        monkeypatch.setattr("evalkit.models.decide_sharing", lambda model, rows: Sharing(False, "", alone(model)))
+        return score(str(road / "dpo"), road / "data", ScoreOptions(limit=8, noise=True, **more), lines.append)
+
+    found = noise_of(lambda model: True)
+    assert found.record["noise"] is None
+    assert any(line.startswith("noise    not measured: each response is always") for line in lines)
+    assert "**Noise.** not measured" in to_markdown(build_report(write_result(found, tmp_path)))
+    apart = noise_of(lambda model: isinstance(model, PeftModel), reference=str(road / "tiny"))
+    assert apart.record["noise"]["how"].endswith("the policy is always computed so, and its part not measured")
+    assert "always" not in noise_of(lambda model: False).record["noise"]["how"]
 
 
 def test_scores_under_other_weights_of_the_reference_or_another_template_are_not_the_same(road, tmp_path):
