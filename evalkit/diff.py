@@ -46,6 +46,7 @@ class Side:
     tells: tuple[str, ...] = ()  # as of `Scored`
     mode: str | None = None
     manifest: str | None = None
+    caveats: tuple[str, ...] = ()  # as of `Scored`
 
 
 def compare_scores(first: Source, second: Source, mode: str | None = None, where: str | None = None) -> dict[str, Any]:
@@ -67,7 +68,15 @@ def side(path: Source, mode: str | None = None, where: str | None = None) -> Sid
     pairs = pairs.append_column("margin", pa.array(s.margin_N)).append_column("hit", pa.array(s.hit_N))
     known = s.record or {}
     return Side(
-        s.name, pairs, s.beta, s.reference, known.get("reference_digest"), s.tells, s.mode, known.get("manifest")
+        name=s.name,
+        pairs=pairs,
+        beta=s.beta,
+        reference=s.reference,
+        reference_digest=known.get("reference_digest"),
+        tells=s.tells,
+        mode=s.mode,
+        manifest=known.get("manifest"),
+        caveats=tuple(s.caveats),
     )
 
 
@@ -98,6 +107,7 @@ def policies_of(path: str | Path) -> list[Side]:
             tells=_tells(r),
             mode=r["mode"],
             manifest=(r["run"] or {}).get("manifest"),
+            caveats=tuple(r["caveats"]),
         )
         for r in (report, *report["others"])
     ]
@@ -166,6 +176,7 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
         "comparisons": 1,
         "detectable": minimum_detectable(se, df=degrees_of_freedom(numbered(group_N)[1])) if se else None,
         "verdict": verdict(float(d_N.sum()), test["p"]),
+        "caveats": _caveats(dict(zip(names, (first.caveats, second.caveats), strict=True))),
     }
 
 
@@ -177,6 +188,13 @@ def _unseen(difference: float, group_N: np.ndarray) -> Interval:
     """
     q = share(np.zeros(len(group_N)), group_N).high
     return Interval((1 - q) * difference - q, (1 - q) * difference + q)
+
+
+def _caveats(by_name: dict[str, tuple[str, ...]]) -> list[str]:
+    """Of both sides, named where they are of one alone."""
+    one, other = by_name.values()
+    apart = [f"{name}: {c}" for name, said in by_name.items() for c in said if c not in one or c not in other]
+    return [*(c for c in one if c in other), *apart]
 
 
 def _same_reference(first: Side, second: Side) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evalkit.diff import compare, jointly, policies_of, side
-from evalkit.lines import interval, verdict_line
+from evalkit.lines import interval, measured, noted, verdict_line
 from evalkit.report_files import read_report
 from prefkit.errors import UserError
 
@@ -43,19 +43,17 @@ def check(
         raise UserError("nothing is demanded", report, "give --min-accuracy, --no-worse-than or --max-displacement")
     whole, checks = read_report(report), []
     for r in (whole, *whole["others"]):
+        notes = noted(r["caveats"])
         if min_accuracy is not None:
             met = r["accuracy"]["low"] >= min_accuracy
-            checks.append(
-                Check(met, f"{r['policy']}: accuracy {interval(r['accuracy'])}, lower end ≥ {min_accuracy:g}")
-            )
+            checks.append(Check(met, f"{r['policy']}: {measured(r)}, lower end ≥ {min_accuracy:g}{notes}"))
         if max_displacement is not None:
             if r["displacement"] is None:
                 raise UserError(f"{r['policy']} was scored without a reference", report, "leave out --max-displacement")
             fell = r["displacement"]["chosen_fell"]
             met = fell["value"] <= max_displacement
-            checks.append(
-                Check(met, f"{r['policy']}: chosen became less likely in {interval(fell)}, ≤ {max_displacement:g}")
-            )
+            what = f"{r['policy']}: chosen became less likely in {interval(fell)}, ≤ {max_displacement:g}"
+            checks.append(Check(met, what + notes))
     if no_worse_than is not None:
         other = side(no_worse_than)
         checks += [_no_worse(c, allow_missing) for c in jointly([compare(other, p) for p in policies_of(report)])]

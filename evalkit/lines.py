@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from evalkit.metrics import FEW_GROUPS
@@ -12,15 +12,35 @@ from prefkit.unseen import visible
 ROUGH = f"(rough): fewer than {FEW_GROUPS} groups, read the interval as a rough guide."
 
 
+MODES = {
+    "implicit": "implicit-reward accuracy",
+    "normalised": "length-normalised implicit-reward accuracy",
+    "sum": "reference-free log-likelihood accuracy",
+    "mean": "reference-free mean log-likelihood accuracy",
+    "norm": "reference-free −‖log π‖₂ accuracy",
+}
+
+
+def measured(report: dict[str, Any]) -> str:
+    """`accuracy 0.750 [0.700, 0.800]`, called by its name where it is not that of the implicit reward."""
+    name = "accuracy" if report["mode"] == "implicit" else MODES[report["mode"]]
+    return f"{name} {interval(report['accuracy'])}"
+
+
+def noted(notes: Iterable[str]) -> str:
+    """What a line ends with."""
+    return "".join(f"; note: {note}" for note in notes)
+
+
 def headline(report: dict[str, Any]) -> str:
-    """The one printed line."""
+    """The one printed line: the number, what it is beside, and its caveats."""
     a, longer = report["accuracy"], report["baselines"]["longer_wins"]
     line = (
-        f"accuracy {interval(a)} on {report['n']} pairs of {report['n_groups']} groups"
+        f"{measured(report)} on {report['n']} pairs of {report['n_groups']} groups"
         f" · longer wins {interval(longer)}"
         f" · mean margin {report['margin']['mean']:+.4f} at β {report['beta']:g}"
     )
-    return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "")
+    return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "") + noted(report["caveats"])
 
 
 def against_half(accuracy: dict[str, Any]) -> str:
@@ -42,8 +62,7 @@ def verdict_line(d: dict[str, Any]) -> str:
     if what == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
         what += f"; so many would show a difference of {d['detectable']:.3f}"
     line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p}: {what}"
-    notes = "".join(f"; note: {note}" for note in limits(d))
-    return f"{d['second']} against {d['first']} on {d['n']} pairs of {d['n_groups']} groups: {line}{notes}"
+    return f"{d['second']} against {d['first']} on {d['n']} pairs of {d['n_groups']} groups: {line}{noted(limits(d))}"
 
 
 def _p(p: float) -> str:
@@ -60,6 +79,7 @@ def limits(d: dict[str, Any]) -> Iterator[str]:
         yield "they were scored on different data sets, and only pairs of one id are compared"
     if not d["same_reference"] or not d["same_beta"]:
         yield "their references or β differ: accuracies compare, margins and NLL are on different scales"
+    yield from d["caveats"]
 
 
 def interval(p: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalkit.findings import findings, section_notes
-from evalkit.lines import ROUGH, against_half, cell, code, ends, headline, number, verdict_line
+from evalkit.lines import MODES, ROUGH, against_half, cell, code, ends, headline, number, verdict_line
 from evalkit.metrics import FEW_GROUPS
 from prefkit.shards import ledger_lines
 
@@ -16,13 +16,6 @@ LABELS = {
     "reference_only": "reference alone (log π_ref)",
     "reference_free": "policy alone (log π)",
     "mean_likelihood": "policy alone, per token",
-}
-MODES = {
-    "implicit": "implicit-reward accuracy",
-    "normalised": "length-normalised implicit reward",
-    "sum": "log π accuracy, no reference",
-    "mean": "mean log π accuracy, no reference",
-    "norm": "−‖log π‖₂ accuracy, no reference",
 }
 
 
@@ -39,7 +32,7 @@ def to_markdown(report: dict[str, Any]) -> str:
 
 def _policy(r: dict[str, Any]) -> Iterator[str]:
     a, m = r["accuracy"], r["margin"]
-    yield from (f"# {cell(r['policy'])} against {cell(r['reference'] or 'no reference')}", "", headline(r), "")
+    yield from (f"# {cell(r['policy'])} against {cell(r['reference'] or 'no reference')}", "", cell(headline(r)), "")
     rows = [(MODES[r["mode"]], a), *((LABELS[name], p) for name, p in r["baselines"].items())]
     yield from table(
         ("", "value", "95 % interval", "strict", "ties"),
@@ -50,8 +43,6 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
         f"{a['method']}: {r['n']} pairs of {r['n_groups']} groups weigh as much as {a['n_effective']:.0f} independent "
         f"pairs: {against_half(a)}. {_detectable(r['detectable']['from_half'])}"
     )
-    if r["where"]:
-        yield from ("", f"Only pairs where {code(r['where'])}.")
     yield from (
         "",
         f"Margin β·Δ at β {r['beta']:g}: mean {m['mean']:+.4f}{_mean_ends(r)}, sd {m['sd']:.4f}, "

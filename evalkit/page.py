@@ -8,8 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.findings import findings, section_notes
-from evalkit.lines import ROUGH, against_half, ends, interval, number, verdict_line
-from evalkit.markdown import LABELS, MODES, styles_of
+from evalkit.lines import MODES, ROUGH, against_half, ends, interval, number, verdict_line
+from evalkit.markdown import LABELS, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render

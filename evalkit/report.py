@@ -86,6 +86,7 @@ def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:
         "beta": s.beta,
         "mode": s.mode,
         "where": s.where,
+        "caveats": s.caveats,
         "n": s.table.num_rows,
         "n_groups": s.n_groups,
         "truncated": int(np.sum(s.column("truncated"))),

@@ -19,6 +19,11 @@ from train.core.rewards import PairRewards, hits, pair_rewards
 if TYPE_CHECKING:
     import pandas as pd
 
+# What the policy made of a pair: pairs selected by it have an accuracy that says nothing of others.
+OUTCOMES = (
+    *("policy_chosen", "policy_rejected", "norm_chosen", "norm_rejected"),
+    *("reward_chosen", "reward_rejected", "margin", "hit"),
+)
 DIGITS = 12  # of a digest that tells equal names apart
 Columns = Callable[[str], np.ndarray]  # of SCORES, by name
 
@@ -47,6 +52,7 @@ class Scored:
     sha256: str | None = None  # of the file they came from
     record: dict[str, Any] | None = None  # scores.json beside it
     where: str | None = None
+    on_outcome: bool = False  # whether that condition looks at what the policy made of the pairs
     title: str | None = None  # told apart from others of the same name
 
     def column(self, name: str) -> np.ndarray:
@@ -73,6 +79,18 @@ class Scored:
         known = self.record or {}
         digests = (known.get("policy_digest") or "")[:DIGITS], (self.sha256 or "")[:DIGITS]
         return Path(known.get("policy_path") or "").parent.name, self.reference or "", *digests
+
+    @property
+    def caveats(self) -> list[str]:
+        """What keeps the accuracy from being that of held-out pairs of this kind; part of every headline."""
+        said = []
+        if self.where is not None:
+            said.append(f"only pairs where {self.where}" + ", which looks at the outcome" * self.on_outcome)
+        o = (self.record or {}).get("overlap") or {}
+        if o.get("exact") or o.get("near"):
+            counts = f"{o['exact']} of {o['prompts']} prompts were trained on, {o['near']} more nearly"
+            said.append(f"{counts}: no held-out number")
+        return said
 
     @property
     def reference(self) -> str | None:
@@ -128,8 +146,11 @@ def load(scores: Source, mode: str | None = None, where: str | None = None) -> S
         table, digest, record = read_scores(scores), sha256(scores_path(scores)), read_record(scores_path(scores))
     mode = mode or ("implicit" if table["reference"][0].as_py() is not None else "sum")
     rewards = rewards_of(table, mode)
-    s = Scored(table, mode, rewards, digest, record, where)
-    return s if where is None else s.at(_matching(table, rewards, where))
+    s = Scored(table, mode, rewards, digest, record)
+    if where is None:
+        return s
+    rows, on_outcome = _matching(table, rewards, where)
+    return replace(s.at(rows), where=where, on_outcome=on_outcome)
 
 
 def by_policy(scores: Source) -> list[Source]:
@@ -180,8 +201,8 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     return rank[encoded.indices.to_numpy()], encoded.dictionary.take(pa.array(order)).to_pylist()
 
 
-def _matching(table: pa.Table, rewards: PairRewards, where: str) -> np.ndarray:
-    """Numbers of the rows for which the condition is true."""
+def _matching(table: pa.Table, rewards: PairRewards, where: str) -> tuple[np.ndarray, bool]:
+    """Numbers of the rows for which the condition is true, and whether it needs `OUTCOMES`."""
     from prefkit.conditions import check_condition, rows_where
 
     check_condition(where)
@@ -191,4 +212,8 @@ def _matching(table: pa.Table, rewards: PairRewards, where: str) -> np.ndarray:
     rows = rows_where(table, where)
     if not len(rows):
         raise UserError(f"--where {where!r} leaves no pair of {table.num_rows}", fix="widen it")
-    return rows
+    try:
+        rows_where(table.drop_columns(list(OUTCOMES)), where)
+    except UserError:
+        return rows, True
+    return rows, False

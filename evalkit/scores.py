@@ -76,7 +76,9 @@ def read_scores(path: str | Path) -> pa.Table:
     """
     file = scores_path(path)
     if not file.is_file():
-        raise UserError("no scores", file, "make them with `evalkit score`")
+        within = sorted(str(f.parent) for f in file.parent.glob("*/scores.parquet"))
+        fix = f"name those of each policy: {' '.join(within)}" if within else "make them with `evalkit score`"
+        raise UserError("no scores", file, fix)
     record = read_record(file)
     if record is not None and record.get("scores_sha256") != sha256(file):
         raise UserError("these are not the scores that scores.json beside them is about", file, "score again")

@@ -1,5 +1,6 @@
 """From a scores file to the number: ledger of definitions, worked by hand."""
 
+import html
 import json
 import re
 import subprocess
@@ -214,6 +215,80 @@ def test_a_condition_takes_any_slice():
 def test_conditions_that_are_none_or_unsafe_are_refused(where, message):
     with pytest.raises(UserError, match=message):
         build_report(random_scores(30, 10), where=where)
+
+
+@pytest.mark.parametrize(
+    ("where", "outcome"),
+    [
+        ("subset = 'ale'", False),
+        ("label_margin > 0.5", False),
+        ("ref_chosen > ref_rejected AND n_chosen > 9", False),
+        ("subset <> 'margin'", False),
+        ("margin > 0", True),
+        ("n_chosen > 9 AND hit = 1", True),
+        ("ref_chosen < policy_chosen", True),
+        ('abs(reward_chosen) + "reward_rejected" > 0', True),
+    ],
+)
+def test_a_condition_stands_in_every_headline_and_says_when_it_looks_at_the_outcome(tmp_path, capsys, where, outcome):
+    write(random_scores(300, 90, label_margin=np.linspace(0, 1, 300)), tmp_path / "scores")
+    out = tmp_path / "out"
+    assert run(app, ["report", str(tmp_path / "scores"), "--out", str(out), "--where", where]) == 0
+    run(app, ["gate", str(out), "--min-accuracy", "0", "--max-displacement", "1"])
+    run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "scores"), "--where", where])
+    headline, _, *checks, verdict, _ = capsys.readouterr().out.splitlines()
+    assert len(checks) == 2
+    header = html.unescape((out / "report.html").read_text().split("</header>")[0])
+    shown = (out / "report.md").read_text().splitlines()[2].replace("\\", "")
+    for text in (headline, *checks, verdict, header, shown):
+        assert f"only pairs where {where}" in text
+        assert (", which looks at the outcome" in text) == outcome
+
+
+def test_prompts_that_were_trained_on_stand_in_every_headline(tmp_path, capsys):
+    """Three of twenty exactly: the number, the gate, a comparison and both pages say that it is no held-out one."""
+    table = random_scores(90, 30)
+    overlap = {"run_data": "beer", "prompts": 20, "exact": 3, "near": 4, "unknown": ""}
+    write(table, tmp_path / "seen", overlap=overlap)
+    write(random_scores(90, 30, policy=["other"] * 90), tmp_path / "unseen", overlap=overlap | {"exact": 0, "near": 0})
+    said = "3 of 20 prompts were trained on, 4 more nearly: no held-out number"
+    out = str(tmp_path / "out")
+    assert run(app, ["report", str(tmp_path / "seen"), str(tmp_path / "unseen"), "--out", out]) == 0
+    seen, unseen, verdict, _ = capsys.readouterr().out.splitlines()
+    assert said in seen
+    assert said not in unseen
+    assert f"note: dpo: {said}" in verdict
+    run(app, ["gate", out, "--min-accuracy", "0", "--max-displacement", "1", "--no-worse-than", str(tmp_path / "seen")])
+    assert [said in line for line in capsys.readouterr().out.splitlines()] == [True, True, False, False, True, True]
+    assert said in (tmp_path / "out" / "report.html").read_text().split("</header>")[0]
+    assert said in (tmp_path / "out" / "report.md").read_text().splitlines()[2]
+
+
+def test_a_folder_of_several_policies_says_what_to_give(tmp_path, capsys):
+    for name in ("sft", "dpo"):
+        write(random_scores(90, 30, policy=[name] * 90), tmp_path / name)
+    assert run(app, ["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f": name those of each policy: {tmp_path / 'dpo'} {tmp_path / 'sft'}\n")
+    assert run(app, ["report", *said.split(": ")[-1].split(), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_number_without_a_reference_is_not_called_an_implicit_reward(tmp_path, capsys):
+    table = random_scores(90, 30, reference=[None] * 90, norm_chosen=[1.0] * 90, norm_rejected=[2.0] * 90)
+    for side in ("chosen", "rejected"):
+        at = table.schema.get_field_index(f"ref_{side}")
+        table = table.set_column(at, f"ref_{side}", pa.nulls(90, pa.float64()))
+    write(table, tmp_path / "scores")
+    for mode in ("sum", "mean", "norm"):
+        out = str(tmp_path / mode)
+        assert run(app, ["report", str(tmp_path / "scores"), "--out", out, "--mode", mode, "--pairs", "0"]) == 0
+        run(app, ["gate", out, "--min-accuracy", "0"])
+        headline, _, check = capsys.readouterr().out.splitlines()
+        pages = [(tmp_path / mode / name).read_text() for name in ("report.md", "report.html")]
+        for text in (headline, check, *pages):
+            assert "reference-free" in text
+            assert "implicit" not in text
+    assert headline.startswith("reference-free −‖log π‖₂ accuracy 1.000")
 
 
 def test_several_policies_stand_side_by_side_and_keep_their_names():
