@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scored_pairs import random_scores, scores, with_margins
 
-from evalkit.calibration import best_scale, brier_of, calibration, intervals, nll_of
+from evalkit.calibration import FOLDS, best_scale, brier_of, calibration, intervals, nll_of
 from evalkit.markdown import to_markdown
 from evalkit.metrics import idealised
 from evalkit.recompute import same
@@ -71,6 +71,38 @@ def test_the_error_is_that_of_ten_bins_of_equal_size():
     found = calibration(s)
     assert found["ece"] == pytest.approx(expected)
     assert [b["n"] for b in found["curve"]] == [100] * 10
+
+
+def test_errors_are_those_of_plain_loops_for_margins_of_both_signs_and_soft_labels():
+    rng = np.random.default_rng(4)
+    m, p = rng.normal(0.2, 2, 300), rng.choice([1.0, 0.75, 0.25], 300)
+    s = with_margins(m, p_chosen=p)
+    found, confidence, truth = calibration(s), [], []
+    for margin, label in zip(s.margin_N, p, strict=True):
+        claimed = 1 / (1 + np.exp(-margin))
+        confidence.append(max(claimed, 1 - claimed))
+        truth.append(label if claimed > 0.5 else 1 - label)
+    assert found["signed"] == pytest.approx(np.mean(confidence) - np.mean(truth))
+    ranked = sorted(zip(confidence, truth, strict=True))
+    bins = [ranked[i : i + 30] for i in range(0, 300, 30)]
+    means = [[np.mean(x) for x in zip(*b, strict=True)] for b in bins]
+    assert [[b["confidence"], b["accuracy"]] for b in found["curve"]] == [pytest.approx(x) for x in means]
+    assert found["ece"] == pytest.approx(np.mean([abs(c - a) for c, a in means]))
+
+
+def test_the_nll_after_is_of_groups_the_temperature_was_not_fitted_on():
+    rng = np.random.default_rng(5)
+    group = np.repeat(np.arange(12), 3)
+    m = rng.normal(0.8, 2, 36) + rng.normal(0, 1, 12)[group]
+    found = calibration(with_margins(m, group_id=[f"g{g:02d}" for g in group]))
+    fold, losses = (np.random.default_rng(0).permutation(12) % FOLDS)[group], []
+    for k in range(FOLDS):
+        rest = m[fold != k]
+        fit = minimize_scalar(lambda a, rest=rest: np.logaddexp(0, -a * rest).mean(), bounds=(0, 50), method="bounded")
+        losses += np.logaddexp(0, -fit.x * m[fold == k]).tolist()
+    assert found["nll_after"] == pytest.approx(np.mean(losses), abs=1e-5)
+    best = minimize_scalar(lambda a: np.logaddexp(0, -a * m).mean(), bounds=(0, 50), method="bounded")
+    assert found["nll_after"] > best.fun + 1e-4, "fitted on itself it would be smaller"
 
 
 def test_intervals_are_of_means_alone_and_hold_the_value():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata, spearmanr, t
 from scored_pairs import random_scores, with_margins
 
 from evalkit.control import FOLDS, beyond, explained, logistic
@@ -104,6 +104,35 @@ def test_the_logistic_fit_is_that_of_a_general_optimiser():
     found = logistic(x, np.arange(200))
     assert found["weights"] == pytest.approx(best.x, abs=1e-4)
     assert found["log_likelihood"] == pytest.approx(-best.fun)
+
+
+def naive_fit(x, group):
+    """Weights, errors clustered by group and log L of P = σ(x·w): a general optimiser, and the sandwich by loops."""
+    best = minimize(lambda w: np.logaddexp(0, -x @ w).sum(), np.zeros(x.shape[1]), tol=1e-10)
+    bread, meat = np.zeros((x.shape[1],) * 2), np.zeros((x.shape[1],) * 2)
+    for g in np.unique(group):
+        score = np.zeros(x.shape[1])
+        for row in x[group == g]:
+            miss = 1 / (1 + np.exp(row @ best.x))
+            score += miss * row
+            bread += miss * (1 - miss) * np.outer(row, row)
+        meat += np.outer(score, score)
+    n_groups = len(np.unique(group))
+    covariance = n_groups / (n_groups - 1) * np.linalg.inv(bread) @ meat @ np.linalg.inv(bread)
+    return best.x, np.sqrt(np.diag(covariance)), -best.fun
+
+
+def test_what_goes_beyond_length_is_a_likelihood_ratio_in_bits_and_a_test_clustered_by_group():
+    rng, group = np.random.default_rng(6), np.repeat(np.arange(30), 4)
+    m, d = rng.normal(0.4, 1, 120) + rng.normal(0, 1, 30)[group], rng.normal(0.2, 1, 120)
+    found = beyond(m, d[:, None], group)
+    weights, errors, both = naive_fit(np.column_stack([m, d]), group)
+    *_, alone = naive_fit(d[:, None], group)
+    assert found["likelihood_ratio"] == pytest.approx(2 * (both - alone), rel=1e-4)
+    assert found["bits_per_pair"] == pytest.approx((both - alone) / 120 / np.log(2), rel=1e-4)
+    assert found["z"] == pytest.approx(weights[0] / errors[0], rel=1e-3)
+    assert found["p"] == pytest.approx(2 * t.sf(weights[0] / errors[0], 29), rel=1e-2)
+    assert abs(found["z"] / beyond(m, d[:, None], np.arange(120))["z"] - 1) > 0.1, "groups matter here"
 
 
 def test_classes_that_separate_have_no_p_but_a_finite_ratio():

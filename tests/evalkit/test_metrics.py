@@ -4,6 +4,7 @@ import gzip
 import json
 from collections import Counter
 from dataclasses import replace
+from statistics import stdev
 
 import numpy as np
 import pyarrow as pa
@@ -191,19 +192,36 @@ def test_flips_and_difficulty_by_hand():
     assert flips(load(scores(policy_chosen=[-1.0], reference=[None], ref_chosen=[None], ref_rejected=[None]))) is None
 
 
-def test_a_policy_ranks_right_iff_its_margin_passes_the_difficulty():
+def test_ranking_within_difficulty_follows_from_margins_and_the_reference():
+    """A pair is ranked right where margin/β exceeds its difficulty: counted without looking at the policy's log π."""
     s = load(random_scores(500, 100))
-    c = s.column("ref_rejected") - s.column("ref_chosen")
-    assert ((s.margin_N / s.beta > c) == (s.difference("policy") > 0)).all()
+    found, c = flips(s), s.column("ref_rejected") - s.column("ref_chosen")
+    ranked, right = s.margin_N / 0.5 > c, s.margin_N > 0
+    for name, rows in (("reference_wrong", c > 0), ("reference_right", c < 0)):
+        assert found[name] == pytest.approx(
+            {"n": rows.sum(), "ranking": ranked[rows].mean(), "reward": right[rows].mean()}
+        )
+    assert found["reference_wrong"]["ranking"] != found["reference_wrong"]["reward"]
+    assert [found[k] for k in ("kept_right", "lost", "won", "kept_wrong")] == [
+        (ranked & (c < 0)).sum(), (~ranked & (c < 0)).sum(), (ranked & (c > 0)).sum(), (~ranked & (c > 0)).sum(),
+    ]  # fmt: skip
+    quartiles = [found["difficulty"][k] for k in ("q25", "median", "q75")]
+    assert quartiles == pytest.approx(np.percentile(c, [25, 50, 75]))
+    assert (found["difficulty"]["mean"], found["difficulty"]["sd"]) == pytest.approx((c.mean(), stdev(c)))
 
 
 def test_displacement_by_hand():
-    table = scores(policy_chosen=[-4.5, -4.5, -3.0], policy_rejected=[-7.0, -4.0, -5.5], n_chosen=[5, 5, 5])
-    found = displacement(load(table))  # chosen moved -.5, -.5, +1; rejected -2, +1, -.5
-    assert found["chosen_fell"]["value"] == pytest.approx(2 / 3)
-    assert found["both_fell"] == pytest.approx(1 / 3)
-    assert found["right_though_chosen_fell"] == pytest.approx(1 / 3)
-    assert found["per_token"]["chosen"]["mean"] == pytest.approx(0.0)
+    """Chosen moved -.5, -.5, +1, -3, -1 over five tokens, rejected -2, +1, -.5, -1, -2 over four."""
+    table = scores(
+        policy_chosen=[-4.5, -4.5, -3.0, -7.0, -5.0], policy_rejected=[-7.0, -4.0, -5.5, -6.0, -7.0], n_chosen=[5] * 5
+    )
+    found = displacement(load(table))
+    assert found["chosen_fell"]["value"] == pytest.approx(4 / 5)
+    assert found["both_fell"] == pytest.approx(3 / 5)
+    assert found["right_though_chosen_fell"] == pytest.approx(2 / 5)
+    assert found["per_token"]["chosen"]["mean"] == pytest.approx(-4.0 / 5 / 5)
+    assert found["per_token"]["rejected"]["mean"] == pytest.approx(-4.5 / 5 / 4)
+    assert found["drift"] == pytest.approx((-4.0 / 25 - 4.5 / 20) / 2)
 
 
 def test_a_perfect_optimiser_on_divided_votes():
@@ -241,6 +259,38 @@ def test_the_error_of_the_auc_is_that_of_repeated_draws():
     assert np.mean(said) == pytest.approx(np.std(found), rel=0.15)
 
 
+def test_the_error_of_the_auc_knows_of_groups():
+    """What lifts a question's chosen answers lowers its rejected ones; taken for themselves they have half the error."""
+    rng, found, said, forgetful = np.random.default_rng(0), [], [], []
+    for _ in range(200):
+        ease = np.repeat(rng.normal(0, 1, 40), 6)
+        chosen, rejected = rng.normal(0.5, 1, 240) + ease, rng.normal(0, 1, 240) - ease
+        zeros = {f"ref_{side}": [0.0] * 240 for side in ("chosen", "rejected")}
+        rewards = {"policy_chosen": chosen, "policy_rejected": rejected, **zeros}
+        grouped = comparability(load(scores(**rewards, group_id=[f"g{i // 6}" for i in range(240)])))
+        found.append(grouped["auc"])
+        said.append(grouped["se"])
+        forgetful.append(comparability(load(scores(**rewards)))["se"])
+    assert np.mean(said) == pytest.approx(np.std(found), rel=0.15)
+    assert np.mean(forgetful) < 0.6 * np.std(found)
+
+
+def test_agreement_is_of_reward_and_mean_likelihood():
+    """Rewards +, +, -, 0, + and mean log π +, -, +, 0, +, though the last one's sum is smaller: three agree."""
+    s = load(
+        scores(
+            policy_chosen=[-3.0, -20.0, -3.0, -8.0, -9.0],
+            policy_rejected=[-8.0] * 5,
+            ref_chosen=[-5.0, -30.0, -2.0, -8.0, -12.0],
+            ref_rejected=[-8.0] * 5,
+            n_chosen=[2, 4, 2, 4, 9],
+            n_rejected=[4] * 5,
+        )
+    )
+    assert np.sign(s.margin_N).tolist() == [1, 1, -1, 0, 1]
+    assert comparability(s)["agreement"] == 0.6
+
+
 def test_risk_and_coverage_by_hand():
     s = with_margins([4.0, -3.0, 2.0, 1.0])
     found = risk_coverage(s)
@@ -269,6 +319,16 @@ def test_no_effect_is_detectable_where_none_is_large_enough():
     assert 0 < detectable(with_margins([1.0, -1.0] * 50))["from_half"] < 0.5
 
 
+def test_detectable_effects_on_paper_and_the_spread_of_independent_models():
+    """80 of 100 right: z(.975) + z(.8) = 2.8016 errors, of √(.25/100) against ½, of √(2·.8·.2/100) between models."""
+    found = detectable(with_margins([1.0] * 80 + [-1.0] * 20))
+    assert found["from_half"] == pytest.approx(2.8016 * 0.05, abs=1e-5)
+    assert found["between_models"] == pytest.approx(2.8016 * 0.056569, abs=1e-5)
+    right = np.random.default_rng(0).random((2, 4000, 100)) < 0.8
+    spread = np.std(right[0].mean(axis=1) - right[1].mean(axis=1))
+    assert found["between_models"] == pytest.approx(2.8016 * spread, rel=0.05)
+
+
 def test_ties_are_neither_above_nor_below_zero():
     found = histogram(np.array([-3.0, 0.0, 0.0, 1e-3, 7.0]))
     drawn = plots.histogram(**found, what="Pairs")
@@ -285,12 +345,17 @@ def test_a_histogram_ends_where_99_percent_of_sizes_do():
     assert found["counts"][-1] >= 10
 
 
+def by_holm(p):
+    """For each the largest of (how many are not smaller than it) · p over it and all smaller ones, at most 1."""
+    return [max(min(1.0, sum(r >= q for r in p) * q) for q in p if q <= mine) for mine in p]
+
+
 def test_slices_hold_each_pair_once_and_their_tests_are_adjusted():
     s = load(random_scores(900, 200, label_margin=[None, *[0.1, 0.4, 0.9] * 299, 0.2, 0.2]))
     found = slices(s)
     for kind, rows in found.items():
         assert sum(r["n"] for r in rows) == 900, kind
-        assert all(r["p_holm"] >= r["p_half"] for r in rows)
+        assert [r["p_holm"] for r in rows] == pytest.approx(by_holm([r["p_half"] for r in rows]))
     assert [r["name"] for r in found["subset"]] == ["ale", "bock", "stout"]
     ale = s.hit_N[np.asarray(s.table["subset"]) == "ale"]
     assert found["subset"][0]["value"] == pytest.approx(ale.mean())

@@ -3,16 +3,17 @@
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scored_pairs import random_scores, write
+from scored_pairs import random_scores, with_margins, write
 
 from evalkit.page import page
 from evalkit.report import build_report, load_all
 from evalkit.report_commands import report as report_command
 from evalkit.scores import tokens_path
-from evalkit.shown import KINDS, MOST_CHARS, choose, find_data, pairs_of
+from evalkit.shown import KINDS, MOST_CHARS, _residual, choose, find_data, pairs_of
 from evalkit.spelled import readable
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
@@ -190,6 +191,23 @@ def test_no_more_pairs_than_asked_for_and_each_kind_has_some():
     worst = [row for row, why in chosen.items() if "worst" in why]
     assert set(worst) >= set(first.margin_N.argsort()[:10])
     assert choose(first, [], 0) == {}
+
+
+def test_the_most_surprising_is_what_length_and_reference_do_not_foretell():
+    """A margin that follows both but in one pair: neither the largest nor the longest, and yet the first shown."""
+    rng = np.random.default_rng(0)
+    d, ref = rng.integers(-50, 50, 200), rng.normal(0, 5, 200)
+    margins = 1.0 + 0.1 * d - 0.4 * ref
+    odd = int(np.argmin(np.abs(margins)))
+    margins[odd] += 2.0
+    columns = {"n_chosen": 100 + d, "n_rejected": [100] * 200}
+    columns |= {"policy_chosen": margins + ref - 5, "policy_rejected": [-5.0] * 200}
+    s = with_margins(np.zeros(200), **columns, ref_chosen=ref - 5, ref_rejected=[-5.0] * 200)
+    assert s.margin_N == pytest.approx(margins)
+    assert [row for row, why in choose(s, [], 8).items() if "surprising" in why] == [odd]
+    left = _residual(s)
+    for feature in (np.ones(200), d, ref):  # least squares leaves nothing that goes with a feature
+        assert abs(left @ feature) < 1e-6 * np.abs(left).sum() * np.abs(feature).max()
 
 
 def test_the_data_set_given_must_be_the_one_scored(road):

@@ -146,6 +146,14 @@ def test_pairs_without_a_set_and_sets_without_a_best_are_counted():
     found = best_of_n(s)
     assert (len(found.credit_S), found.single_pairs, found.without_best) == (0, 2, 1)
     assert items(with_margins([1.0, 2.0])) is None
+    decided = {"set_id": ["won", "won"], "policy_chosen": [3.0, 3.0], "policy_rejected": [1.0, 2.0]}
+    both = {name: [*s.table[name].to_pylist(), *decided.get(name, [0.0, 0.0])] for name in
+            ("set_id", "policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")}  # fmt: skip
+    lengths = {"chars_chosen": [1, 1, 1, 2, 7, 7], "chars_rejected": [5, 5, 2, 1, 8, 9]}
+    counted = items(with_margins([0.0] * 6, **both, **lengths, n_chosen=[1] * 6, n_rejected=[1] * 6))
+    assert {k: counted[k] for k in ("n", "value", "single_pairs", "sets_without_best")} == {
+        "n": 1, "value": 1.0, "single_pairs": 2, "sets_without_best": 1,
+    }  # fmt: skip
 
 
 def styles(margins):
