@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from evalkit.lines import interval
@@ -21,73 +21,87 @@ LOST = {
 
 def findings(r: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What the numbers beyond the accuracy say, each a title and a sentence; shared by report.md and report.html."""
-    if n := r["contrary_labels"]:
-        yield (
-            "Labels",
-            f"{n} pairs have p_chosen below ½, so most votes went to the rejected response: accuracy counts the chosen "
-            "one as right all the same, calibration goes by the votes.",
-        )
-    if u := r["undecided"]:
-        yield (
-            "Undecided",
-            f"{u['n']} pairs ({u['share']:.1%}) have a log-ratio margin within the measured noise of "
-            f"{u['within_nats']:.2g} nats; accuracy is between {u['low']:.3f} and {u['high']:.3f} however they fall.",
-        )
-    elif (run := r["run"] or {}).get("noise") is None and run.get("asked", {}).get("noise"):
-        yield "Noise", "not measured: these models are always computed one response at a time."
-    if o := (r["run"] or {}).get("overlap"):
-        yield (
-            "Overlap with training",
-            f"of {o['prompts']} prompts, {o['exact']} were trained on exactly and {o['near']} nearly "
-            f"(data {o['run_data']})."
-            * bool(o["run_data"])
-            + (f" Not known: {o['unknown']}." if o.get("unknown") else ""),
-        )
-    yield "Length", _length(r["lengths"])
-    if r["style"]:
-        yield "Style", _style(r["style"])
-    if f := r["flips"]:
-        yield (
-            "Flips",
-            f"ranking by log π, {f['kept_right']:g} pairs were right and stayed so, {f['won']:g} won, {f['lost']:g} "
-            f"lost, {f['kept_wrong']:g} stayed wrong.{_difficult(f)}",
-        )
-    if d := r["displacement"]:
-        chosen, rejected = (d["per_token"][side]["mean"] for side in ("chosen", "rejected"))
-        yield (
-            "Displacement",
-            f"the chosen response became less likely in {interval(d['chosen_fell'])} of pairs, both did in "
-            f"{d['both_fell']:.3f}; {d['right_though_chosen_fell']:.3f} count as right all the same. Mean change a "
-            f"token: chosen {chosen:+.4f}, rejected {rejected:+.4f} nats; drift {d['drift']:+.4f}.",
-        )
-    if i := r["idealised"]:
-        yield (
-            "Divided votes",
-            f"where they were not unanimous ({i['seen']['n']} pairs), a perfect optimiser at this β would rank "
-            f"{interval(i['ideal'])} right by log π, this policy {interval(i['seen'])}.",
-        )
-    yield "Calibration", _calibration(r["calibration"])
+    said = ((title, sentence(r)) for title, sentence in FINDINGS.items())
+    return ((title, text) for title, text in said if text)
+
+
+def _labels(r: dict[str, Any]) -> str:
+    if not (n := r["contrary_labels"]):
+        return ""
+    return (
+        f"{n} pairs have p_chosen below ½, so most votes went to the rejected response: accuracy counts the chosen "
+        "one as right all the same, calibration goes by the votes."
+    )
+
+
+def _undecided(r: dict[str, Any]) -> str:
+    if not (u := r["undecided"]):
+        return ""
+    return (
+        f"{u['n']} pairs ({u['share']:.1%}) have a log-ratio margin within the measured noise of "
+        f"{u['within_nats']:.2g} nats; accuracy is between {u['low']:.3f} and {u['high']:.3f} however they fall."
+    )
+
+
+def _noise(r: dict[str, Any]) -> str:
+    run = r["run"] or {}
+    unmeasured = run.get("noise") is None and run.get("asked", {}).get("noise")
+    return "not measured: these models are always computed one response at a time." if unmeasured else ""
+
+
+def _overlap(r: dict[str, Any]) -> str:
+    if not (o := (r["run"] or {}).get("overlap")):
+        return ""
+    counts = f"of {o['prompts']} prompts, {o['exact']} were trained on exactly and {o['near']} nearly"
+    known = f"{counts} (data {o['run_data']})." if o["run_data"] else ""
+    return known + (f" Not known: {o['unknown']}." if o.get("unknown") else "")
+
+
+def _flips(r: dict[str, Any]) -> str:
+    if not (f := r["flips"]):
+        return ""
+    text = (
+        f"ranking by log π, {f['kept_right']:g} pairs were right and stayed so, {f['won']:g} won, {f['lost']:g} "
+        f"lost, {f['kept_wrong']:g} stayed wrong."
+    )
+    if hard := f["reference_wrong"]:
+        seen = f"{hard['reward']:.3f} are right by reward, {hard['ranking']:.3f} by log π"
+        text += f" Of the {hard['n']} the reference ranks wrong, {seen}."
+    return text
+
+
+def _displacement(r: dict[str, Any]) -> str:
+    if not (d := r["displacement"]):
+        return ""
+    chosen, rejected = (d["per_token"][side]["mean"] for side in ("chosen", "rejected"))
+    return (
+        f"the chosen response became less likely in {interval(d['chosen_fell'])} of pairs, both did in "
+        f"{d['both_fell']:.3f}; {d['right_though_chosen_fell']:.3f} count as right all the same. Mean change a "
+        f"token: chosen {chosen:+.4f}, rejected {rejected:+.4f} nats; drift {d['drift']:+.4f}."
+    )
+
+
+def _divided(r: dict[str, Any]) -> str:
+    if not (i := r["idealised"]):
+        return ""
+    return (
+        f"where they were not unanimous ({i['seen']['n']} pairs), a perfect optimiser at this β would rank "
+        f"{interval(i['ideal'])} right by log π, this policy {interval(i['seen'])}."
+    )
+
+
+def _confidence(r: dict[str, Any]) -> str:
     risk, pooled = r["risk_coverage"], r["comparability"]
     half = next(p["accuracy"] for p in risk["curve"] if p["coverage"] == 0.5)
-    yield (
-        "Confidence",
+    return (
         f"the surer half is right in {half:.3f}; AURC {risk['aurc']:.4f}, {risk['aurc_random']:.4f} if margins knew "
         f"nothing. A chosen response beats a rejected one of any prompt in {pooled['auc']:.3f}; reward and mean "
-        f"likelihood rank {pooled['agreement']:.3f} of pairs alike.",
+        f"likelihood rank {pooled['agreement']:.3f} of pairs alike."
     )
-    if i := r["items"]:
-        yield "Best of n", _best_of_n(i)
 
 
-def _difficult(f: dict[str, Any]) -> str:
-    """How reward and ranking differ where the reference has the pair wrong."""
-    if not (hard := f["reference_wrong"]):
-        return ""
-    seen = f"{hard['reward']:.3f} are right by reward, {hard['ranking']:.3f} by log π"
-    return f" Of the {hard['n']} the reference ranks wrong, {seen}."
-
-
-def _calibration(c: dict[str, Any]) -> str:
+def _calibration(r: dict[str, Any]) -> str:
+    c = r["calibration"]
     if c["temperature"] is None:
         t = "no temperature would mend it, for on average margins do not point to the better response"
     else:
@@ -102,7 +116,9 @@ def _after(nll: float) -> str:
     return f" (NLL {nll:.4f} with it, cross-fitted" + ", no better than saying ½ of each" * (nll >= math.log(2)) + ")"
 
 
-def _best_of_n(i: dict[str, Any]) -> str:
+def _best_of_n(r: dict[str, Any]) -> str:
+    if not (i := r["items"]):
+        return ""
     sizes = [x["responses"] for x in i["sizes"]]
     text = f"{interval(i)} of {i['n']} sets have a best response on top, ties sharing the credit; guessing gives "
     text += f"{i['chance']:.3f}. Sets are of {sizes[0]}"
@@ -129,7 +145,8 @@ def section_notes(w: dict[str, Any]) -> Iterator[str]:
         yield f"Left out: {'; '.join(f'{n} {LOST[key]}' for key, n in w['lost'].items())}."
 
 
-def _length(n: dict[str, Any]) -> str:
+def _length(r: dict[str, Any]) -> str:
+    n = r["lengths"]
     parts = [f"Spearman of margin and length difference {n['spearman']:+.3f}"] if n["spearman"] is not None else []
     longer, shorter = n["chosen_longer"], n["chosen_shorter"]
     parts += [f"accuracy where chosen is longer {interval(longer)}"] if longer else []
@@ -140,7 +157,9 @@ def _length(n: dict[str, Any]) -> str:
     return ", ".join(parts) + "." if parts else "all pairs are of equal lengths."
 
 
-def _style(n: dict[str, Any]) -> str:
+def _style(r: dict[str, Any]) -> str:
+    if not (n := r["style"]):
+        return ""
     parts = [f"accuracy without what length and style explain {interval(n['controlled'])}"] if n["controlled"] else []
     parts += [f"beyond both {_beyond(n['beyond'])}"] if n["beyond"] else []
     moved = {name: k for name, k in n["slopes"].items() if k["n_groups"]}
@@ -156,3 +175,20 @@ def _signed_ends(k: dict[str, Any]) -> str:
 
 def _beyond(b: dict[str, Any]) -> str:
     return f"the margin tells {b['bits_per_pair']:.4f} bits a pair" + ("" if b["p"] is None else f" (p {b['p']:.2g})")
+
+
+# title -> its sentence, or nothing
+FINDINGS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "Labels": _labels,
+    "Undecided": _undecided,
+    "Noise": _noise,
+    "Overlap with training": _overlap,
+    "Length": _length,
+    "Style": _style,
+    "Flips": _flips,
+    "Displacement": _displacement,
+    "Divided votes": _divided,
+    "Calibration": _calibration,
+    "Confidence": _confidence,
+    "Best of n": _best_of_n,
+}
