@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from evalkit.calibration import brier_of, nll_of
 from evalkit.files import write_file
-from evalkit.report_files import as_json, read_report
-from evalkit.scored import DIGITS, Source, codes, load, told_apart
-from evalkit.scores import sha256
+from evalkit.report_files import as_json
+from evalkit.scored import Source, codes, told_apart
+from evalkit.sides import Side, side
 from prefkit.errors import UserError
 from prefkit.shares import share
 from prefkit.statistics import (
@@ -31,22 +29,6 @@ from prefkit.statistics import (
 )
 
 ALPHA = 0.05
-PAIR_COLUMNS = ("id", "group_id", "subset", "policy", "margin", "hit", "p_chosen")
-
-
-@dataclass(frozen=True)
-class Side:
-    """What a comparison needs of one policy: its name, `PAIR_COLUMNS` of its pairs, and what is known of the rest."""
-
-    name: str
-    pairs: pa.Table
-    beta: float | None = None
-    reference: str | None = None
-    reference_digest: str | None = None
-    tells: tuple[str, ...] = ()  # as of `Scored`
-    mode: str | None = None
-    manifest: str | None = None
-    caveats: tuple[str, ...] = ()  # as of `Scored`
 
 
 def compare_scores(first: Source, second: Source, mode: str | None = None, where: str | None = None) -> dict[str, Any]:
@@ -54,78 +36,13 @@ def compare_scores(first: Source, second: Source, mode: str | None = None, where
     return compare(side(first, mode, where), side(second, mode, where))
 
 
-def side(path: Source, mode: str | None = None, where: str | None = None) -> Side:
-    """One side of a comparison: scores of any kind, or a folder that `evalkit report` wrote."""
-    if isinstance(path, (str, Path)) and (file := _pairs_file(Path(path))) is not None:
-        if mode or where:
-            raise UserError("a report has its mode and pairs already", path, "give the scores instead of the report")
-        first, *others = policies_of(file.parent)
-        if others:
-            raise UserError("this report is of several policies", path, "give the scores of the one you mean")
-        return first
-    s = load(path, mode, where)
-    pairs = s.table.select(["id", "group_id", "subset", "policy", "p_chosen"])
-    pairs = pairs.append_column("margin", pa.array(s.margin_N)).append_column("hit", pa.array(s.hit_N))
-    known = s.record or {}
-    return Side(
-        name=s.name,
-        pairs=pairs,
-        beta=s.beta,
-        reference=s.reference,
-        reference_digest=known.get("reference_digest"),
-        tells=s.tells,
-        mode=s.mode,
-        manifest=known.get("manifest"),
-        caveats=tuple(s.caveats),
-    )
-
-
-def _pairs_file(path: Path) -> Path | None:
-    folder = path.parent if path.name == "report.json" else path
-    return folder / "pairs.parquet" if (folder / "pairs.parquet").is_file() else None
-
-
-def policies_of(path: str | Path) -> list[Side]:
-    """Each policy of a report's folder or report.json, from its pairs.parquet."""
-    report = read_report(path)
-    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "pairs.parquet"
-    if not file.is_file() or report.get("files", {}).get(file.name) != sha256(file):
-        raise UserError("these are not the pairs that report.json beside them is about", file, "report again")
-    try:
-        table = pq.read_table(file)
-    except (pa.ArrowException, OSError) as e:
-        raise UserError("not a readable Parquet file", file, "report again") from e
-    if missing := [c for c in PAIR_COLUMNS if c not in table.column_names]:
-        raise UserError(f"columns missing: {', '.join(missing)}", file, "report again with this version")
-    return [
-        Side(
-            name=r["policy"],
-            pairs=table.filter(pc.equal(table["policy"], r["policy"])),
-            beta=r["beta"],
-            reference=r["reference"],
-            reference_digest=(r["run"] or {}).get("reference_digest"),
-            tells=_tells(r),
-            mode=r["mode"],
-            manifest=(r["run"] or {}).get("manifest"),
-            caveats=tuple(r["caveats"]),
-        )
-        for r in (report, *report["others"])
-    ]
-
-
-def _tells(r: dict[str, Any]) -> tuple[str, ...]:
-    """`Scored.tells` of a report, which does not say where its policy lay."""
-    digests = (r["run"] or {}).get("policy_digest"), r["scores_sha256"]
-    return "", r["reference"] or "", *((d or "")[:DIGITS] for d in digests)
-
-
 def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     """The second policy against the first on the pairs both have, joined by id.
 
     `accuracy.p` is McNemar's mid-p where each group has one pair and nothing ties, else the seeded sign-flip over
     groups; intervals are the paired bootstrap over groups, or where no group differs from another that of `_unseen`.
-    `verdict` is better, worse or not distinguishable, by
-    `accuracy.p_holm`, which is p itself until `jointly` adjusts it. `detectable` is null where nothing differs.
+    `verdict` is better, worse or not distinguishable, by `accuracy.p_holm`, which is p itself until `jointly` adjusts
+    it. `detectable` is null where nothing differs.
     UserError where they share no pair, or were scored in different modes.
     """
     if None not in (first.mode, second.mode) and first.mode != second.mode:
@@ -138,53 +55,59 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
             fix="score both on the same data set and split",
         )
     group_N = codes(a["group_id"])[0]
+    sizes = numbered(group_N)[1]
+    d_N = _differences(a, b)
+    ends = _ends(d_N, group_N, seed)
+    changed = {name: {"difference": float(d.mean()), **ends[name]._asdict()} for name, d in d_N.items()}
     hits = [t["hit"].to_numpy() for t in (a, b)]
-    margins = [t["margin"].to_numpy() for t in (a, b)]
-    label_N = pc.fill_null(a["p_chosen"], 1.0).to_numpy().astype(float)
-    d_N = hits[1] - hits[0]
-    nlls, briers = ([f(m, label_N) for m in margins] for f in (nll_of, brier_of))
-    columns = [np.ones(len(d_N)), d_N, margins[1] - margins[0], nlls[1] - nlls[0], briers[1] - briers[0]]
-    sums_CK = np.stack([np.bincount(group_N, weights=c) for c in columns], axis=1)
-    ends = cluster_bootstrap(sums_CK, lambda t: t[:, 1:] / t[:, :1], seed=seed)
-    if ends[0].high - ends[0].low < 1e-9:
-        ends[0] = _unseen(float(d_N.mean()), group_N)
-    named = {
-        name: {"difference": float(c.mean()), "low": e.low, "high": e.high}
-        for name, c, e in zip(("accuracy", "margin", "nll", "brier"), columns[1:], ends, strict=True)
-    }
-    test = _test(hits, d_N, sums_CK[:, 1], seed)
-    se = clustered_se(d_N, group_N)
+    test, se = _test(hits, group_N, seed), clustered_se(d_N["accuracy"], group_N)
+    shares = {"first": float(hits[0].mean()), "second": float(hits[1].mean())}
     return {
         "first": names[0],
         "second": names[1],
         "n": a.num_rows,
-        "n_groups": len(sums_CK),
+        "n_groups": len(sizes),
         "only_first": first.pairs.num_rows - a.num_rows,
         "only_second": second.pairs.num_rows - a.num_rows,
         "same_data": None if None in (first.manifest, second.manifest) else first.manifest == second.manifest,
         "same_beta": first.beta == second.beta,
         "same_reference": _same_reference(first, second),
-        "accuracy": {
-            "first": float(hits[0].mean()),
-            "second": float(hits[1].mean()),
-            **named.pop("accuracy"),
-            "se": se,
-            **test,
-            "p_holm": test["p"],
-        },
-        **named,
+        **changed,
+        "accuracy": shares | changed["accuracy"] | test | {"se": se, "p_holm": test["p"]},
         "comparisons": 1,
-        "detectable": minimum_detectable(se, df=degrees_of_freedom(numbered(group_N)[1])) if se else None,
-        "verdict": verdict(float(d_N.sum()), test["p"]),
+        "detectable": minimum_detectable(se, df=degrees_of_freedom(sizes)) if se else None,
+        "verdict": verdict(changed["accuracy"]["difference"], test["p"]),
         "caveats": _caveats(dict(zip(names, (first.caveats, second.caveats), strict=True))),
     }
+
+
+def _differences(a: pa.Table, b: pa.Table) -> dict[str, np.ndarray]:
+    """Of each shared pair, what the second policy has more than the first."""
+    label_N = pc.fill_null(a["p_chosen"], 1.0).to_numpy().astype(float)
+
+    def of(pairs: pa.Table) -> dict[str, np.ndarray]:
+        margin_N = pairs["margin"].to_numpy()
+        losses = {"nll": nll_of(margin_N, label_N), "brier": brier_of(margin_N, label_N)}
+        return {"accuracy": pairs["hit"].to_numpy(), "margin": margin_N, **losses}
+
+    first, second = of(a), of(b)
+    return {name: second[name] - first[name] for name in first}
+
+
+def _ends(d_N: dict[str, np.ndarray], group_N: np.ndarray, seed: int) -> dict[str, Interval]:
+    """95 % intervals of mean differences, by the paired bootstrap over groups."""
+    sums_CK = np.stack([np.bincount(group_N, weights=c) for c in (np.ones(len(group_N)), *d_N.values())], axis=1)
+    ends = dict(zip(d_N, cluster_bootstrap(sums_CK, lambda t: t[:, 1:] / t[:, :1], seed=seed), strict=True))
+    if ends["accuracy"].high - ends["accuracy"].low < 1e-9:
+        ends["accuracy"] = _unseen(float(d_N["accuracy"].mean()), group_N)
+    return ends
 
 
 def _unseen(difference: float, group_N: np.ndarray) -> Interval:
     """95 % interval of a difference that is the same in each group, of which the bootstrap would leave no width.
 
     Groups of another kind may be as many as a share q of all: Wilson's upper bound of none seen in the effective number
-    of groups. Their own difference lies anywhere from -1 to 1, so the whole is (1 - q)·difference ± q.
+    of groups, as the rule of three is another (Hanley and Lippman-Hand, JAMA 249 (1983), 1743-1745). Their own difference lies anywhere from -1 to 1, so the whole is (1 - q)·difference ± q.
     """
     q = share(np.zeros(len(group_N)), group_N).high
     return Interval((1 - q) * difference - q, (1 - q) * difference + q)
@@ -230,11 +153,13 @@ def jointly(comparisons: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _test(hits: list[np.ndarray], d_N: np.ndarray, sums_C: np.ndarray, seed: int) -> dict[str, Any]:
-    won, lost = int((d_N > 0).sum()), int((d_N < 0).sum())
-    counts = {"won": won, "lost": lost}
+def _test(hits: list[np.ndarray], group_N: np.ndarray, seed: int) -> dict[str, Any]:
+    """How often each side alone is right, and the p of both being equally often right."""
+    d_N = hits[1] - hits[0]
+    counts = {"won": int((d_N > 0).sum()), "lost": int((d_N < 0).sum())}
+    sums_C = np.bincount(group_N, weights=d_N)
     if len(sums_C) == len(d_N) and not any((h == 0.5).any() for h in hits):
-        p = mcnemar(lost, won)
+        p = mcnemar(counts["lost"], counts["won"])
         return {**counts, "p": p.mid_p, "p_exact": p.exact, "test": "McNemar, mid-p"}
     return {**counts, "p": sign_flip(sums_C, seed=seed), "test": "sign-flip over groups"}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evalkit.diff import compare, jointly, policies_of, side
+from evalkit.diff import compare, jointly
 from evalkit.lines import interval, measured, noted, verdict_line
 from evalkit.report_files import read_report
+from evalkit.sides import policies_of, side
 from prefkit.errors import UserError
 
 

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from evalkit import metrics
 from evalkit.calibration import calibration, intervals
-from evalkit.diff import compare, jointly, side
+from evalkit.diff import compare, jointly
 from evalkit.lengths import lengths
 from evalkit.report_files import SCHEMA_VERSION, plain
 from evalkit.scored import Scored, Source, by_policy, load, told_apart
 from evalkit.sections import Sections, read_sections, weighted
 from evalkit.sets import items
+from evalkit.sides import side
 from evalkit.slices import slices
 from evalkit.style import style
 from prefkit.errors import UserError

@@ -102,9 +102,10 @@ def diff(
     out
         Folder for diff.json and changed.parquet.
     """
-    from evalkit.diff import changed_pairs, compare, side, write_diff
+    from evalkit.diff import changed_pairs, compare, write_diff
     from evalkit.files import check_folder
     from evalkit.lines import verdict_line
+    from evalkit.sides import side
 
     if out is not None:
         check_folder(out, "diff.json")

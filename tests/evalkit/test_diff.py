@@ -10,12 +10,13 @@ import pytest
 from scipy.stats import binomtest, t
 from scored_pairs import random_scores, scores, with_margins, write
 
-from evalkit.diff import changed_pairs, compare, jointly, side
+from evalkit.diff import changed_pairs, compare, jointly
 from evalkit.lines import verdict_line
 from evalkit.report import build_report, pair_table
 from evalkit.report_commands import report as report_command
 from evalkit.report_files import write_report
 from evalkit.scored import load
+from evalkit.sides import side
 from prefkit.errors import UserError
 
 
