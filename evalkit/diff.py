@@ -107,7 +107,8 @@ def _unseen(difference: float, group_N: np.ndarray) -> Interval:
     """95 % interval of a difference that is the same in each group, of which the bootstrap would leave no width.
 
     Groups of another kind may be as many as a share q of all: Wilson's upper bound of none seen in the effective number
-    of groups, as the rule of three is another (Hanley and Lippman-Hand, JAMA 249 (1983), 1743-1745). Their own difference lies anywhere from -1 to 1, so the whole is (1 - q)·difference ± q.
+    of groups, as the rule of three is another (Hanley and Lippman-Hand, JAMA 249 (1983), 1743-1745). Their own
+    difference lies anywhere from -1 to 1, so the whole is (1 - q)·difference ± q.
     """
     q = share(np.zeros(len(group_N)), group_N).high
     return Interval((1 - q) * difference - q, (1 - q) * difference + q)

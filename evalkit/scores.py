@@ -91,17 +91,29 @@ def read_scores(path: str | Path) -> pa.Table:
 
 def checked(table: pa.Table, where: object = "") -> pa.Table:
     """Scores with the columns of SCORES; UserError as in `read_scores` for what would give a wrong number."""
+    table = _with_columns(table, where)
+    if not table.num_rows:
+        raise UserError("no pair was scored", where, "see scores.json beside it for what was dropped and why")
+    _check_rows(table, where)
+    _check_numbers(table, where)
+    return table
+
+
+def _with_columns(table: pa.Table, where: object) -> pa.Table:
+    """All columns of SCORES in their order and types, those since the first version null where they are absent."""
     if missing := [n for n in SCORES.names[:SINCE] if n not in table.column_names]:
         what = f"not a scores file, columns missing: {', '.join(missing)}"
         raise UserError(what, where, "make it with `evalkit score`")
     for name in set(SCORES.names) - set(table.column_names):  # those since then
         table = table.append_column(name, pa.nulls(table.num_rows))
     try:
-        table = table.select(SCORES.names).cast(SCORES)
+        return table.select(SCORES.names).cast(SCORES)
     except (pa.ArrowException, ValueError) as e:
         raise UserError(f"a column is of another type: {' '.join(str(e).split())}", where, "score again") from e
-    if not table.num_rows:
-        raise UserError("no pair was scored", where, "see scores.json beside it for what was dropped and why")
+
+
+def _check_rows(table: pa.Table, where: object) -> None:
+    """UserError unless each pair stands there once, whole, under one policy, reference and β."""
     for name in ("policy", "reference", "beta"):
         if (n := len(table[name].unique())) > 1:
             raise UserError(f"{n} values of {name} in one file of scores", where, "report each policy's own file")
@@ -114,6 +126,10 @@ def checked(table: pa.Table, where: object = "") -> pa.Table:
     for name in ("id", "group_id", "policy", "truncated", *COUNTS):
         if table[name].null_count:
             raise UserError(f"{name} is missing in {table[name].null_count} rows", where, "score again")
+
+
+def _check_numbers(table: pa.Table, where: object) -> None:
+    """UserError for a number that no model and no data could have given."""
     shares = table["p_chosen"].drop_null().to_numpy()
     if not ((shares >= 0) & (shares <= 1)).all():
         raise UserError("p_chosen is no share of votes", where, "give shares from 0 to 1 in the data")
@@ -135,7 +151,6 @@ def checked(table: pa.Table, where: object = "") -> pa.Table:
     for name in COUNTS:
         if (table[name].to_numpy() < 0).any():
             raise UserError(f"{name} is below 0", where, "score again")
-    return table
 
 
 def sha256(path: Path) -> str:
