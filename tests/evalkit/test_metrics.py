@@ -189,6 +189,17 @@ def test_longer_wins_on_hh_and_pandalm(real_data):
     assert (found.value, found.low, found.high) == pytest.approx((0.674, 0.64, 0.70), abs=5e-3)
 
 
+def test_the_pair_that_docs_evaluation_works_by_hand():
+    """Right by reward, a probability of .54, and wrong by log π: margin/β is 1.5 and the difficulty 4.5."""
+    table = scores(policy_chosen=[-41.0], policy_rejected=[-38.0], ref_chosen=[-44.0], ref_rejected=[-39.5], beta=[0.1])
+    report = build_report(table)
+    assert [report["rewards"][side]["mean"] for side in ("chosen", "rejected")] == pytest.approx([0.30, 0.15])
+    assert report["margin"]["mean"] == pytest.approx(0.15)
+    assert report["calibration"]["curve"][0]["confidence"] == pytest.approx(0.54, abs=5e-3)
+    assert report["flips"]["difficulty"]["mean"] == pytest.approx(4.5)
+    assert report["flips"]["reference_wrong"] == {"n": 1, "ranking": 0.0, "reward": 1.0}
+
+
 def test_flips_and_difficulty_by_hand():
     table = scores(
         policy_chosen=[-1.0, -9.0, -1.0, -9.0, -5.0],  # against -5: right, wrong, right, wrong, tied
