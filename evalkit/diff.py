@@ -52,7 +52,7 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
     if not a.num_rows:
         raise UserError(
             f"no pair of {names[1]} is among those of {names[0]}",
-            fix="score both on the same data set and split",
+            fix="score both on the same data set and split; --where is asked of each side by itself",
         )
     group_N = codes(a["group_id"])[0]
     sizes = numbered(group_N)[1]

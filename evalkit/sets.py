@@ -44,29 +44,45 @@ def best_of_n(s: Scored) -> Items:
     keyed = not s.table["chosen_key"].null_count + s.table["rejected_key"].null_count
     rewards = (s.rewards.chosen, s.rewards.rejected)
     reward_R, *tells = (np.concatenate([a[rows], b[rows]]) for a, b in (rewards, *_tells(s, keyed)))
-    columns = [np.tile(set_N[rows], 2), *tells]
-    lost_R = np.repeat([False, True], len(rows))
-    order_R = np.lexsort(columns[::-1])
-    sorted_R = [c[order_R] for c in columns]
-    new_R = np.any([np.diff(c, prepend=np.nan) != 0 for c in sorted_R], axis=0)
-    start = np.flatnonzero(new_R)
-    lost = np.logical_or.reduceat(lost_R[order_R], start)  # of each distinct response
-    owner, reward = sorted_R[0][start], np.maximum.reduceat(reward_R[order_R], start)
-    first = np.flatnonzero(np.diff(owner, prepend=-1))
-    size = np.diff(np.append(first, len(owner)))
-    top = reward == np.repeat(np.maximum.reduceat(reward, first), size)
-    best = np.add.reduceat((~lost).astype(int), first)
-    credit = np.add.reduceat((top & ~lost).astype(float), first) / np.add.reduceat(top.astype(int), first)
-    has_best = best > 0
-    _, first_row = np.unique(set_N[rows], return_index=True)
-    credit_S, size_S, best_S, row_S = (a[has_best] for a in (credit, size, best, rows[first_row]))
-    return Items(credit_S, size_S, best_S, row_S, int((~named_N).sum()), int((~has_best).sum()), keyed)
+    _, row_S, item_N = np.unique(set_N[rows], return_index=True, return_inverse=True)
+    item_R = np.tile(item_N, 2)
+    response_R = _numbered([item_R, *tells])
+    n = response_R.max() + 1
+    item_D, lost_D = np.empty(n, int), np.zeros(n, bool)  # of each distinct response
+    item_D[response_R] = item_R
+    lost_D[response_R[len(rows) :]] = True
+    reward_D = _largest(reward_R, response_R)
+    top_D = reward_D == _largest(reward_D, item_D)[item_D]
+    size_S, best_S, top_S, right_S = (
+        np.bincount(item_D, weights=kind_D) for kind_D in (np.ones(n), ~lost_D, top_D, top_D & ~lost_D)
+    )
+    whole_S = best_S > 0
+    sizes = size_S.astype(int)[whole_S], best_S.astype(int)[whole_S]
+    credit_S, left_out = (right_S / top_S)[whole_S], (int((~named_N).sum()), int((~whole_S).sum()))
+    return Items(credit_S, *sizes, rows[row_S][whole_S], *left_out, keyed)
+
+
+def _numbered(columns: list[np.ndarray]) -> np.ndarray:
+    """One number for rows that are equal in all columns, from 0 in their order; the first column is of numbers."""
+    number_R, *others = columns
+    for column_R in others:
+        _, value_R = np.unique(column_R, return_inverse=True)
+        _, number_R = np.unique(number_R * (value_R.max() + 1) + value_R, return_inverse=True)
+    return number_R
+
+
+def _largest(value_N: np.ndarray, owner_N: np.ndarray) -> np.ndarray:
+    """The largest value of each owner."""
+    largest = np.full(owner_N.max() + 1, -np.inf)
+    np.maximum.at(largest, owner_N, value_N)
+    return largest
 
 
 def _tells(s: Scored, keyed: bool) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of both sides of each pair, what tells their responses from others of the set."""
     if keyed:
-        key_R, _ = codes(pa.chunked_array([*s.table["chosen_key"].chunks, *s.table["rejected_key"].chunks]))
+        keys = pa.chunked_array([*s.table["chosen_key"].chunks, *s.table["rejected_key"].chunks])
+        key_R = keys.combine_chunks().dictionary_encode().indices.to_numpy()
         return [(key_R[: len(key_R) // 2], key_R[len(key_R) // 2 :])]
     lengths = ((s.column(f"{c}_chosen"), s.column(f"{c}_rejected")) for c in ("n", "chars"))
     return [(s.rewards.chosen, s.rewards.rejected), *lengths]

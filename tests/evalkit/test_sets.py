@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_pairs import with_margins
 
@@ -37,6 +37,7 @@ def loaded(sets, **columns):
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 3), min_size=2, max_size=3)), min_size=1, max_size=6)
 )
+@settings(deadline=None)
 def test_one_right_answer_among_n_is_rewardbench_2s_rule(drawn):
     """Credit 1/k where the right one ties with k - 1 others on top, 0 where a wrong one is above it."""
     sets = {f"s{i}": ([c], list(dict.fromkeys(wrong))) for i, (c, wrong) in enumerate(drawn) if len(set(wrong)) > 1}
