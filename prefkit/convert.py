@@ -6,7 +6,6 @@ What is published depends on the inputs, the configuration and the tool versions
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from prefkit.card import NAME as CARD
 from prefkit.card import card
 from prefkit.errors import UserError
 from prefkit.finish import rejects_table
-from prefkit.folder import cannot_write, claim_work, log_of, make_folder, only_writer, refuse_finished
+from prefkit.folder import claim_work, discard_work, full_disk, log_of, make_folder, only_writer, refuse_finished
 from prefkit.keys import Columns
 from prefkit.near import THRESHOLD, near_duplicates
 from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
@@ -32,7 +31,7 @@ from prefkit.shards import WORK, Manifest, counted, ledgers_out_of_balance, writ
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, resolve
-from prefkit.tasks import Job, Task, bucket_keys, count_slice, reads_together, run, write_table
+from prefkit.tasks import Job, Mapped, Task, bucket_keys, count_slice, reads_together, run, write_table
 
 TALLIED = {"records", "candidates", "repairs", "flags", "links"}  # parts of the manifest of their own
 
@@ -89,7 +88,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
     engines.warm_up(inputs, workers)
     plan = make_plan(inputs, out / WORK, settings, workers)
     make_folder(out)
-    with only_writer(out), log_of(out, plan) as lap:
+    with only_writer(out), full_disk(out), log_of(out, plan) as lap:
         refuse_finished(out)  # another convert may have finished since
         claim_work(plan)
         try:
@@ -97,20 +96,15 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
         except engines.WorkerLost:
             raise
         except UserError:  # the same command would fail again: leave nothing to go on from
-            shutil.rmtree(plan.job.work)
+            discard_work(plan.job.work)
             raise
-        except OSError as e:
-            raise cannot_write(e, out) from e
-        try:
-            files = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
-            lap("publish")
-            manifest = describe(plan, outcome, files)
-            write_text(out / CARD, card(manifest))
-            manifest.files[CARD] = describe_file(out / CARD)
-            manifest.write(out)
-        except OSError as e:
-            raise cannot_write(e, out) from e
-        shutil.rmtree(plan.job.work)
+        files = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
+        lap("publish")
+        manifest = describe(plan, outcome, files)
+        write_text(out / CARD, card(manifest))
+        manifest.files[CARD] = describe_file(out / CARD)
+        manifest.write(out)
+        discard_work(plan.job.work)
     return manifest
 
 
@@ -120,7 +114,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
     job, tally, troubles = plan.job, Counter[str](), defaultdict[str, list[str]](list)
     if plan.source.join is None:
         lines = _lines_before(job.slices, engines.run_tasks(count_slice, job.slices, plan.workers, "count"))
-        tasks = [Task(job, "read", n, lines) for n in range(1 if reads_together(job) else len(job.slices))]
+        tasks = [Task(job, "read", n, Mapped(lines)) for n in range(1 if reads_together(job) else len(job.slices))]
         links = np.zeros((0, 2), np.uint64)
     else:
         maps = [Task(job, "map", n) for n in range(len(job.slices))]
@@ -131,22 +125,24 @@ def work(plan: Plan, lap: Any) -> Outcome:
             for what, name in marker["warnings"]:
                 troubles[what].append(name)
         links = _links(markers)
-        base = (_largest_key(job), *_lines_before(job.slices, [m["lines"] for m in markers]))
-        _write_map_rejects(job, markers, base[1:])
-        if job.noted():
-            engines.run_tasks(run, [Task(job, "look", n) for n in range(job.note_buckets)], plan.workers, "look up")
-        tasks = [Task(job, "pair", n, base) for n in range(job.buckets)]
+        mapped = _mapped(job, markers)
+        _write_map_rejects(job, markers, mapped.lines)
+        looks = [Task(job, "look", n, mapped) for n in range(job.note_buckets if mapped.notes else 0)]
+        engines.run_tasks(run, looks, plan.workers, "look up")
+        tasks = [Task(job, "pair", n, mapped) for n in range(job.buckets)]
         lap("map")
     engines.run_tasks(run, tasks, plan.workers, "pair")
-    seconds = defaultdict[str, float](float)
+    seconds, kept = defaultdict[str, float](float), []
     for task in tasks:
         marker = task.read_marker()
+        kept.append(marker["rows"])
         tally.update(marker["tally"])
         for name, spent in marker.get("seconds", {}).items():
             seconds[name] += spent
     lap("pair", check_seconds={name: round(spent, 3) for name, spent in sorted(seconds.items())})
     stems = [t.stem for t in tasks]
     rows = Columns(stems, ".keys", KEYS)
+    assert rows.counts == kept, "a file of the work folder is damaged or gone"
     if job.near:
         alike = near_duplicates(stems, job.near, plan.workers)
         links = np.concatenate([links, alike])
@@ -157,6 +153,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
     tally["candidates.duplicate"] += int((resolved.split == DUPLICATE).sum())
     tally["candidates.pairs"] += int((resolved.split >= 0).sum())
     lap("resolve")
+    ledgers_of(tally)  # before anything is written
     publication = Publication.of(stems, rows.counts, rows["bytes"], resolved, list(plan.splits))
     warnings = [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
     warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
@@ -188,12 +185,19 @@ def _lines_before(slices: list[Slice], lines: list[int]) -> tuple[int, ...]:
     return tuple(first)
 
 
-def _largest_key(job: Job) -> int:
-    """Groups with keys up to this one are kept: all of them, or the `limit` smallest."""
-    if job.limit is None:
-        return 2**64 - 1
-    keys = bucket_keys(job)
-    return int(keys[min(job.limit, len(keys)) - 1]) if len(keys) else 0
+def _mapped(job: Job, markers: list[dict]) -> Mapped:
+    """What map found of each slice; of groups the `limit` smallest keys are kept."""
+    parts, kinds = tuple(m["parts"] for m in markers), sorted({kind for m in markers for kind in m["notes"]})
+    largest = 2**64 - 1
+    if job.limit is not None:
+        keys = bucket_keys(job, parts)
+        largest = int(keys[min(job.limit, len(keys)) - 1]) if len(keys) else 0
+    return Mapped(
+        _lines_before(job.slices, [m["lines"] for m in markers]),
+        parts,
+        {kind: tuple(m["notes"].get(kind, 0) for m in markers) for kind in kinds},
+        largest,
+    )
 
 
 def _links(markers: list[dict]) -> np.ndarray:
@@ -222,19 +226,13 @@ def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]
 
 
 def describe(plan: Plan, outcome: Outcome, files: dict[str, dict[str, Any]]) -> Manifest:
-    """The manifest of what was found; both ledgers of the source balance or it is our bug."""
+    """The manifest of what was found."""
     nested = _nested(outcome.tally)
-    ledgers = {
-        "records": {"read": 0, "used": 0, "unused": {}, "rejected": {}} | nested.get("records", {}),
-        "candidates": dict.fromkeys(("made", "pairs", "ties", "capped", "filtered", "duplicate"), 0)
-        | {"rejected": {}}
-        | nested.get("candidates", {}),
-    }
     manifest = Manifest(
         config=plan.config,
         inputs=plan.inputs,
         splits=outcome.publication.split_counts(),
-        sources={plan.source.name: ledgers},
+        sources={plan.source.name: ledgers_of(outcome.tally)},
         files=files,
         repairs=nested.get("repairs", {}),
         flags=nested.get("flags", {}),
@@ -243,8 +241,22 @@ def describe(plan: Plan, outcome: Outcome, files: dict[str, dict[str, Any]]) -> 
         warnings=outcome.warnings,
         tools=tool_versions(),
     )
-    assert not (wrong := ledgers_out_of_balance(ledgers)), (wrong, ledgers)
     return manifest
+
+
+def ledgers_of(tally: Counter[str]) -> dict[str, Any]:
+    """Both ledgers of the source; `UserError` unless each balances, for then something was lost."""
+    nested = _nested(tally)
+    ledgers = {
+        "records": {"read": 0, "used": 0, "unused": {}, "rejected": {}} | nested.get("records", {}),
+        "candidates": dict.fromkeys(("made", "pairs", "ties", "capped", "filtered", "duplicate"), 0)
+        | {"rejected": {}}
+        | nested.get("candidates", {}),
+    }
+    if wrong := ledgers_out_of_balance(ledgers):
+        fix = "run the command again, which begins anew; if it says the same, please report it: prefkit is at fault"
+        raise UserError(f"what was read and what became of it differ: {' and '.join(wrong)}", fix=fix)
+    return ledgers
 
 
 def _nested(tally: Counter[str]) -> dict[str, Any]:

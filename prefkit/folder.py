@@ -15,7 +15,9 @@ from typing import Any
 
 from prefkit.errors import UserError
 from prefkit.plan import Plan
-from prefkit.shards import MANIFEST, WORK, Manifest
+from prefkit.shards import MANIFEST, WORK, Manifest, write_text
+
+NOTE = "conversion"  # in a work folder: which conversion it is of
 
 
 def discard(out: Path) -> None:
@@ -52,21 +54,34 @@ def make_folder(out: Path) -> None:
         raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
 
 
-def cannot_write(e: OSError, out: Path) -> Exception:
+@contextmanager
+def full_disk(out: Path) -> Iterator[None]:
     """A full disk and its like as one line; what is done stays, and the same command goes on."""
-    if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-        return e
-    return UserError(f"cannot write: {os.strerror(e.errno)}", out, "make room and run the same command again")
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        fix = "make room and run the same command again"
+        raise UserError(f"cannot write: {os.strerror(e.errno)}", out, fix) from e
 
 
 def claim_work(plan: Plan) -> None:
-    """Take up the work folder if it is of this very conversion."""
-    note = plan.job.work / "conversion"
+    """Take up the work folder if it is of this very conversion; one without a note was being discarded."""
+    work, note = plan.job.work, plan.job.work / NOTE
     if note.exists() and note.read_text() != plan.digest:
-        fix = f"run that command again to finish it, or delete {plan.job.work}"
-        raise UserError("an unfinished conversion of other inputs or settings is there", plan.job.work, fix)
-    plan.job.work.mkdir(parents=True, exist_ok=True)
-    note.write_text(plan.digest)
+        fix = f"run that command again to finish it, or delete {work}"
+        raise UserError("an unfinished conversion of other inputs or settings is there", work, fix)
+    if work.exists() and not note.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_text(note, plan.digest)
+
+
+def discard_work(work: Path) -> None:
+    """Remove a work folder, the note first: without it nothing of what may be left is ever taken up."""
+    (work / NOTE).unlink(missing_ok=True)
+    shutil.rmtree(work)
 
 
 @contextmanager

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from prefkit.shards import renamed
+
 AT_A_TIME = 1 << 18  # keys
 
 
 def write_columns(path: Path, rows: np.ndarray) -> None:
     """A structured array as its columns, one after the other, in the machine's own bytes: a file of a work folder."""
-    with path.open("wb") as out:
+    with renamed(path) as new, new.open("wb") as out:
         for name in rows.dtype.names or ():
-            np.ascontiguousarray(rows[name]).tofile(out)
+            out.write(rows[name].tobytes())  # tofile would not notice a full disk
 
 
 class Columns:
@@ -24,7 +26,9 @@ class Columns:
     def __init__(self, stems: Sequence[Path], suffix: str, dtype: np.dtype):
         self.dtype = dtype
         self.paths = [stem.with_suffix(suffix) for stem in stems]
-        self.counts = [p.stat().st_size // dtype.itemsize if p.exists() else 0 for p in self.paths]
+        sizes = [p.stat().st_size if p.exists() else 0 for p in self.paths]
+        assert not any(size % dtype.itemsize for size in sizes), "a file of a work folder is damaged"
+        self.counts = [size // dtype.itemsize for size in sizes]
 
     def __len__(self) -> int:
         return sum(self.counts)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from prefkit.bucketed import read_bucket
+from prefkit.shards import renamed
 
 
-def notes_path(stem: Path, kind: str, number: int) -> Path:
-    """The file of the notes of a kind that a slice made, one after the other."""
-    return stem.with_name(f"{stem.name}.{kind}.{number:06d}.arrow")
-
-
-def merge(work: Path, stems: list[Path], inputs: list[int], kind: str, bucket: int, buckets: int, how: str) -> None:
-    """What was noted of a bucket's keys, sorted by key; `inputs` numbers the input each stem was read from.
+def merge(work: Path, notes: list[tuple[int, Path]], kind: str, bucket: int, buckets: int, how: str) -> None:
+    """What was noted of the keys of a bucket of notes, sorted by key; `notes` are files with the number of the input
+    each was made of.
 
     `last`: a key noted again keeps its last value. `sum`: values are summed up within an input, and of several inputs
     (two snapshots of a site) the last one that knows the key stands, as for the posts themselves.
     """
-    notes = [(number, path) for stem, number in zip(stems, inputs, strict=True) for path in _notes(stem, kind)]
     batches = list(read_bucket([path for _, path in notes], bucket, buckets))
     whole = pa.Table.from_batches(batches)
     keys, values = whole["key"].to_numpy(), [c for c in whole.column_names if c != "key"]
@@ -40,15 +34,9 @@ def merge(work: Path, stems: list[Path], inputs: list[int], kind: str, bucket: i
             columns[name] = np.add.reduceat(whole[name].to_numpy()[order], begins)[last] if len(keys) else whole[name]
         else:
             columns[name] = whole[name].take(pa.array(order[begins[last]]))
-    with pa.ipc.new_file(str(_path(work, kind, bucket)), pa.table(columns).schema) as out:
-        out.write_table(pa.table(columns).combine_chunks())
-
-
-def _notes(stem: Path, kind: str) -> Iterator[Path]:
-    for number in count():
-        if not (path := notes_path(stem, kind, number)).exists():
-            return
-        yield path
+    merged = pa.table(columns).combine_chunks()
+    with renamed(_path(work, kind, bucket)) as new, pa.ipc.new_file(str(new), merged.schema) as out:
+        out.write_table(merged)
 
 
 class Lookup:

@@ -153,8 +153,7 @@ def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: n
 
 
 def proposals(keys: np.ndarray) -> np.ndarray:
-    """Texts that share the key of a band (uint64[n], 0 = none): each with the one before and the first of its run,
-    int64[m, 2]."""
+    """Texts that share a band's key (uint64[n]): each with the one before and the first of its run, int64[m, 2]."""
     some = shared(keys)
     order = some[np.argsort(keys[some], kind="stable")]
     begins = changes(keys[order])

@@ -31,6 +31,7 @@ from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
 from prefkit.tasks import Job
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
+WORK_FORMAT = 2  # of the files of a work folder: one of another format is not gone on from
 TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow", "rensa")
 
 
@@ -51,7 +52,7 @@ class Plan:
     def digest(self) -> str:
         """Names the work of this conversion: the same inputs and configuration go on where they were stopped."""
         pieces = [[s.name, s.start, s.stop, s.kind, s.subset] for s in self.job.slices]
-        work = [self.job.buckets, pieces]
+        work = [WORK_FORMAT, self.job.buckets, pieces]
         known = json.dumps([self.config, self.inputs, work, tool_versions(), SCHEMA_VERSION], sort_keys=True)
         return hashlib.blake2b(known.encode(), digest_size=16).hexdigest()
 

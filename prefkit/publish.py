@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ class Publication:
     def of(
         cls, stems: list[Path], counts: list[int], sizes: np.ndarray, found: Resolved, names: list[str]
     ) -> Publication:
-        """Rows keep their order; a shard is closed when it is about to pass `SHARD_BYTES`."""
+        """Rows keep their order; a shard ends with the row that fills its `SHARD_BYTES`."""
         shard = np.zeros(len(sizes), dtype=np.int32)
         for number in range(len(names)):
             here = found.split == number
@@ -57,27 +58,28 @@ class Publication:
         starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         return cls(stems, starts, found.split, shard, found.group, found.conflict, names)
 
+    @cached_property
+    def group_sizes(self) -> list[np.ndarray]:
+        """How many pairs each group has, split by split: int64[groups]."""
+        by_split = [np.sort(self.group[self.split == n]) for n in range(len(self.names))]
+        return [np.diff(np.append(changes(groups), len(groups))) for groups in by_split]
+
     def split_counts(self) -> dict[str, dict[str, int]]:
         """Rows and groups of each split."""
-        sizes = [self._group_sizes(n) for n in range(len(self.names))]
-        return {n: {"rows": int(s.sum()), "groups": len(s)} for n, s in zip(self.names, sizes, strict=True)}
+        sizes = zip(self.names, self.group_sizes, strict=True)
+        return {name: {"rows": int(s.sum()), "groups": len(s)} for name, s in sizes}
 
     def warnings(self) -> list[str]:
         """What a user would stumble over later."""
-        sizes = [self._group_sizes(n) for n in range(len(self.names))]
-        pairs, largest = sum(int(s.sum()) for s in sizes), max(int(s.max(initial=0)) for s in sizes)
-        if not pairs:
+        sizes = np.concatenate(self.group_sizes)
+        if not len(sizes):
             return ["there is not one pair"]
-        found = [f"split {name} is empty" for name, s in zip(self.names, sizes, strict=True) if not len(s)]
+        counts, pairs, largest = self.split_counts(), int(sizes.sum()), int(sizes.max())
+        found = [f"split {name} is empty" for name in self.names if not counts[name]["rows"]]
         if pairs > 100 and largest > LARGE_GROUP * pairs:
             share = f"{largest / pairs:.0%} of the pairs are one group, which no split can part"
             found.append(f"{share}: a higher --near joins fewer")
         return found
-
-    def _group_sizes(self, number: int) -> np.ndarray:
-        """How many pairs each group of a split has: int64[groups]."""
-        groups = np.sort(self.group[self.split == number])
-        return np.diff(np.append(changes(groups), len(groups)))
 
     def shards(self, number: int, folder: Path, suffix: str) -> list[_Shard]:
         """The shards of a split: at least one, which may be empty."""

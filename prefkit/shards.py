@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,6 +112,14 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)
+
+
+@contextmanager
+def renamed(path: Path) -> Iterator[Path]:
+    """Where to write a file of a work folder, which is then renamed; two writers do not meet."""
+    new = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    yield new
+    os.replace(new, path)
 
 
 def describe(path: Path) -> dict[str, Any]:

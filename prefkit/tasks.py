@@ -7,12 +7,11 @@ depends on the number of workers or on the order in which tasks finish.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,11 @@ from prefkit.finish import Rules, finish, prompt_signatures, row_keys
 from prefkit.keys import write_columns
 from prefkit.readers import Piece, count_lines
 from prefkit.schema import Reject
+from prefkit.shards import renamed
 from prefkit.sources import PairInput, Slice, get_source
 from prefkit.tables import Candidates
 
-NOTE_BUCKETS = 64
+NOTE_BUCKETS = 64  # at most, of the tables that are looked up in: a pair task may open every one of them
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,28 @@ class Job:
 
     @property
     def note_buckets(self) -> int:
-        """Of what is looked up: few, for each task may look into all of them."""
+        """How many buckets notes are sorted into."""
         return min(self.buckets, NOTE_BUCKETS)
 
-    def noted(self) -> list[str]:
-        """Kinds of notes that the slices made: after map."""
-        return sorted({p.name.split(".")[1] for p in self.work.glob("map-*.*.000000.arrow")})
+
+@dataclass(frozen=True)
+class Mapped:
+    """What earlier phases found of the slices, one number each, and later tasks must know."""
+
+    lines: tuple[int, ...] = ()  # line ends of its file before a slice
+    parts: tuple[int, ...] = ()  # files of rows that it was sorted into
+    notes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # files of notes, by kind
+    largest: int = 2**64 - 1  # the largest group key that `limit` keeps
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a phase; `base` holds what earlier phases found: first lines of slices, the largest key kept."""
+    """One task of a phase."""
 
     job: Job
     phase: str
     number: int
-    base: tuple[int, ...] = ()
+    base: Mapped = Mapped()
 
     @property
     def stem(self) -> Path:
@@ -88,10 +94,8 @@ def run(task: Task) -> int:
 
 
 def _mark(task: Task, **marker: object) -> None:
-    path = task.stem.with_suffix(".json")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(marker))
-    os.replace(temporary, path)
+    with renamed(task.stem.with_suffix(".json")) as new:
+        new.write_text(json.dumps(marker))
 
 
 # --- map: a slice of the input, sorted into buckets, in one file a part -------------------------------------------
@@ -116,8 +120,7 @@ class _Sorted:
 
     def note(self, kind: str, table: pa.Table) -> None:
         if table.num_rows:
-            path = lookups.notes_path(self.task.stem, kind, self.notes[kind])
-            write_buckets(path, table, self.task.job.note_buckets)
+            write_buckets(_notes(kind, self.task.stem, self.notes[kind]), table, self.task.job.note_buckets)
             self.notes[kind] += 1
 
     def link(self, one: str, other: str) -> None:
@@ -135,12 +138,14 @@ def _part(stem: Path, part: int) -> Path:
     return stem.with_name(f"{stem.name}-{part:04d}.arrow")
 
 
-def _parts(job: Job, number: int) -> Iterator[Path]:
-    """The parts that a slice was sorted into."""
-    for part in count():
-        if not (path := _part(Task(job, "map", number).stem, part)).exists():
-            return
-        yield path
+def _notes(kind: str, stem: Path, number: int) -> Path:
+    return stem.with_name(f"{stem.name}.{kind}.{number:06d}.arrow")
+
+
+def _files(job: Job, counts: Sequence[int], name: Callable[[Path, int], Path]) -> list[tuple[int, Path]]:
+    """Files that the slices wrote, with the number of the slice each is of."""
+    stems = [Task(job, "map", n).stem for n in range(len(counts))]
+    return [(n, name(stem, k)) for n, stem in enumerate(stems) for k in range(counts[n])]
 
 
 def map_slice(task: Task) -> None:
@@ -152,6 +157,8 @@ def map_slice(task: Task) -> None:
     _mark(
         task,
         lines=out.lines,
+        parts=out.parts,
+        notes=out.notes,
         tally=out.tally,
         links=out.links,
         warnings=out.warnings,
@@ -159,19 +166,19 @@ def map_slice(task: Task) -> None:
     )
 
 
-# --- look: what was noted of a bucket's keys, sorted -------------------------------------------------------------
+# --- look: what was noted of the keys of a bucket of notes, sorted -------------------------------------------------
 
 
 def merge_notes(task: Task) -> None:
-    """What all slices noted of the keys of a bucket, as one sorted table a kind."""
-    join = get_source(task.job.source).join
+    """What all slices noted of the keys of a bucket of notes, as one sorted table a kind."""
+    job = task.job
+    join = get_source(job.source).join
     assert join is not None
-    stems = [Task(task.job, "map", n).stem for n in range(len(task.job.slices))]
-    paths = [s.path for s in task.job.slices]
-    numbers = {path: n for n, path in enumerate(dict.fromkeys(paths))}
-    inputs = [numbers[p] for p in paths]
-    for kind in task.job.noted():
-        lookups.merge(task.job.work, stems, inputs, kind, task.number, task.job.note_buckets, join.lookups[kind])
+    numbers = {path: n for n, path in enumerate(dict.fromkeys(s.path for s in job.slices))}
+    for kind, counts in task.base.notes.items():
+        files = _files(job, counts, partial(_notes, kind))
+        of_input = [(numbers[job.slices[n].path], path) for n, path in files]
+        lookups.merge(job.work, of_input, kind, task.number, job.note_buckets, join.lookups[kind])
     _mark(task)
 
 
@@ -186,34 +193,34 @@ def pair_bucket(task: Task) -> None:
     table = _bucket(task, tally)
     if table is None:
         return _mark(task, tally={}, rows=0)
-    known = {kind: lookups.Lookup(task.job.work, kind, task.job.note_buckets) for kind in task.job.noted()}
+    known = {kind: lookups.Lookup(task.job.work, kind, task.job.note_buckets) for kind in task.base.notes}
     made = join.pair(PairInput(table, task.job.options, task.job.seed, tally, known))
     return _finish(task, made.candidates, made.fates, made.rejects, tally)
 
 
-def bucket_keys(job: Job) -> np.ndarray:
+def bucket_keys(job: Job, parts: Sequence[int]) -> np.ndarray:
     """The keys of all groups: uint64[n], sorted."""
-    found, paths = [np.zeros(0, np.uint64)], [p for n in range(len(job.slices)) for p in _parts(job, n)]
-    for bucket in range(job.buckets):
+    found, paths = [np.zeros(0, np.uint64)], [path for _, path in _files(job, parts, _part)]
+    for bucket in range(job.buckets if paths else 0):
         keys = [rows["key"].to_numpy() for rows in read_bucket(paths, bucket, job.buckets)]
-        found.append(np.unique(np.concatenate([*found[:1], *keys])))
+        found.append(np.unique(np.concatenate(keys)))
     return np.sort(np.concatenate(found))
 
 
 def _bucket(task: Task, tally: Counter[str]) -> pa.Table | None:
     """The records of a bucket in input order, with their positions; those over the limit are counted and left out."""
-    job, (largest, *first_lines) = task.job, task.base
-    parts = [(n, path) for n in range(len(job.slices)) for path in _parts(job, n)]
+    job, mapped = task.job, task.base
+    parts = _files(job, mapped.parts, _part)
     batches = list(read_bucket([path for _, path in parts], task.number, job.buckets))
     if not batches:
         return None
     table = pa.Table.from_batches(batches).combine_chunks()
     piece = np.repeat([n for n, _ in parts], [b.num_rows for b in batches])
-    lines = pa.array(table["line"].to_numpy() + (np.array(first_lines)[piece] + 1)).cast(pa.string())
+    lines = pa.array(table["line"].to_numpy() + (np.array(mapped.lines)[piece] + 1)).cast(pa.string())
     names = pa.array([s.name for s in job.slices]).take(pa.array(piece))
     table = table.drop_columns("line").append_column("position", pc.binary_join_element_wise(names, lines, ":"))
     table = table.append_column("order", pa.array(np.arange(table.num_rows)))
-    keep = table["key"].to_numpy() <= np.uint64(largest)
+    keep = table["key"].to_numpy() <= np.uint64(mapped.largest)
     tally["records.unused.over_limit"] += int((~keep).sum())
     return table.filter(pa.array(keep)) if not keep.all() else table
 
@@ -230,7 +237,7 @@ def read_slice(task: Task) -> None:
     """Convert the records of a slice (of all, where they are taken together), then check and filter."""
     job, tally = task.job, Counter[str]()
     numbers = range(len(job.slices)) if reads_together(job) else [task.number]
-    slices = [(job.slices[n], task.base[n]) for n in numbers]
+    slices = [(job.slices[n], task.base.lines[n]) for n in numbers]
     made = records.read(get_source(job.source), job.options, slices, job.limit, tally)
     _finish(task, made.candidates, made.fates, made.rejects, tally)
 
@@ -264,7 +271,7 @@ def _finish(task: Task, made: Candidates, fates: list[str], rejects: list[Reject
 
 def write_table(path: Path, table: pa.Table) -> None:
     """An Arrow stream."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+    with renamed(path) as new, pa.OSFile(str(new), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
         out.write_table(table)
 
 

@@ -16,10 +16,11 @@ def table(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "COMMANDS", ("good.py 7", "bad.py", "mute.py"))
+    monkeypatch.setattr(module, "COMMANDS", ("good.py 7", "bad.py", "mute.py", "odd.py"))
     (tmp_path / "good.py").write_text(f"import sys\nprint('seen', sys.argv[1])\nprint({json.dumps(LINE)!r})\n")
     (tmp_path / "bad.py").write_text(f"print({json.dumps(LINE)!r})\nraise SystemExit(3)\n")
     (tmp_path / "mute.py").write_text("print('no line')\n")
+    (tmp_path / "odd.py").write_text("print(42)\n")
     return module
 
 
@@ -31,6 +32,7 @@ def test_what_ended_well_is_a_row_and_the_rest_is_named(table, capsys):
     assert "| a | 4,000 rows/s | 2 rows/s | 2000× |  | `good.py 7` |" in shown
     assert "failed: bad.py" in shown
     assert "failed: mute.py" in shown
+    assert "failed: odd.py" in shown
 
 
 def test_a_part_of_a_command_chooses(table, capsys):

@@ -102,6 +102,66 @@ def test_a_full_disk_is_one_line_and_loses_nothing(dump, tmp_path, monkeypatch, 
     assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "whole")
 
 
+def test_what_was_left_of_discarding_a_conversion_is_no_part_of_another(dump, tmp_path):
+    """A refused conversion is discarded, here killed at once; the next one asks for something else."""
+    folder, _, _ = dump
+    early = CHILD.replace(
+        "convert_dataset(sys", "from prefkit import convert, folder\nconvert.resolve = refuse\nconvert_dataset(sys"
+    )
+    early = early.replace("import os, signal, sys", "import os, shutil, signal, sys").replace(
+        'print("ready"',
+        """from prefkit.errors import UserError
+def refuse(*_):
+    shutil.rmtree = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    raise UserError("torn")
+print("ready\"""",
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", early, str(folder), str(tmp_path / "out"), "0"], stdout=subprocess.DEVNULL
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert list((tmp_path / "out/.work").glob("pair-*.json")), "its tasks are there"
+    convert_dataset(folder, tmp_path / "out", where="score_chosen > 2")
+    convert_dataset(folder, tmp_path / "fresh", where="score_chosen > 2")
+    assert tree_digest(tmp_path / "out") == tree_digest(tmp_path / "fresh")
+    assert convert.Manifest.read(tmp_path / "out").sources["stack-exchange-dump"]["candidates"]["filtered"]
+
+
+def test_a_lost_file_of_notes_is_no_smaller_data_set(tmp_path, monkeypatch):
+    """Votes that were counted and cannot be found again stop the conversion."""
+    folder = write_dump(tmp_path / "in", many(40))
+    votes = [
+        f'<row Id="{i}" PostId="{i}" VoteTypeId="2" CreationDate="2020-01-01T00:00:00.000" />' for i in range(1, 60)
+    ]
+    (folder / "Votes.xml").write_text("<votes>" + "\n".join(votes) + "</votes>")
+    real = convert.engines.run_tasks
+
+    def without_notes(fn, tasks, workers, label):
+        if label == "look up":
+            next((tmp_path / "out/.work").glob("map-*.votes.*")).unlink()
+        return real(fn, tasks, workers, label)
+
+    monkeypatch.setattr(convert.engines, "run_tasks", without_notes)
+    with pytest.raises(FileNotFoundError):
+        convert_dataset(folder, tmp_path / "out")
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_nothing_is_published_of_what_does_not_add_up(dump, tmp_path, monkeypatch):
+    folder, _, _ = dump
+    real = convert.resolve
+
+    def with_a_lost_row(*args):
+        found = real(*args)
+        found.split[0] = convert.REFUSED
+        return found
+
+    monkeypatch.setattr(convert, "resolve", with_a_lost_row)
+    with pytest.raises(UserError, match="what was read and what became of it differ: candidates"):
+        convert_dataset(folder, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.arrow"))
+
+
 def test_a_second_writer_is_refused(dump, tmp_path):
     folder, expected, _ = dump
     first = start(folder, tmp_path / "out")

@@ -1,5 +1,9 @@
 """Which keys are shared, and columns read from disk."""
 
+import errno
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,6 +40,26 @@ def test_find_against_looking(values, among):
 def test_changes_against_looking(rows):
     one, other = (u64([r[k] for r in rows]) for k in (0, 1))
     assert changes(one, other).tolist() == [i for i in range(len(rows)) if i == 0 or rows[i] != rows[i - 1]]
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from prefkit.keys import write_columns
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_columns(Path(sys.argv[1]), np.zeros(200, [("a", "u8"), ("b", "?")]))
+except OSError as e:
+    print(e.errno)
+"""
+
+
+def test_a_file_that_cannot_be_written_whole_is_an_error(tmp_path):
+    found = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path / "keys")], capture_output=True, text=True)
+    assert found.stdout == f"{errno.EFBIG}\n"
+    assert not (tmp_path / "keys").exists()
 
 
 def test_columns_are_those_of_the_whole_array(tmp_path):
