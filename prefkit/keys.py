@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,27 @@ class Columns:
         return sum(self.counts)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        column, done = np.empty(len(self), self.dtype[name]), 0
+        for part in self._parts(name):
+            column[done : done + len(part)] = part
+            done += len(part)
+        return column
+
+    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The values of a column at some rows, which are ascending."""
+        starts, cells = np.cumsum([0, *self.counts]), []
+        for part, start, (a, b) in zip(
+            self._parts(name), starts, pairwise(np.searchsorted(rows, starts)), strict=False
+        ):
+            cells.append(part[rows[a:b] - start])
+        return np.concatenate(cells) if cells else np.empty(0, self.dtype[name])
+
+    def _parts(self, name: str) -> Iterator[np.ndarray]:
+        """A column, file by file."""
         kind, names = self.dtype[name], list(self.dtype.names or ())
         before = sum(self.dtype[n].itemsize for n in names[: names.index(name)])
-        column, done = np.empty(len(self), kind), 0
         for path, count in zip(self.paths, self.counts, strict=True):
-            if count:
-                column[done : done + count] = np.fromfile(path, kind, count, offset=before * count)
-                done += count
-        return column
+            yield np.fromfile(path, kind, count, offset=before * count) if count else np.empty(0, kind)
 
 
 def find(keys: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,15 @@ from prefkit.tables import offsets, string_bytes, string_offsets
 
 N_WORDS = 3
 BANDS, ROWS = 16, 6
-SIGNATURE = np.dtype([("prompt", "u8"), ("group", "u8"), ("row", "u4"), *((f"band{k}", "u8") for k in range(BANDS))])
+SIGNATURE = np.dtype(
+    [
+        ("prompt", "u8"),
+        ("group", "u8"),
+        ("row", "u4"),
+        *((f"band{k}", "u8") for k in range(BANDS)),
+        ("sketch", "u1", (BANDS * ROWS,)),
+    ]
+)
 THRESHOLD = 0.8
 AT_A_TIME = 1 << 18  # bytes of text
 AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
@@ -135,7 +143,8 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`SIGNATURE` of each text: its hash, its group, its row in the file it is in, and the hash of each band."""
+    """`SIGNATURE` of each text: its hash, its group, its row in the file it is in, the hash of each band, and a byte of
+    each MinHash."""
     found = np.zeros(len(texts), dtype=SIGNATURE)
     if not len(texts):
         return found
@@ -147,6 +156,7 @@ def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: n
     for k in range(ROWS):
         bands = _mix(bands * _SEED ^ digests[:, :, k])
     found["prompt"], found["group"], found["row"] = prompts, groups, rows
+    found["sketch"] = digests.reshape(len(texts), -1).astype(np.uint8)
     for band in range(BANDS):
         found[f"band{band}"] = bands[:, band]
     return found[np.diff(grams.cuts) > 0]  # a text without one word is like no other
@@ -165,6 +175,19 @@ def proposals(keys: np.ndarray) -> np.ndarray:
         np.stack([order[first[later]], order[at[later]]], 1),
     ]
     return np.sort(np.concatenate(pairs), axis=1)
+
+
+def may_overlap(sketches: np.ndarray, pairs: np.ndarray, threshold: float) -> np.ndarray:
+    """Pairs (int64[m, 2]) of texts that may overlap by the threshold, as their sketches (uint8[n, 96]) tell: bool[m].
+
+    The share of equal bytes estimates the Jaccard index; six standard errors are allowed for, so that of those that do
+    overlap one in a thousand million is missed. The rest need not be read, which are nearly all where many texts share
+    a few phrases.
+    """
+    least = threshold - 6 * (threshold * (1 - threshold) / sketches.shape[1]) ** 0.5
+    parts = [pairs[a : a + AT_A_TIME // 64] for a in range(0, len(pairs), AT_A_TIME // 64)]
+    agree = [(sketches[one] == sketches[other]).mean(1) for one, other in (p.T for p in parts)]
+    return np.concatenate(agree) >= least if agree else np.zeros(0, dtype=bool)
 
 
 def jaccard_of(cells: pa.ListArray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -229,12 +252,14 @@ def near_duplicates(stems: list[Path], threshold: float, workers: int) -> np.nda
     """Pairs of group keys whose prompts are near duplicates: uint64[m, 2]."""
     signed = Columns(stems, ".near", SIGNATURE)
     pairs = np.unique(np.concatenate([proposals(signed[f"band{band}"]) for band in range(BANDS)]), axis=0)
-    group, prompt = (signed[name][pairs] for name in ("group", "prompt"))
-    unlike = (group[:, 0] != group[:, 1]) & (prompt[:, 0] != prompt[:, 1])
-    pairs, group = pairs[unlike], group[unlike]
-    starts = np.cumsum([0, *signed.counts])
-    stem, row = np.searchsorted(starts, pairs, side="right") - 1, signed["row"][pairs]
-    places = np.stack([stem, row], 2).reshape(-1, 4)
-    tasks = [Alike(stems, places[i : i + AT_ONCE], threshold) for i in range(0, len(pairs), AT_ONCE)]
+    texts, place = np.unique(pairs, return_inverse=True)
+    place = place.reshape(-1, 2)
+    group, prompt, row = (signed.take(name, texts) for name in ("group", "prompt", "row"))
+    one, other = place.T
+    place = place[(group[one] != group[other]) & (prompt[one] != prompt[other])]
+    place = place[may_overlap(signed.take("sketch", texts), place, threshold)]
+    stem = np.searchsorted(np.cumsum(signed.counts), texts, side="right")
+    places = np.stack([stem[place], row[place]], 2).reshape(-1, 4)
+    tasks = [Alike(stems, places[i : i + AT_ONCE], threshold) for i in range(0, len(places), AT_ONCE)]
     alike = engine.run_tasks(confirm, tasks, workers, "near duplicates")
-    return group[np.concatenate(alike)] if alike else group
+    return group[place[np.concatenate(alike)] if alike else place]

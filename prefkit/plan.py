@@ -31,7 +31,7 @@ from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
 from prefkit.tasks import Job
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
-WORK_FORMAT = 2  # of the files of a work folder: one of another format is not gone on from
+WORK_FORMAT = 3  # of the files of a work folder: one of another format is not gone on from
 TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow", "rensa")
 
 

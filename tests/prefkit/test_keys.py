@@ -63,8 +63,9 @@ def test_a_file_that_cannot_be_written_whole_is_an_error(tmp_path):
 
 
 def test_columns_are_those_of_the_whole_array(tmp_path):
-    whole = np.zeros(10, np.dtype([("a", "u8"), ("b", "?")]))
+    whole = np.zeros(10, np.dtype([("a", "u8"), ("b", "?"), ("c", "u1", (3,))]))
     whole["a"], whole["b"] = np.arange(10) * 2**60, np.arange(10) % 3 == 0
+    whole["c"] = np.arange(30).reshape(10, 3)
     stems = [tmp_path / f"pair-{k}" for k in range(4)]
     for stem, (begin, end) in zip(stems, [(0, 4), (4, 4), (4, 10)], strict=False):  # the last one has no file
         write_columns(stem.with_suffix(".keys"), whole[begin:end])
@@ -72,3 +73,6 @@ def test_columns_are_those_of_the_whole_array(tmp_path):
     assert (len(found), found.counts) == (10, [4, 0, 6, 0])
     assert (found["a"] == whole["a"]).all()
     assert (found["b"] == whole["b"]).all()
+    for rows in ([], [0], [3, 4, 9], list(range(10))):
+        assert (found.take("a", np.array(rows, np.int64)) == whole["a"][rows]).all()
+        assert (found.take("c", np.array(rows, np.int64)) == whole["c"][rows]).all()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefkit import convert_dataset, open_pairs, plan
-from prefkit.near import jaccard_of, proposals, shingles, signatures
+from prefkit.near import jaccard_of, may_overlap, proposals, shingles, signatures
 from prefkit.tables import single_turns
 
 WORDS = [a + b for a in ("ale", "bar", "cask", "dray", "keg", "malt") for b in ("ing", "ed", "er", "s", "less", "ful")]
@@ -78,6 +78,24 @@ def test_planted_copies_are_proposed():
     proposed = np.concatenate([proposals(found[f"band{band}"]) for band in range(16)])
     assert {(2 * i, 2 * i + 1) for i in range(400)} <= set(map(tuple, proposed.tolist()))
     assert len(np.unique(proposed, axis=0)) < 1000  # and hardly anything else
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8])
+def test_sketches_lose_no_pair_that_overlaps_and_drop_most_that_do_not(threshold):
+    rng = random.Random(1)
+    texts, pairs = [], []
+    for i in range(400):
+        text = body(rng, 150)
+        texts += [text, edited(text, rng, rng.choice([0.02, 0.05, 0.1, 0.3]))]
+        pairs.append((2 * i, 2 * i + 1))
+    found = signatures(pa.array(texts), *(np.arange(len(texts)),) * 3)
+    may = may_overlap(found["sketch"], np.array(pairs), threshold)
+    overlap = np.array([plain_jaccard(texts[a], texts[b]) for a, b in pairs])
+    assert may[overlap >= threshold].all()
+    assert (overlap >= threshold).sum() > 50
+    agree = (found["sketch"][::2] == found["sketch"][1::2]).mean(1)
+    assert abs(agree - overlap).mean() < 0.05  # three to four hundredths are the standard error of 96 draws
+    assert not may[overlap < threshold - 0.4].any()
 
 
 def planted(rng, originals=60):
