@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from prefkit.errors import UserError
 from train.core.cache import LogpCache, SequenceLogp
-from train.core.locate import adapter_config, is_adapter, locate, missing_base, weights_digest
+from train.core.locate import weights_digest
 from train.core.logprobs import check_fits, check_head, sequence_logps
 from train.core.plan import padding, single_responses
 from train.core.policies import Loaded, Policy, load_policy, reference_context
@@ -102,24 +102,6 @@ class Models:
             self.decided[id(model)] = (longest, found)
             say(found.line)
         return found
-
-
-def context_length(policy: Policy) -> int | None:
-    """How many positions the model has, from its configuration alone."""
-    from transformers import AutoConfig
-
-    folder = locate(policy.path)
-    if is_adapter(folder):
-        try:
-            folder = locate(adapter_config(folder)["base_model_name_or_path"])
-        except UserError as e:
-            raise missing_base(e, policy.path) from e
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as e:
-        first = str(e).strip().partition("\n")[0]
-        raise UserError(f"no model configuration can be read: {first[:200]}", policy.path, "give a model folder") from e
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def same_vocabulary(policy: Policy, other: Policy) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from evalkit.engines import Found, compute_local, compute_on_ray
 from evalkit.inputs import Data, open_data
-from evalkit.models import Models, Role, absolute, context_length, same_vocabulary, short_name, short_names
+from evalkit.models import Models, Role, absolute, same_vocabulary, short_name, short_names
 from evalkit.noise import UNMEASURED, noise_floor
 from evalkit.options import NO_REFERENCE, ScoreOptions
 from evalkit.overlap import training_overlap
@@ -31,6 +31,7 @@ from train.core.cache import tokenizer_digest
 from train.core.dataset import load_rows
 from train.core.encode import Encoded, Limits
 from train.core.logprobs import Scored, collect_logps
+from train.core.models import context_length
 from train.core.policies import Policy, describe_policy
 from train.core.rows import Row, Rows
 
@@ -158,7 +159,7 @@ def made_of(models: Models) -> dict[str, Any]:
 
 def _limits(policy: Policy, options: ScoreOptions) -> Limits:
     """Of tokens: those asked for, else all that the model has positions for."""
-    context = context_length(policy)
+    context = context_length(policy.path)
     if options.max_tokens is not None and context is not None and options.max_tokens > context:
         what = f"--max-tokens {options.max_tokens} is more than the model's {context} positions"
         raise UserError(what, policy.path, f"--max-tokens {context} at most")

@@ -30,7 +30,9 @@ def check(run: Run) -> Run:
     coerce_trainer(given)
     if run.data.template is not None:
         Template.named(run.data.template)
-    _positive(run, "data.max_tokens", "lora.r" if run.lora.enabled else "data.max_tokens")
+    _positive(run, "data.max_tokens", "data.max_prompt_tokens")
+    if run.lora.enabled:
+        _positive(run, "lora.r")
     if isinstance(run, DpoRun):
         _positive(run, "dpo.beta", "dpo.pairs_per_step")
         check_loss(run.dpo.loss)
@@ -95,5 +97,5 @@ def _positive(run: Run, *names: str) -> None:
     for name in names:
         section, key = name.split(".")
         value = getattr(getattr(run, section), key)
-        if not value > 0:
+        if value is not None and not value > 0:
             raise UserError(f"{name} is {value}", fix="it must be above 0")

@@ -38,8 +38,8 @@ class DataConfig:
     "Use only the first pairs of the split."
     eval_limit: int | None = None
     "Use only the first pairs of the evaluation split."
-    max_tokens: int = 1024
-    "Of prompt and one response together."
+    max_tokens: int | None = None
+    "Of prompt and one response together; default 1024, or all that the model has positions for where that is less."
     max_prompt_tokens: int | None = None
     too_long: Literal["drop", "truncate_prompt", "truncate_response"] = "drop"
     "What to do with pairs over the limits; a truncated response gets no EOS."

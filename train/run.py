@@ -21,13 +21,14 @@ from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
 from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
 from train.core.memory import peak_megabytes, trim_holes
-from train.core.models import default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
+from train.core.models import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row, Rows
 from train.schedule import schedule
 from train.trainer import Layout, Objective, StepTrainer, training_arguments
 from train.weights import save_policy
 
 DROPPED = "dropped.json"
+MAX_TOKENS = 1024  # of a prompt with one response, unless the run says otherwise
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
 CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 
@@ -85,6 +86,7 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
         dtype=dtype,
     )
     data = replace(run.data, template=template.source, path=str(Path(run.data.path).resolve()))
+    data = replace(data, max_tokens=_max_tokens(run.data.max_tokens, run.model.path))
     trainer = run.trainer
     if full and torch.cuda.is_available():  # fp32 weights, bf16 arithmetic
         trainer = {"bf16": "true"} | trainer
@@ -112,8 +114,19 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     return Session(run, digests, out, tokenizer, template, rows, eval_rows, counts, dropped, resume), run
 
 
+def _max_tokens(asked: int | None, model: str) -> int:
+    """Of a prompt with one response: what is asked for, else MAX_TOKENS, as far as the model has positions."""
+    context = context_length(model) or asked or MAX_TOKENS
+    if asked is not None and asked > context:
+        what = f"data.max_tokens is {asked}, the model has {context} positions"
+        raise UserError(what, model, f"set --data.max-tokens {context} at most")
+    if asked is None and context < MAX_TOKENS:
+        say(f"limit: {context} tokens for prompt and response together, all that the model has positions for")
+    return asked or min(context, MAX_TOKENS)
+
+
 def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Template, kind: Kind) -> Rows:
-    limits = Limits(run.data.max_tokens, run.data.max_prompt_tokens, run.data.too_long)
+    limits = Limits(run.data.max_tokens or MAX_TOKENS, run.data.max_prompt_tokens, run.data.too_long)
     found = load_rows(run.data.path, split, limit, kind, tokenizer, template, limits)
     counts = found.counts()
     dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"

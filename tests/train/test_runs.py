@@ -33,6 +33,7 @@ from train.sft import train_sft
 from train.tiny_model import write_tiny_model
 
 ROOT = Path(__file__).parents[2]
+SIDES = ("chosen", "rejected")
 FAST = {"learning_rate": "5e-3", "logging_steps": "1", "save_strategy": "no", "warmup_steps": "0"}
 
 
@@ -430,9 +431,6 @@ def test_ties_are_dropped_and_counted(model_path, tmp_path):
 
 
 def test_what_does_not_fit_the_model_is_said(data, tmp_path):
-    short = save_model(tmp_path / "short", max_position_embeddings=20)
-    with pytest.raises(UserError, match=r"the model has 20 positions.*set --data.max-tokens 20"):
-        train_dpo(dpo_run(short, data), tmp_path / "a")
     small = save_model(tmp_path / "small", vocab_size=100)
     with pytest.raises(UserError, match="the model knows 100"):
         train_dpo(dpo_run(small, data), tmp_path / "b")
@@ -448,6 +446,26 @@ def test_nf4_computes_in_bfloat16_where_asked(model_path, data, tmp_path):
     assert kinds["Linear4bit"].weight.quant_type == "nf4"
     assert kinds["Linear4bit"].weight.quant_state.nested, "double quantisation"
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16, "no blanket upcast"
+
+
+def test_no_more_tokens_than_the_model_has_positions_for(data, tmp_path, monkeypatch, capsys):
+    """Asked for more: refused before a text is tokenised. Not asked: its context, and what is longer is counted."""
+    short = save_model(tmp_path / "short", max_position_embeddings=40)
+    run = dpo_run(short, data, trainer={"max_steps": "1"})
+    train_dpo(run, tmp_path / "a")
+    assert "limit: 40 tokens for prompt and response together" in capsys.readouterr().out
+    tokenizer = load_tokenizer(str(short))
+    long = 0
+    for pair in open_pairs(data, "train").to_pylist():
+        texts = (f"Question: {pair['prompt'][0]['content']}\n\nAnswer: {pair[s][0]['content']}" for s in SIDES)
+        long += any(len(tokenizer(t)["input_ids"]) + 1 > 40 for t in texts)  # and its end token
+    counts = json.loads((tmp_path / "a" / "summary.json").read_text())["data"]["train"]
+    assert 0 < long < 80
+    assert (counts["pairs"], sum(counts["dropped"].values())) == (80 - long, long)
+    assert yaml.safe_load((tmp_path / "a" / "run.yaml").read_text())["data"]["max_tokens"] == 40
+    monkeypatch.setattr("train.run.load_rows", lambda *args: pytest.fail("tokenised"))
+    with pytest.raises(UserError, match=r"max_tokens is 1024, the model has 40 positions.*set --data.max-tokens 40"):
+        train_dpo(replace(run, data=replace(run.data, max_tokens=1024)), tmp_path / "b")
 
 
 def test_only_the_usual_evaluation_split_may_be_absent(model_path, tmp_path, capsys):

@@ -35,6 +35,23 @@ def load_tokenizer(path: str) -> Any:
         raise UserError(f"no tokenizer can be loaded: {_first_line(e)}", path, "the folder needs tokenizer.json") from e
 
 
+def context_length(path: str) -> int | None:
+    """How many positions a model has, from its configuration alone; None where it has no limit."""
+    from transformers import AutoConfig
+
+    folder = locate(path)
+    if is_adapter(folder):
+        try:
+            folder = locate(_base_of(folder))
+        except UserError as e:
+            raise missing_base(e, path) from e
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as e:
+        raise UserError(f"no model configuration can be read: {_first_line(e)}", path, "give a model folder") from e
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def default_dtype() -> str:
     """float32 on CPU, bfloat16 on CUDA."""
     return "bfloat16" if torch.cuda.is_available() else "float32"
