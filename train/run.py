@@ -97,6 +97,8 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     digests = {"data": known, "model": weights_digest(run.model.path)}
     resume = open_folder(run, digests, out)
     say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
+    if template.note:
+        say(f"note: {template.note}")
     found = {run.data.split: _read(run, run.data.split, run.data.limit, tokenizer, template, kind)}
     if not found[run.data.split].rows:
         raise UserError("no pair is left to train on", run.data.path, "see the counts above; raise data.max_tokens")

@@ -392,6 +392,13 @@ def test_a_template_that_the_policy_was_not_trained_with_is_told(road):
     assert "warning: the template is not the one that the policy was trained with" in lines
 
 
+def test_a_template_that_asks_for_the_date_is_told(road):
+    lines: list[str] = []
+    dated = "{{ strftime_now('%d %b') }} {% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    score(str(road / "dpo"), road / "data", ScoreOptions(limit=4, template=dated), lines.append)
+    assert any(line.startswith("warning: the template asks for today's date") for line in lines)
+
+
 def test_marks_of_another_template_are_told(road, tmp_path):
     pair = {"prompt": "Human: Why?\n\nAssistant:", "chosen": "So.", "rejected": "No."}
     (tmp_path / "marked.jsonl").write_text(json.dumps(pair) + "\n")

@@ -249,6 +249,19 @@ def test_one_row_a_prompt_with_distinct_responses():
     assert len(build_rows(pairs, tokenizer, Template.of(None, tokenizer), WIDE, one_pair_per_row=True).rows) == 2
 
 
+def test_a_template_that_asks_for_the_date_says_the_same_every_day():
+    """As Llama 3.2 asks: the tokens are those of the day its template names where there is no clock."""
+    tokenizer = chatml()
+    asks = "\n  {% set day = strftime_now('%d %b %Y') %}Today: {{ day }}\n" + CHATML
+    dated, written = Template(asks), Template("\nToday: 26 Jul 2024\n" + CHATML)
+    a, b = (encode_prompt_group(tokenizer, t, user("hop?"), [reply("malt")], WIDE) for t in (dated, written))
+    assert a.prompt_ids.tolist() == b.prompt_ids.tolist()
+    assert a.response_ids[0].tolist() == b.response_ids[0].tolist()
+    assert encode_prompt(tokenizer, dated, user("hop?")) == encode_prompt(tokenizer, written, user("hop?"))
+    assert "always told 2024-07-26" in dated.note
+    assert written.note is None
+
+
 def test_several_turns_need_a_chat_template():
     tokenizer = get("built")
     turns = [*user("a"), *reply("b"), *user("c")]
@@ -276,6 +289,9 @@ def test_mistakes_are_named(tmp_path):
         Template.of("Q {prompt}", tokenizer)
     with pytest.raises(UserError, match="template file not found"):
         Template.of(str(tmp_path / "no.jinja"), tokenizer)
+    (tmp_path / "half.txt").write_text("Q {prompt}")
+    with pytest.raises(UserError, match="once each"):
+        Template.of(str(tmp_path / "half.txt"), tokenizer)
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS token"):
         encode_prompt_group(tokenizer, Template("{prompt}{response}"), user("a"), [reply("b")], WIDE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,14 @@ TEMPLATES = {
     "plain": "{prompt}\n\n{response}",
     "dialogue": _DIALOGUE,  # many turns for a base model without special tokens
 }
+
+TODAY = date(2024, 7, 26)  # for templates, always: the day that Llama's own name where there is no clock
+_CODES = [pad + c for pad in ("", "-") for c in "aAbBdHIjmMpSUwWyY"]
+_CLOCK = (  # transformers' strftime_now would tell the time; put before a template, this stands in its place
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('%{c}', '{TODAY.strftime('%' + c)}')" for c in _CODES)
+    + " }}{% endmacro %}\n"
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,13 @@ class Template:
         return not self.is_chat or not ("_token" in self.source or any(s in self.source for s in special_tokens))
 
     @property
+    def note(self) -> str | None:
+        """What a user must know of how the template is filled in."""
+        if not self.is_chat or "strftime_now" not in self.source:
+            return None
+        return f"the template asks for today's date and is always told {TODAY}: the same tokens every day"
+
+    @property
     def digest(self) -> str:
         """blake2b-128 of the template's text."""
         return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
@@ -114,9 +130,9 @@ class Template:
     def render(self, tokenizer: Any, prompt: Sequence[Message], responses: Sequence[Sequence[Message]]) -> list[str]:
         """Text of the prompt ready for an answer, then of prompt + response for each response."""
         if self.is_chat:
-            chat = {"conversation": list(prompt), "chat_template": self.source, "tokenize": False}
-            head = tokenizer.apply_chat_template(**chat, add_generation_prompt=True)
-            return [head] + [tokenizer.apply_chat_template(**chat | {"conversation": [*prompt, *r]}) for r in responses]
+            chat: dict[str, Any] = {"chat_template": _CLOCK * bool(self.note) + self.source, "tokenize": False}
+            head = tokenizer.apply_chat_template(list(prompt), **chat, add_generation_prompt=True)
+            return [head, *(tokenizer.apply_chat_template([*prompt, *r], **chat) for r in responses)]
         before, rest = self.source.split("{prompt}")
         between, after = rest.split("{response}")
         head = before + _single_turn(prompt) + between
