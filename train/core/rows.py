@@ -164,10 +164,11 @@ def build_rows(
 def build_examples(pairs: Iterable[PairText], tokenizer: Any, template: Template, limits: Limits) -> Rows:
     """Rows for SFT: each distinct (prompt, chosen response) once, one row each, bearing its first pair's id."""
     groups: dict[Any, dict[Any, PairText]] = {}
+    result = Rows()
     for pair in pairs:
         prompt, chosen = (tuple((m["role"], m["content"]) for m in side) for side in (pair.prompt, pair.chosen))
-        groups.setdefault(prompt, {}).setdefault(chosen, pair)
-    result = Rows()
+        if groups.setdefault(prompt, {}).setdefault(chosen, pair) is not pair:
+            result.dropped.setdefault("same prompt and answer as an earlier pair", []).append(pair.id)
     for group in groups.values():
         first = next(iter(group.values()))
         encoded = encode_prompt_group(tokenizer, template, first.prompt, [p.chosen for p in group.values()], limits)
