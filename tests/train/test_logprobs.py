@@ -251,12 +251,29 @@ def test_frequencies_that_depend_on_length_are_computed_alone():
     short, long = Row(ids[:8], (ids[20:28], ids[30:36])), Row(ids[:40], (ids[40:70], ids[50:54]))
     decided = decide_sharing(model, [short, long])
     assert (decided.packed, decided.alone) == (False, True)
+    assert decided.line.endswith("repeats its prompt, 1.50 times the tokens"), "(2·8 + 14 + 2·40 + 34) / (22 + 74)"
     assert decide_sharing(model, [short]).packed, "below the first length nothing depends on it"
     padded = response_logps(model, [short, long], 10_000, packed=False)[0].logps_R
     alone = separate_logps(model, [short, long])
     assert np.abs(padded - separate_logps(model, [short])[0].logps_R).max() > 1e-2, "what the test is about"
     assert np.array_equal(alone[0].logps_R, separate_logps(model, [short])[0].logps_R)
     assert np.abs(alone[0].logps_R - [t.sum() for t in oracle(model, short)]).max() < 1e-4
+
+
+def test_the_line_says_what_was_measured_decided_and_paid(monkeypatch):
+    model = make_model().bfloat16()
+    rows = [Row(np.arange(3, 23, dtype=np.int32), tuple(np.arange(a, a + 8, dtype=np.int32) for a in (30, 50)))]
+    rounding = "rounding of bfloat16 may cost 2.0e-01 over 16 tokens"  # 0.05 · √16
+    for off, said in (
+        (0.1, f"rows are packed: responses are within 1.0e-01 nats of each computed alone; {rounding}"),
+        (
+            0.5,
+            "rows are not packed: responses would be 5.0e-01 nats off each computed alone, but "
+            f"{rounding}; each response repeats its prompt, 1.56 times the tokens",
+        ),  # 56 of 36
+    ):
+        monkeypatch.setattr("train.core.sharing.probe", lambda *args, off=off: off)
+        assert decide_sharing(model, rows).line == said
 
 
 def test_a_head_that_does_more_is_refused():
