@@ -78,7 +78,8 @@ class RunLog(TrainerCallback):
         self.last = (time.monotonic(), state.epoch or 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer takes all our epochs for one."""
+        """Trainer takes all our epochs for one, and leaves out what came after the last `logging_steps`."""
+        control.should_log |= state.global_step == state.max_steps and args.logging_strategy != "no"
         if state.global_step in self.epoch_ends:
             control.should_evaluate |= args.eval_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"

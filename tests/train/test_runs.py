@@ -252,6 +252,20 @@ def test_metrics_are_means_over_pairs_not_over_steps(model_path, tmp_path):
         assert metrics(tmp_path / "both", key) == [pytest.approx((3 * first + second) / 4)]
 
 
+def test_the_last_steps_are_logged_however_few(model_path, data, tmp_path, capsys):
+    """10 steps, of which every fourth is printed: the last line holds the mean of the two after the eighth."""
+    run = dpo_run(model_path, data)
+    train_dpo(run, tmp_path / "each")
+    capsys.readouterr()
+    train_dpo(replace(run, trainer={**run.trainer, "logging_steps": "4"}), tmp_path / "some")
+    each, some = metrics(tmp_path / "each"), metrics(tmp_path / "some")
+    assert some == pytest.approx([np.mean(each[:4]), np.mean(each[4:8]), np.mean(each[8:10])], abs=1e-6)
+    steps = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 10/10")]
+    assert ["eval loss" in line for line in steps] == [False, True]
+    train_dpo(replace(run, trainer={**run.trainer, "logging_strategy": "no"}), tmp_path / "none")
+    assert metrics(tmp_path / "none") == []
+
+
 def test_a_loss_that_is_not_finite_stops_and_names_its_pairs(model_path, data, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text("def bad(x, beta, s):\n    y = x.margins(beta) * 1.0\n    y[1] = float('nan')\n    return y\n")
