@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
 
+from prefkit.command_line import mistake
 from prefkit.errors import UserError, unknown_name
 
 EXTRAS = {  # module that is missing -> the extra that brings it
@@ -72,7 +73,7 @@ def _one_line(e: Exception) -> str:
     elif isinstance(e, UnknownCommandError):  # its own message would import every command to look for synonyms
         e = unknown_name("command", (e.unused_tokens or [""])[0], [n for n in e.app or [] if not n.startswith("-")])
     elif isinstance(e, CycloptsError):
-        e.verbose = False
+        e = mistake(e)
     elif isinstance(e, ImportError):
         missing = e.__cause__ if isinstance(e.__cause__, ImportError) else e  # a lazy command wraps what failed
         extra = EXTRAS.get((missing.name or "").partition(".")[0])

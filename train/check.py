@@ -33,6 +33,8 @@ def check(run: Run) -> Run:
     _positive(run, "data.max_tokens", "data.max_prompt_tokens")
     if run.lora.enabled:
         _positive(run, "lora.r")
+        if not run.lora.targets:
+            raise UserError("lora.targets is empty", fix="name modules, e.g. q_proj v_proj, or all-linear")
     if isinstance(run, DpoRun):
         _positive(run, "dpo.beta", "dpo.pairs_per_step")
         check_loss(run.dpo.loss)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -125,13 +122,3 @@ class DpoRun:
 
 
 Run = SftRun | DpoRun
-
-
-def as_dict(run: Run) -> dict[str, Any]:
-    """Plain sections for run.yaml."""
-    return json.loads(json.dumps(dataclasses.asdict(run)))
-
-
-def digest(run: Run) -> str:
-    """Changes whenever any setting of the run changes."""
-    return hashlib.blake2b(json.dumps(as_dict(run), sort_keys=True).encode(), digest_size=16).hexdigest()

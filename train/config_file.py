@@ -19,6 +19,11 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
 
     Unlike cyclopts' own, it merges `trainer` key by key, so that `--trainer.x` adds to the file's section.
     """
+    (trainer,) = (a for a in arguments if a.name == "--trainer")
+    if nested := next((t for t in trainer.tokens if len(t.keys) > 1), None):
+        field, key = nested.keys[:2]
+        fix = f"write --trainer.{field} VALUE, or '{{{key}: {nested.value}}}' as VALUE where it takes names"
+        raise UserError(f"{nested.keyword} is too deep", fix=fix)
     (chosen,) = (a for a in arguments if a.name == "--config")
     if not chosen.tokens:
         return
@@ -29,7 +34,6 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     known = {a.name.removeprefix("--").partition(".")[0] for a in arguments if a.name.startswith("--")} - {"config"}
     if unknown := next((k for k in values if k.replace("_", "-") not in known), None):
         raise unknown_name("section", unknown, known)
-    (trainer,) = (a for a in arguments if a.name == "--trainer")
     given = {t.keys[0].replace("-", "_") for t in trainer.tokens if t.keys}
     for key, value in (values.pop("trainer", None) or {}).items():
         if key.replace("-", "_") not in given:

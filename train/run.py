@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from transformers import PrinterCallback
 from prefkit.errors import UserError
 from train.callbacks import Interrupt, RunLog, is_main, say, write
 from train.check import check_places
-from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun, as_dict
+from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Encoded, Limits, Template
 from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
@@ -25,6 +25,7 @@ from train.core.models import context_length, default_dtype, load_adapter, load_
 from train.core.rows import Row, Rows
 from train.schedule import schedule
 from train.trainer import Layout, Objective, StepTrainer, training_arguments
+from train.trainer_keys import coerce_trainer
 from train.weights import save_policy
 
 DROPPED = "dropped.json"
@@ -141,12 +142,17 @@ def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Tem
     return found
 
 
+def settings(run: Run) -> dict[str, Any]:
+    """The sections as run.yaml holds them: lists as lists, numbers as numbers."""
+    return json.loads(json.dumps(asdict(run) | {"trainer": coerce_trainer(run.trainer)}))
+
+
 def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
     """The checkpoint to resume from, or None for a fresh folder; UserError when the folder holds another run."""
     recorded = run_config(out)
     if recorded is None:
         return None
-    changed = [k for k, v in as_dict(run).items() if recorded.get(k) != v]
+    changed = [k for k, v in settings(run).items() if recorded.get(k) != v]
     changed += [f"{k} of other content" for k, v in digests.items() if recorded.get("digests", {}).get(k) != v]
     if changed:
         what = f"the folder holds another run (other {', '.join(changed)})"
@@ -186,7 +192,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         out.mkdir(parents=True, exist_ok=True)
         if session.dropped:
             write(out / DROPPED, json.dumps(session.dropped, indent=1))
-        write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **as_dict(run), **session.noted}))
+        write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **settings(run), **session.noted}))
     interrupt = Interrupt()
     trainer = StepTrainer(
         model,

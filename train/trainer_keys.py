@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prefkit.errors import UserError, unknown_name
+from prefkit.errors import UserError
 from train.declared import fields_of
 
 OURS = "it is decided by the plan of a step"
@@ -50,23 +52,32 @@ def coerce_trainer(values: dict[str, str]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, text in values.items():
         if key not in fields:
-            raise unknown_name("trainer key", key, [k for k in fields if k not in OWNED])
+            raise _unknown(key, [k for k in fields if k not in OWNED])
         try:
             result[key] = _coerce(text, fields[key])
-        except ValueError as e:
+        except (ValueError, yaml.YAMLError) as e:
             raise UserError(f"trainer.{key} is {text!r}", fix=f"it must be {fields[key]}") from e
     return result
 
 
+def _unknown(key: str, known: list[str]) -> UserError:
+    """With the field whose initials these are (lr), which has this word in it (epochs), or is written nearly so."""
+    short = [k for k in known if "".join(word[0] for word in k.split("_")) == key]
+    near = short or [k for k in known if key in k.split("_")][:3] or get_close_matches(key, known, n=1)
+    fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "give a field of transformers.TrainingArguments"
+    return UserError(f"unknown trainer key {key!r}", fix=fix)
+
+
 def _coerce(text: str, declared: str) -> Any:
     """`declared` is an annotation such as "bool", "float | None", "dict[str, Any] | str"."""
-    if text == "null" or (text.lower() == "none" and "str" not in declared):
+    if "None" in declared and (text == "null" or (text.lower() == "none" and "str" not in declared)):
         return None
     if "bool" in declared and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if "dict" in declared or "list" in declared:
         value = yaml.safe_load(text)
-        return value if isinstance(value, (dict, list)) or "str" in declared else _fail(text)
+        plain = "str" in declared.split(" | ") and ("dict" not in declared or Path(text).is_file())
+        return value if isinstance(value, (dict, list)) or plain else _fail(text)
     if "float" in declared:
         return float(text)
     if "int" in declared:

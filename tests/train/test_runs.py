@@ -279,7 +279,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_pairs(model_path, data, t
 
 
 def test_run_yaml_replays_the_run(model_path, data, tmp_path):
-    train_dpo(dpo_run(model_path, data), tmp_path / "a")
+    """Numbers in it are numbers."""
+    train_dpo(dpo_run(model_path, data, trainer={"save_total_limit": "2"}), tmp_path / "a")
     command = [
         sys.executable,
         "-m",
@@ -297,6 +298,15 @@ def test_run_yaml_replays_the_run(model_path, data, tmp_path):
     assert metrics(tmp_path / "a") == pytest.approx(metrics(tmp_path / "b"), abs=1e-6)
     a, b = (yaml.safe_load((tmp_path / n / "run.yaml").read_text()) for n in ("a", "b"))
     assert a == b
+    values = {
+        "learning_rate": 5e-3,
+        "logging_steps": 1,
+        "warmup_steps": 0,
+        "save_strategy": "no",
+        "save_total_limit": 2,
+    }
+    assert {k: a["trainer"][k] for k in values} == values
+    assert not [v for v in a["trainer"].values() if isinstance(v, str) and v.replace(".", "").isdigit()]
 
 
 def test_two_processes_do_what_one_does(model_path, data, tmp_path):
