@@ -12,19 +12,19 @@ from pathlib import Path
 def fields_of(module: str, name: str) -> dict[str, str]:
     """The fields of a class in a module, with their annotations."""
     (found,) = (n for n in _tree(module).body if isinstance(n, ast.ClassDef) and n.name == name)
-    return {name: ast.unparse(n.annotation) for name, n in _declared(found.body).items()}
+    return {field: ast.unparse(declared.annotation) for field, declared in _declared(found.body).items()}
 
 
 @cache
 def keys_of(module: str, name: str) -> tuple[str, ...]:
     """The keys of a dict in a module, written as texts there."""
-    written = _declared(_tree(module).body)[name].value
-    assert isinstance(written, ast.Dict)
-    return tuple(ast.literal_eval(key) for key in written.keys if key is not None)
+    found = _declared(_tree(module).body)[name].value
+    assert isinstance(found, ast.Dict)
+    return tuple(ast.literal_eval(key) for key in found.keys if key is not None)
 
 
 def _declared(body: list[ast.stmt]) -> dict[str, ast.AnnAssign]:
-    """The annotated names of a class or a module."""
+    """What is written `name: type` or `name: type = value`."""
     return {n.target.id: n for n in body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
 
 

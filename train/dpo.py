@@ -120,20 +120,20 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     kind = reference if run.dpo.reference != "none" else "none"
     say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
     if run.dpo.reference == "cached":
-        session = with_reference(session, model, kind, frozen, sharing.packed)
+        session = with_reference(session, run, model, kind, frozen, sharing.packed)
     objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)
     return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, sharing.packed)
 
 
-def with_reference(session: Session, model: Any, kind: str, frozen: Any, packed: bool) -> Session:
+def with_reference(session: Session, run: DpoRun, model: Any, kind: str, frozen: Any, packed: bool) -> Session:
     """The session whose rows carry their log-probabilities under the reference, from the cache or computed now.
 
     Several processes share the work, each its part of the rows. UserError names a pair whose reference is not finite.
     """
-    config, mixed = session.run.model, mixed_precision(session)
+    config, mixed = run.model, mixed_precision(session)
     precision = f"{config.dtype}{f' under autocast to {mixed}'.replace('torch.', '') if mixed else ''}"
     cache = LogpCache(session.digests["model"], precision, config.four_bit, config.path)
-    budget = session.run.dpo.tokens_per_forward or default_budget()  # type: ignore[union-attr]  # of DPO alone
+    budget = run.dpo.tokens_per_forward or default_budget()
     processes = PartialState(cpu=not torch.cuda.is_available())
     mine = (session.rows + session.eval_rows)[processes.process_index :: processes.num_processes]
     total = sum(len(r.response_ids) for r in mine)
