@@ -29,7 +29,7 @@ from prefkit.progress import progress
 from prefkit.shards import open_pairs, read_manifest
 from train.core.cache import tokenizer_digest
 from train.core.dataset import load_rows
-from train.core.encode import Encoded, Limits
+from train.core.encode import Limits
 from train.core.logprobs import Scored, collect_logps
 from train.core.models import context_length
 from train.core.policies import Policy, describe_policy
@@ -78,7 +78,7 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
     models = find_models(policy, options)
     limits = _limits(models.policy, options)
     built = _read(data.folder, options, models.policy, limits)
-    boundary = _boundary(built, models.policy.tokenizer)
+    boundary = built.rows[0].boundary(models.policy.tokenizer)
     counts = built.counts()
     dropped = "".join(f", {n} dropped: {reason}" for reason, n in counts["dropped"].items())
     say(f"pairs    {built.read} read, {built.kept} to score of {counts['prompts']} prompts{dropped}")
@@ -203,8 +203,3 @@ def _run_record(policy: Policy) -> dict[str, Any] | None:
     if not policy.config:
         return None
     return {"digests": policy.config.get("digests"), "data_path": policy.config.get("data", {}).get("path")}
-
-
-def _boundary(built: Rows, tokenizer: Any) -> str:
-    first = built.rows[0]
-    return Encoded(first.prompt_ids, first.response_ids, first.truncated).boundary(tokenizer)

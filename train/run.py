@@ -18,7 +18,7 @@ from train.callbacks import Interrupt, RunLog, is_main, say, write
 from train.check import check_places
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
-from train.core.encode import Encoded, Limits, Template
+from train.core.encode import Limits, Template
 from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
 from train.core.memory import peak_megabytes, trim_holes
 from train.core.models import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
@@ -136,9 +136,7 @@ def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Tem
     say(f"{split}: {found.read} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")
     say(f"  {counts['prompts']} prompts, {counts['responses']} responses, {counts['tokens']} tokens")
     if found.rows:
-        first = found.rows[0]
-        shown = Encoded(first.prompt_ids, first.response_ids, first.truncated).boundary(tokenizer)
-        say(f"  boundary of the first: {shown}")
+        say(f"  boundary of the first: {found.rows[0].boundary(tokenizer)}")
     return found
 
 

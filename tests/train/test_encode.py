@@ -143,8 +143,9 @@ def test_an_answer_that_merges_with_the_prompt_moves_the_boundary():
 
 def test_the_boundary_can_be_seen():
     tokenizer = get("built")
-    got = encode_prompt_group(tokenizer, Template.of(None, tokenizer), user("beer?"), [reply("good")], WIDE)
-    left, right = got.boundary(tokenizer).split(" | ")
+    pairs = [PairText("1", user("beer?"), reply("good"), reply("bad"))]
+    (row,) = build_rows(pairs, tokenizer, Template.of(None, tokenizer), WIDE).rows
+    left, right = row.boundary(tokenizer).split(" | ")
     assert left.endswith('":"')
     assert right.startswith('"Ġ')
 
@@ -248,6 +249,21 @@ def test_one_row_a_prompt_with_distinct_responses():
     assert row.pairs == ((0, 1), (1, 2))
     assert built.dropped == {"chosen and rejected have the same tokens": ["3"]}
     assert len(build_rows(pairs, tokenizer, Template.of(None, tokenizer), WIDE, one_pair_per_row=True).rows) == 2
+
+
+def test_two_texts_with_the_same_tokens_are_one_response():
+    """Cut to one length they are: the pairs of both are kept, the pair between them is not."""
+    tokenizer = get("built")
+    a, b, c = reply("hop " * 30 + "malt"), reply("hop " * 30 + "beer"), reply("c")
+    pairs = [PairText(n, user("q"), w, x) for n, w, x in (("1", a, b), ("2", c, b), ("3", a, c), ("4", b, c))]
+    limits = Limits(30, too_long="truncate_response")
+    built = build_rows(pairs, tokenizer, Template("{prompt}\n{response}"), limits)
+    (row,) = built.rows
+    assert (len(row.response_ids), row.pair_ids) == (2, ("2", "3", "4"))
+    same, other = row.pairs[1]
+    assert row.pairs == ((other, same), (same, other), (same, other))
+    assert (row.truncated[same], row.truncated[other]) == (True, False)
+    assert built.dropped == {"chosen and rejected have the same tokens": ["1"]}
 
 
 def test_a_template_that_asks_for_the_date_says_the_same_every_day():

@@ -71,12 +71,6 @@ class Encoded:
     truncated: tuple[bool, ...]
     prompt_truncated: bool = False
 
-    def boundary(self, tokenizer: Any, width: int = 4) -> str:
-        """The last tokens of the prompt and the first of response 0: `"Ċ" "Answer" ":" | "ĠThe" "Ġhop"`."""
-        first = next((r for r in self.response_ids if not isinstance(r, Dropped)), np.empty(0, np.int32))
-        sides = (self.prompt_ids[-width:], first[:width])
-        return " | ".join(" ".join(f'"{t}"' for t in tokenizer.convert_ids_to_tokens(s.tolist())) for s in sides)
-
 
 @dataclass(frozen=True)
 class Template:
@@ -150,7 +144,8 @@ def encode_prompt_group(
     """
     traits = _traits(tokenizer)
     literal = template.is_literal(traits.special_tokens)
-    if not literal and any(s in m["content"] for m in _all(prompt, responses) for s in traits.special_tokens):
+    messages = [*prompt, *(m for r in responses for m in r)]
+    if not literal and any(s in m["content"] for m in messages for s in traits.special_tokens):
         return Dropped("special token in text")
     texts = template.render(tokenizer, prompt, responses)
     prompt_ids, *full = _tokenize(tokenizer, texts, literal, traits)
@@ -202,10 +197,6 @@ def _traits(tokenizer: Any) -> _Traits:
     special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     ends = frozenset(special) - {tokenizer.unk_token_id}
     return _Traits(bos if uses else None, tokenizer.eos_token_id, ends, tuple(special.values()))
-
-
-def _all(prompt: list[Message], responses: list[list[Message]]) -> list[Message]:
-    return [*prompt, *(m for r in responses for m in r)]
 
 
 def _single_turn(prompt: Sequence[Message]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,6 +34,11 @@ class Row:
         """Responses of each pair id: the two of a pair, or the one of an example."""
         return self.pairs or tuple((i,) for i in range(len(self.pair_ids)))
 
+    def boundary(self, tokenizer: Any, width: int = 4) -> str:
+        """The last tokens of the prompt and the first of a response: `"Ċ" "Answer" ":" | "ĠThe" "Ġhop"`."""
+        sides = (self.prompt_ids[-width:], self.response_ids[0][:width])
+        return " | ".join(" ".join(f'"{t}"' for t in tokenizer.convert_ids_to_tokens(s.tolist())) for s in sides)
+
     @property
     def tokens(self) -> int:
         """Tokens of the row with its prompt computed once."""
@@ -59,10 +63,6 @@ class Row:
             pairs=tuple((new[w], new[x]) for w, x in (self.pairs[p] for p in pairs)),
             pair_ids=tuple(self.pair_ids[p] for p in pairs),
         )
-
-    def without_pairs(self) -> Row:
-        """The same prompt and responses."""
-        return self.only(range(len(self.response_ids)))
 
     def only(self, responses: Sequence[int]) -> Row:
         """The same prompt with only these responses (indices), without pairs."""
@@ -98,6 +98,10 @@ class Rows:
     rows: list[Row] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     read: int = 0
+
+    def drop(self, reason: str, *ids: str) -> None:
+        """Count pairs that are not used, by name."""
+        self.dropped.setdefault(reason, []).extend(ids)
 
     @property
     def kept(self) -> int:
@@ -144,21 +148,38 @@ def build_rows(
     """
     groups: dict[Any, list[PairText]] = {}
     for i, pair in enumerate(pairs):
-        key = i if one_pair_per_row else tuple((m["role"], m["content"]) for m in pair.prompt)
-        groups.setdefault(key, []).append(pair)
+        groups.setdefault(i if one_pair_per_row else _text(pair.prompt), []).append(pair)
     result = Rows()
     for group in groups.values():
-        texts: dict[tuple, list[Message]] = {}
-        slots = [tuple(_slot(texts, side) for side in (p.chosen, p.rejected)) for p in group]
+        texts = {_text(side): side for pair in group for side in (pair.chosen, pair.rejected)}
         encoded = encode_prompt_group(tokenizer, template, group[0].prompt, list(texts.values()), limits)
         if isinstance(encoded, Dropped):
-            result.dropped.setdefault(encoded.reason, []).extend(p.id for p in group)
-            continue
-        row = Row(encoded.prompt_ids, (), prompt_truncated=encoded.prompt_truncated)
-        row = _add_pairs(row, encoded.response_ids, encoded.truncated, group, slots, result.dropped)
-        if row.pairs:
+            result.drop(encoded.reason, *(pair.id for pair in group))
+        elif (row := _row(group, list(texts), encoded, result)).pairs:
             result.rows.append(row)
     return result
+
+
+def _row(group: list[PairText], texts: list[tuple], encoded: Encoded, result: Rows) -> Row:
+    """The pairs of a prompt that can be used, over their distinct responses; `encoded` has those of `texts`."""
+    seen: dict[Any, int] = {}  # of two texts with the same tokens the first stands for both
+    place = {
+        text: i if isinstance(ids, Dropped) else seen.setdefault(ids.tobytes(), i)
+        for i, (text, ids) in enumerate(zip(texts, encoded.response_ids, strict=True))
+    }
+    pairs, names = [], []
+    for pair in group:
+        winner, loser = place[_text(pair.chosen)], place[_text(pair.rejected)]
+        sides = (encoded.response_ids[winner], encoded.response_ids[loser])
+        bad = next((ids for ids in sides if isinstance(ids, Dropped)), None)
+        if bad is not None or winner == loser:
+            result.drop(bad.reason if bad else "chosen and rejected have the same tokens", pair.id)
+        else:
+            pairs.append((winner, loser))
+            names.append(pair.id)
+    responses: Any = encoded.response_ids  # dropped ones are of no pair here, and not selected
+    row = Row(encoded.prompt_ids, responses, tuple(pairs), tuple(names), encoded.truncated, encoded.prompt_truncated)
+    return row.select(range(len(pairs)))
 
 
 def build_examples(pairs: Iterable[PairText], tokenizer: Any, template: Template, limits: Limits) -> Rows:
@@ -166,56 +187,21 @@ def build_examples(pairs: Iterable[PairText], tokenizer: Any, template: Template
     groups: dict[Any, dict[Any, PairText]] = {}
     result = Rows()
     for pair in pairs:
-        prompt, chosen = (tuple((m["role"], m["content"]) for m in side) for side in (pair.prompt, pair.chosen))
-        if groups.setdefault(prompt, {}).setdefault(chosen, pair) is not pair:
-            result.dropped.setdefault("same prompt and answer as an earlier pair", []).append(pair.id)
+        if groups.setdefault(_text(pair.prompt), {}).setdefault(_text(pair.chosen), pair) is not pair:
+            result.drop("same prompt and answer as an earlier pair", pair.id)
     for group in groups.values():
         first = next(iter(group.values()))
         encoded = encode_prompt_group(tokenizer, template, first.prompt, [p.chosen for p in group.values()], limits)
         for i, pair in enumerate(group.values()):
             ids = encoded if isinstance(encoded, Dropped) else encoded.response_ids[i]
             if isinstance(ids, Dropped):
-                result.dropped.setdefault(ids.reason, []).append(pair.id)
+                result.drop(ids.reason, pair.id)
             elif isinstance(encoded, Encoded):
                 cut = (encoded.truncated[i],)
                 result.rows.append(Row(encoded.prompt_ids, (ids,), (), (pair.id,), cut, encoded.prompt_truncated))
     return result
 
 
-def _slot(texts: dict[tuple, list[Message]], side: list[Message]) -> int:
-    key = tuple((m["role"], m["content"]) for m in side)
-    texts.setdefault(key, side)
-    return list(texts).index(key)
-
-
-def _add_pairs(
-    row: Row,
-    ids: Sequence[Ids | Dropped],
-    cut: Sequence[bool],
-    group: Sequence[PairText],
-    slots: Sequence[tuple],
-    dropped: dict[str, list[str]],
-) -> Row:
-    distinct: dict[bytes, int] = {}
-    responses: list[Ids] = []
-    truncated: list[bool] = []
-    pairs: list[tuple[int, int]] = []
-    names: list[str] = []
-    for pair, slot in zip(group, slots, strict=True):
-        sides = [ids[s] for s in slot]
-        reason = next((s.reason for s in sides if isinstance(s, Dropped)), None)
-        if reason is None and np.array_equal(*sides):
-            reason = "chosen and rejected have the same tokens"
-        if reason is not None:
-            dropped.setdefault(reason, []).append(pair.id)
-            continue
-        for s in slot:
-            if ids[s].tobytes() not in distinct:
-                distinct[ids[s].tobytes()] = len(responses)
-                responses.append(ids[s])
-                truncated.append(cut[s])
-        pairs.append((distinct[ids[slot[0]].tobytes()], distinct[ids[slot[1]].tobytes()]))
-        names.append(pair.id)
-    return replace(
-        row, response_ids=tuple(responses), pairs=tuple(pairs), pair_ids=tuple(names), truncated=tuple(truncated)
-    )
+def _text(messages: list[Message]) -> tuple:
+    """Messages as a key."""
+    return tuple((m["role"], m["content"]) for m in messages)

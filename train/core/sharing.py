@@ -62,7 +62,7 @@ def decide_sharing(model: Any, rows: Sequence[Row]) -> Sharing:
     """By the model's configuration first, then by a probe on the row with the most tokens, the first one before it."""
     reason = unpackable(base_model(model).config, max(r.longest for r in rows))
     if reason is None:
-        probed = [rows[0].without_pairs(), max(rows, key=lambda r: r.tokens).without_pairs()]
+        probed = [rows[0], max(rows, key=lambda r: r.tokens)]
         off, tokens = probe(model, probed), max(r.response_tokens for r in probed)
         allowed = {8: 1e-6, 4: 1e-3}.get(model.dtype.itemsize, 0.05) * tokens**0.5
         rounding = f"rounding of {model.dtype} may cost {allowed:.1e} over {tokens} tokens".replace("torch.", "")
