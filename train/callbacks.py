@@ -50,7 +50,7 @@ class Interrupt(TrainerCallback):
         say("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and stop."""
+        """Save and stop; called before RunLog, which logs what is saved."""
         if self.asked:
             control.should_save = control.should_training_stop = True
 
@@ -78,12 +78,16 @@ class RunLog(TrainerCallback):
         self.last = (time.monotonic(), state.epoch or 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer takes all our epochs for one, and leaves out what came after the last `logging_steps`."""
-        control.should_log |= state.global_step == state.max_steps and args.logging_strategy != "no"
+        """Trainer takes all our epochs for one, and leaves out what came after the last `logging_steps`.
+
+        A checkpoint is logged too: its sums since the last log are not in it, so a run that resumes would lose them.
+        """
         if state.global_step in self.epoch_ends:
             control.should_evaluate |= args.eval_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"
             control.should_log |= args.logging_strategy == "epoch"
+        last = state.global_step == state.max_steps
+        control.should_log |= (last or control.should_save) and args.logging_strategy != "no"
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write and print."""

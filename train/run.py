@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import yaml
 from transformers import PrinterCallback
@@ -100,21 +101,21 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
     if template.note:
         say(f"note: {template.note}")
-    found = {run.data.split: _read(run, run.data.split, run.data.limit, tokenizer, template, kind)}
-    if not found[run.data.split].rows:
+    trained = _read(run, run.data.split, run.data.limit, tokenizer, template, kind)
+    if not trained.rows:
         raise UserError("no pair is left to train on", run.data.path, "see the counts above; raise data.max_tokens")
+    found = {run.data.split: trained}
+    evaluated = Rows()
     if run.data.eval_split in splits_of(run.data.path):
         evaluated = _read(run, run.data.eval_split, run.data.eval_limit, tokenizer, template, kind)
-        found[run.data.eval_split] = evaluated
+        found.setdefault(run.data.eval_split, evaluated)  # the training split may be evaluated too
     else:
-        evaluated = Rows()
         say(f"no split {run.data.eval_split!r}: no evaluation" if run.data.eval_split else "no evaluation is asked for")
     if not evaluated.rows and run.trainer.get("eval_strategy", "no") != "no":
         raise UserError("no pair is left to evaluate on", run.data.path, "leave trainer.eval_strategy out")
-    rows, eval_rows = found[run.data.split].rows, evaluated.rows
     counts = {split: read.counts() for split, read in found.items()}
     dropped = {split: read.dropped for split, read in found.items() if read.dropped}
-    return Session(run, digests, out, tokenizer, template, rows, eval_rows, counts, dropped, resume), run
+    return Session(run, digests, out, tokenizer, template, trained.rows, evaluated.rows, counts, dropped, resume), run
 
 
 def _max_tokens(asked: int | None, model: str) -> int:
@@ -155,8 +156,12 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
     if changed:
         what = f"the folder holds another run (other {', '.join(changed)})"
         raise UserError(what, out, "choose another --out, or remove it")
-    whole = [p for p in out.glob("checkpoint-*") if all((p / name).is_file() for name in CHECKPOINT_FILES)]
-    return str(max(whole, key=lambda p: int(p.name.rpartition("-")[2]))) if whole else None
+    latest = sorted(out.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
+    for folder in latest:
+        if all((folder / name).is_file() for name in CHECKPOINT_FILES):
+            return str(folder)
+        say(f"note: {folder} is not whole: it is not resumed from")
+    return None
 
 
 def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
@@ -201,7 +206,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         plan,
         session.eval_rows,
         processing_class=session.tokenizer,
-        callbacks=[RunLog(out, session.unit, sum(units), plan.epoch_ends[:-1]), interrupt],
+        callbacks=[interrupt, RunLog(out, session.unit, sum(units), plan.epoch_ends[:-1])],
     )
     trainer.remove_callback(PrinterCallback)
     begin = f", from {session.resume}" if session.resume else ""
@@ -214,7 +219,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     summary = {
         "steps": result.global_step,
         "wall_seconds": round(time.monotonic() - start, 3),
-        "train_loss": result.training_loss,
+        "train_loss": _mean_loss(trainer.state.log_history),
         "peak_megabytes": round(peak_megabytes()),
         **{k: v for k, v in evaluated.items() if k.startswith("eval_")},
         "data": session.counts,
@@ -230,6 +235,13 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
 def default_budget() -> int:
     """Tokens of one forward where the run does not say."""
     return 16384 if torch.cuda.is_available() else 1536
+
+
+def _mean_loss(history: list[dict[str, float]]) -> float | None:
+    """Over all steps, also those before the checkpoint that the run went on from; None where nothing is logged."""
+    logs = [(h["step"], h["loss"]) for h in history if "loss" in h]
+    steps = np.diff([0, *(step for step, _ in logs)])
+    return float(np.average([loss for _, loss in logs], weights=steps)) if logs else None
 
 
 def _last_evaluation(trainer: StepTrainer) -> dict[str, float]:

@@ -10,16 +10,19 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from prefkit.errors import UserError
+from train.callbacks import is_main, write
 from train.core.batch import Batch, collate
 from train.core.head import TokenLogps
 from train.core.logprobs import PairPolicy
@@ -168,17 +171,19 @@ class StepTrainer(Trainer):
         micro, total_weight = inputs
         ranks = self.accelerator.num_processes
         step_loss = torch.zeros((), device=self.args.device)
+        outcomes = []
         for i, batch in enumerate(micro):
             last = i == len(micro) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.accelerator.autocast():
                     outcome = self.objective(model, self.bare, batch.to(self.args.device))
-                self._stop_if_not_finite(outcome)
                 # processes average their gradients, and so does Trainer the losses it logs
                 loss = outcome.losses.sum() * (ranks / total_weight)
                 self.accelerator.backward(loss)
             step_loss += loss.detach()
             self.window.add(outcome.sums)
+            outcomes.append((outcome.ids, outcome.losses.detach()))
+        self._stop_if_not_finite(outcomes)
         return step_loss
 
     @property
@@ -186,18 +191,22 @@ class StepTrainer(Trainer):
         """The model without PairPolicy, DDP or other wrappers."""
         return self.accelerator.unwrap_model(self.model).model
 
-    def _stop_if_not_finite(self, outcome: Outcome) -> None:
-        wrong = ~torch.isfinite(outcome.losses.detach())
-        if bool(wrong.any()):
-            ids = [i for i, bad in zip(outcome.ids, wrong.tolist(), strict=True) if bad]
-            file = Path(str(self.args.output_dir)) / "nonfinite.json"
-            file.write_text(json.dumps({"step": self.state.global_step, "ids": ids}, indent=1))
-            shown = ", ".join(ids[:3])
-            raise UserError(
-                f"the loss of {len(ids)} pairs is not finite at step {self.state.global_step + 1}: {shown}",
-                file,
-                "look at these pairs, lower trainer.learning_rate, or use bfloat16 instead of float16",
-            )
+    def _stop_if_not_finite(self, outcomes: list[tuple[list[str], Tensor]]) -> None:
+        """Before the weights change, on all processes at once: those that one left alone would wait for it."""
+        wrong = [i for ids, losses in outcomes for i, x in zip(ids, losses.tolist(), strict=True) if not isfinite(x)]
+        if not self.accelerator.reduce(torch.tensor(len(wrong), device=self.args.device), "sum"):
+            return
+        wrong = gather_object(wrong)
+        file = Path(str(self.args.output_dir)) / "nonfinite.json"
+        if is_main():
+            write(file, json.dumps({"step": self.state.global_step, "ids": wrong}, indent=1))
+        self.accelerator.wait_for_everyone()
+        shown = ", ".join(wrong[:3])
+        raise UserError(
+            f"the loss of {len(wrong)} pairs is not finite at step {self.state.global_step + 1}: {shown}",
+            file,
+            "look at these pairs, lower trainer.learning_rate, or use bfloat16 instead of float16",
+        )
 
     # -- metrics -------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -202,18 +204,22 @@ def test_a_run_repeats_itself(model_path, data, tmp_path):
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
-def test_resume_is_the_same_as_never_stopping(model_path, data, tmp_path):
-    run = dpo_run(model_path, data, trainer={"save_strategy": "steps", "save_steps": "4"})
+@pytest.mark.parametrize("logged", [1, 3], ids="logged every {}".format)
+def test_resume_is_the_same_as_never_stopping(logged, model_path, data, tmp_path, capsys):
+    """From a checkpoint between two logs too; one that is not whole is left, and that is said."""
+    saved = {"save_strategy": "steps", "save_steps": "4", "logging_steps": str(logged)}
+    run = dpo_run(model_path, data, trainer=saved)
     train_dpo(run, tmp_path / "whole")
-    train_dpo(run, tmp_path / "cut")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     cut = tmp_path / "cut"
     (cut / "summary.json").unlink()
-    for late in [p for p in cut.glob("checkpoint-*") if p.name != "checkpoint-4"]:
-        for file in late.iterdir():
-            file.unlink()
-        late.rmdir()
+    shutil.rmtree(cut / "checkpoint-10")
+    (cut / "checkpoint-8" / "trainer_state.json").unlink()
     train_dpo(run, cut)
+    assert f"note: {cut / 'checkpoint-8'} is not whole" in capsys.readouterr().out
     assert metrics(cut) == metrics(tmp_path / "whole")
+    whole, again = (json.loads((p / "summary.json").read_text())["train_loss"] for p in (tmp_path / "whole", cut))
+    assert whole == pytest.approx(again, abs=1e-12)
     a, b = (load_file(p / "adapter_model.safetensors") for p in (cut, tmp_path / "whole"))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
@@ -276,6 +282,33 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_pairs(model_path, data, t
     assert len(recorded["ids"]) == 1
     assert recorded["ids"][0] in known
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_processes_stop_together_where_a_loss_is_not_finite(model_path, data, tmp_path):
+    """Without torchrun, which would end the one that waits: both end by themselves, and name the other's pair too."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import os\n\ndef bad(x, beta, s):\n    y = x.margins(beta) * 1.0\n"
+        "    return y.index_fill(0, y.new_zeros(1).long(), float('nan')) if os.environ['RANK'] == '1' else y\n"
+    )
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        env = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "train", "dpo", "--model.path", str(model_path), "--data.path", str(data)]
+    command += ["--dpo.loss", f"{mine}:bad", "--dpo.tokens-per-forward", "90", "--out", str(tmp_path / "run")]
+    ranks = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=env | {"RANK": r, "LOCAL_RANK": r, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
+        )
+        for r in "01"
+    ]
+    said = [p.communicate(timeout=120)[1].decode().splitlines()[-1] for p in ranks]
+    assert [p.returncode for p in ranks] == [2, 2], said
+    recorded = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert recorded["step"] == 0
+    assert 0 < len(recorded["ids"]) < 32
+    assert said[0] == said[1]
+    assert f"the loss of {len(recorded['ids'])} pairs is not finite at step 1: {recorded['ids'][0]}" in said[0]
 
 
 def test_run_yaml_replays_the_run(model_path, data, tmp_path):
@@ -500,6 +533,16 @@ def test_only_the_usual_evaluation_split_may_be_absent(model_path, tmp_path, cap
     train_dpo(replace(run, data=replace(run.data, eval_split="")), tmp_path / "b")
     with pytest.raises(UserError, match="unknown evaluation split 'validation': known: train"):
         train_dpo(replace(run, data=replace(run.data, eval_split="validation")), tmp_path / "c")
+
+
+def test_evaluation_on_the_training_split_takes_nothing_from_training(model_path, data, tmp_path):
+    run = dpo_run(model_path, data)
+    run = replace(run, data=replace(run.data, eval_split="train", eval_limit=6))
+    train_dpo(run, tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 10, "80 pairs, 8 a step"
+    assert summary["data"]["train"]["pairs"] == 80
+    assert math.isfinite(summary["eval_loss"])
 
 
 def test_missing_things_are_user_errors(model_path, data, tmp_path):
