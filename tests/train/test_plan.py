@@ -47,6 +47,13 @@ def test_as_few_micro_batches_as_the_budget_allows():
     assert len(plan([600] * 50, 1, 1000)[0]) == 50, "two do not fit"
 
 
+def test_no_forward_is_for_nothing():
+    """Units far over the budget: it would allow more micro-batches than there are units."""
+    assert plan([5000, 4000], 1, 1000) == [[[0], [1]]]
+    assert plan([5000, 4000, 10], 2, 1000) == [[[0], []], [[1], [2]]], "the same number on both"
+    assert plan([], 2, 1000) == [[], []]
+
+
 def row(prompt, responses, pairs):
     ids = tuple(np.full(n, i, np.int32) for i, n in enumerate(responses))
     return Row(np.zeros(prompt, np.int32), ids, tuple(pairs), tuple(map(str, pairs)), (False,) * len(ids))

@@ -64,37 +64,32 @@ class PairPolicy(nn.Module):
             self.model.enable_input_require_grads()
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Of one row: float64 sums of response log-probabilities, token counts, and each token's own (float32)."""
-
-    logps_R: np.ndarray
-    counts_R: np.ndarray
-    token_logps: tuple[np.ndarray, ...]
-
-
 @torch.no_grad()
-def forward_rows(
-    model: Any, rows: Sequence[Row], budget: int, packed: bool = True
-) -> Iterator[list[tuple[Row, np.ndarray]]]:
-    """Token log-probabilities (fp64) of rows without pairs: rows of one response, a list a forward, heaviest first."""
+def sequence_logps(model: Any, rows: Sequence[Row], budget: int, packed: bool) -> Iterator[dict[bytes, SequenceLogp]]:
+    """Log-probabilities of all responses of the rows by their keys, a dict a forward of `budget` tokens."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     for micro in plan_rows(rows, 1, budget, packed)[0]:
         batch = collate(micro, packed).to(device)
-        logps = torch.split(token_logps(model, batch).logps_N.cpu(), batch.counts_R.tolist())
-        yield [(row, tokens.numpy()) for row, tokens in zip(single_responses(micro), logps, strict=True)]
+        tokens_N = token_logps(model, batch).logps_N.cpu().numpy()
+        tokens_R = np.split(tokens_N, np.cumsum(batch.counts_R.cpu().numpy())[:-1])
+        keys = [sequence_key(row.prompt_ids, r) for row in micro for r in row.response_ids]
+        yield {k: SequenceLogp(t.sum(), t.astype(np.float32)) for k, t in zip(keys, tokens_R, strict=True)}
     model.train(was_training)
 
 
-def sequence_logps(model: Any, rows: Sequence[Row], budget: int, packed: bool) -> Iterator[dict[bytes, SequenceLogp]]:
-    """Log-probabilities of all responses of the rows by their keys, a dict a forward."""
-    for scored in forward_rows(model, rows, budget, packed) if rows else ():
-        yield {
-            sequence_key(row.prompt_ids, row.response_ids[0]): SequenceLogp(tokens.sum(), tokens.astype(np.float32))
-            for row, tokens in scored
-        }
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Of one row: float64 sums of response log-probabilities, and each token's own (float32)."""
+
+    logps_R: np.ndarray
+    token_logps: tuple[np.ndarray, ...]
+
+    @property
+    def counts_R(self) -> np.ndarray:
+        """Tokens of each response."""
+        return np.array([len(t) for t in self.token_logps])
 
 
 def collect_logps(
@@ -110,7 +105,8 @@ def collect_logps(
     `progress` is told how many were computed.
     """
     keys = [[sequence_key(row.prompt_ids, r) for r in row.response_ids] for row in rows]
-    found = cache.get(k for ks in keys for k in ks) if cache is not None else {}
+    wanted = {k for ks in keys for k in ks}
+    found = cache.get(wanted) if cache is not None else {}
     missing: list[Row] = []
     asked = set(found)
     for row, ks in zip(rows, keys, strict=True):
@@ -123,11 +119,12 @@ def collect_logps(
         found |= fresh
         progress(len(fresh))
     if cache is not None:
-        found |= cache.get(k for ks in keys for k in ks if k not in found)
-    if lost := len({k for ks in keys for k in ks} - found.keys()):
+        found |= cache.get(wanted - found.keys())
+    if lost := len(wanted - found.keys()):
         what = f"{lost} log-probabilities that other processes computed are not finite, or not in this cache"
         raise UserError(what, cache_folder(), "let all processes share PREFKIT_CACHE, and check the model's dtype")
-    return [_scored([found[k] for k in ks]) for ks in keys]
+    scored = [[found[k] for k in ks] for ks in keys]
+    return [Scored(np.array([s.total for s in row]), tuple(s.tokens for s in row)) for row in scored]
 
 
 def response_logps(
@@ -144,12 +141,7 @@ def response_logps(
 
 def separate_logps(model: Any, rows: Sequence[Row]) -> list[Scored]:
     """The same with each response in a forward of its own: what nothing beside it can change."""
-    return collect_logps(rows, lambda asked: sequence_logps(model, single_responses(asked), 1, packed=False))
-
-
-def _scored(found: list[SequenceLogp]) -> Scored:
-    totals, tokens = np.array([s.total for s in found]), tuple(s.tokens for s in found)
-    return Scored(totals, np.array([len(t) for t in tokens]), tokens)
+    return collect_logps(rows, lambda missing: sequence_logps(model, single_responses(missing), 1, packed=False))
 
 
 def check_fits(model: Any, rows: Sequence[Row]) -> None:

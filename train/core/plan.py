@@ -14,7 +14,7 @@ def plan(lengths: Sequence[int], ranks: int, budget: int) -> list[list[Micro]]:
     """Micro-batches of unit indices for each rank: within `budget` tokens, about equal, the same number everywhere.
 
     Unit i has `lengths[i]` tokens and may exceed the budget alone. The longest unit goes to the emptiest micro-batch,
-    with as few micro-batches as that allows. Deterministic; micro-batches may be empty where units run out.
+    with as few micro-batches as that allows. Deterministic; where units run out, some ranks' may be empty, never all.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     count = -(-sum(lengths) // budget)
@@ -55,7 +55,7 @@ def deal(micro: list[Micro], costs: Sequence[int], ranks: int) -> list[list[Micr
     heaviest = [micro[n] for n in sorted(range(len(micro)), key=lambda n: (-costs[n], n))]
     turns = [heaviest[k : k + ranks] for k in range(0, len(heaviest), ranks)]
     turns = [t if n % 2 == 0 else t[::-1] for n, t in enumerate(turns)]
-    return [[turn[rank] for turn in turns] for rank in range(ranks)]
+    return [[turn[rank] for turn in turns if any(turn)] for rank in range(ranks)]
 
 
 def plan_rows(rows: Sequence[Row], ranks: int, budget: int, packed: bool = True) -> list[list[list[Row]]]:
@@ -81,39 +81,26 @@ def split_row(row: Row, budget: int) -> list[Row]:
     """Parts of a row within `budget` tokens that hold each pair once, both responses together; the prompt is repeated.
 
     Exact: every pair's loss depends on its own two responses only. Greedy: each part takes the pair that adds the
-    fewest tokens, until none fits; a single pair may exceed the budget.
+    fewest tokens, until none fits; a single pair may exceed the budget. Without pairs nothing ties responses together.
     """
-    if row.tokens <= budget:
+    parts = row.pairs or [(i,) for i in range(len(row.response_ids))]
+    if row.tokens <= budget or len(parts) == 1:
         return [row]
-    if not row.pairs:  # nothing ties the responses together
-        together: list[list[int]] = []
-        size = budget + 1
-        for i, response in enumerate(row.response_ids):
-            if size + len(response) > budget:
-                together.append([])
-                size = len(row.prompt_ids)
-            together[-1].append(i)
-            size += len(response)
-        return [row.only(part) if len(part) < len(row.response_ids) else row for part in together]
-    left, parts = list(range(len(row.pairs))), []
+    left, rows = list(range(len(parts))), []
     while left:
         used: set[int] = set()
-        part: list[int] = []
+        taken: list[int] = []
         size = len(row.prompt_ids)
-
-        def added(p: int, used: set[int] = used) -> int:
-            return sum(len(row.response_ids[r]) for r in set(row.pairs[p]) - used)
-
         while left:
-            best = min(left, key=lambda p: (added(p), p))
-            if part and size + added(best) > budget:
+            added, best = min((sum(len(row.response_ids[r]) for r in {*parts[p]} - used), p) for p in left)
+            if taken and size + added > budget:
                 break
-            size += added(best)
-            used |= set(row.pairs[best])
-            part.append(best)
+            size += added
+            used |= set(parts[best])
+            taken.append(best)
             left.remove(best)
-        parts.append(row.select(sorted(part)))
-    return parts
+        rows.append(row.select(sorted(taken)) if row.pairs else row.only(sorted(taken)))
+    return rows
 
 
 def single_responses(rows: Iterable[Row]) -> list[Row]:
