@@ -20,13 +20,12 @@ from train.core.batch import Batch
 from train.core.cache import LogpCache
 from train.core.head import TokenLogps
 from train.core.locate import is_adapter, locate
-from train.core.logprobs import check_fits, check_head, response_logps, sum_tokens, token_logps
+from train.core.logprobs import response_logps, sum_tokens, token_logps
 from train.core.policies import add_reference, disable_dropout, reference_context
 from train.core.rewards import pair_rewards, reward_sums
 from train.core.rows import Row, sequence_key
-from train.core.sharing import decide_sharing
 from train.losses import Loss, PairLogps, find_loss
-from train.run import Session, default_budget, fit, load_trainable, prepare, say_model
+from train.run import Session, default_budget, examine, fit, load_trainable, prepare
 from train.trainer import Outcome, token_sums, training_arguments
 
 
@@ -112,17 +111,13 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     set_seed(run.seed)
     model, reference, frozen = load_start(run)
     disable_dropout(model)
-    check_fits(model, session.rows + session.eval_rows)
-    check_head(model)
-    say_model(model, run.model)
-    sharing = decide_sharing(model, session.rows)
-    say(sharing.line)
+    packed = examine(session, model)
     kind = reference if run.dpo.reference != "none" else "none"
     say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
     if run.dpo.reference == "cached":
-        session = with_reference(session, run, model, kind, frozen, sharing.packed)
+        session = with_reference(session, run, model, kind, frozen, packed)
     objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)
-    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, sharing.packed)
+    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, packed)
 
 
 def with_reference(session: Session, run: DpoRun, model: Any, kind: str, frozen: Any, packed: bool) -> Session:

@@ -21,9 +21,11 @@ from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Limits, Template
 from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
+from train.core.logprobs import check_fits, check_head
 from train.core.memory import peak_megabytes, trim_holes
 from train.core.models import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row, Rows
+from train.core.sharing import decide_sharing
 from train.schedule import schedule
 from train.trainer import Layout, Objective, StepTrainer, training_arguments
 from train.trainer_keys import coerce_trainer
@@ -98,7 +100,8 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
         say(f"note: {run.model.path} was trained on a {then} base, this run is not")
     digests = {"data": known, "model": weights_digest(run.model.path)}
     resume = open_folder(run, digests, out)
-    say(f"template: {template.source!r}" if len(template.source) < 200 else f"template: {template.digest} (chat)")
+    more = f"… ({len(template.source)} characters)" if len(template.source) > 200 else ""
+    say(f"template: {template.source[:200]!r}{more}")
     if template.note:
         say(f"note: {template.note}")
     trained = _read(run, run.data.split, run.data.limit, tokenizer, template, kind)
@@ -254,9 +257,15 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("prefkit", "torch", "transformers", "peft")}
 
 
-def say_model(model: Any, config: ModelConfig) -> None:
-    """One line about what is trained."""
+def examine(session: Session, model: Any) -> bool:
+    """Whether rows are packed, by what the model computes; says what is trained. UserError where data do not fit."""
+    rows, config = session.rows + session.eval_rows, session.run.model
+    check_fits(model, rows)
+    check_head(model)
     loaded = f"{Path(config.path).name} in {'NF4' if config.four_bit else config.dtype}"
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     say(f"model: {loaded}; {trained:,} of {total:,} stored weights trained")
+    sharing = decide_sharing(model, rows)
+    say(sharing.line)
+    return sharing.packed

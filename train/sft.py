@@ -8,14 +8,12 @@ from typing import Any
 
 from transformers import set_seed
 
-from train.callbacks import say
 from train.config import SftRun
 from train.core.batch import Batch
 from train.core.head import TokenLogps
-from train.core.logprobs import check_fits, check_head, sum_tokens
+from train.core.logprobs import sum_tokens
 from train.core.rows import Row
-from train.core.sharing import decide_sharing
-from train.run import fit, load_trainable, prepare, say_model
+from train.run import examine, fit, load_trainable, prepare
 from train.trainer import Outcome, token_sums
 
 
@@ -46,10 +44,6 @@ def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
     session, run = prepare(run, out, "examples")
     set_seed(run.seed)
     model = load_trainable(run.model, run.lora)
-    check_fits(model, session.rows + session.eval_rows)
-    check_head(model)
-    say_model(model, run.model)
-    sharing = decide_sharing(model, session.rows)
-    say(sharing.line)
+    packed = examine(session, model)
     objective = SftObjective(run.sft.loss_on)
-    return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, sharing.packed)
+    return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, packed)

@@ -545,6 +545,18 @@ def test_evaluation_on_the_training_split_takes_nothing_from_training(model_path
     assert math.isfinite(summary["eval_loss"])
 
 
+def test_packing_is_decided_by_the_longest_row_evaluation_included(tmp_path, capsys):
+    """Rotary frequencies of this model change at 60 tokens, which only a pair of the evaluation split has."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 60}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **factors}
+    model = save_model(tmp_path / "model", rope_parameters=rope, max_position_embeddings=240)
+    short = {"prompt": user("hop?"), "chosen": reply("good"), "rejected": reply("bad")}
+    long = short | {"chosen": reply("malt " * 60)}
+    splits = {name: [pair | {"id": name}] for name, pair in (("train", short), ("test", long))}
+    train_sft(sft_run(model, write_data(tmp_path / "data", splits)), tmp_path / "run")
+    assert "rows are not packed: rotary frequencies that depend on length" in capsys.readouterr().out
+
+
 def test_missing_things_are_user_errors(model_path, data, tmp_path):
     run = dpo_run(model_path, data)
     train_dpo(replace(run, trainer={**run.trainer, "max_steps": "1"}), tmp_path / "run")
