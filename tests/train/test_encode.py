@@ -251,6 +251,18 @@ def test_one_row_a_prompt_with_distinct_responses():
     assert len(build_rows(pairs, tokenizer, Template.of(None, tokenizer), WIDE, one_pair_per_row=True).rows) == 2
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answer", "said"),
+    [
+        ([*user("a"), *reply("b"), *user("c")], reply("d"), "this is user/assistant/user/assistant"),
+        (user("a"), [*reply("b"), {"role": "tool", "content": "c"}, *reply("d")], "user/assistant/tool/assistant"),
+    ],
+)
+def test_a_format_string_takes_one_turn(prompt, answer, said):
+    with pytest.raises(UserError, match=f"{said}.*use a chat template: dialogue"):
+        encode_prompt_group(get("built"), Template.named("plain"), prompt, [answer], WIDE)
+
+
 def test_two_texts_with_the_same_tokens_are_one_response():
     """Cut to one length they are: the pairs of both are kept, the pair between them is not."""
     tokenizer = get("built")

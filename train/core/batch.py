@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from train.core.attention import Packing, Span
+from train.core.encode import common_start
 from train.core.rows import Row
 
 
@@ -109,17 +110,6 @@ def _padded(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, None, list[np.
         ids_BL[b, : len(prompt) + len(response)] = np.concatenate([prompt, response])
         select.append(np.arange(len(response)) + (b * L + len(prompt) - 1))
     return ids_BL, np.tile(np.arange(L), (len(sequences), 1)), None, select
-
-
-def common_start(responses: Sequence[np.ndarray]) -> int:
-    """How many first tokens all responses share; 0 for none."""
-    if not responses:
-        return 0
-    n = min(map(len, responses))
-    differ = np.zeros(n, bool)
-    for other in responses[1:]:
-        differ |= other[:n] != responses[0][:n]
-    return int(differ.argmax()) if differ.any() else n
 
 
 def _concatenate(arrays: list[np.ndarray]) -> Tensor:

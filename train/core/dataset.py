@@ -55,42 +55,29 @@ def load_rows(
     A file holds conversations for SFT: records with `messages`, the last of which is the answer that is trained.
     """
     path = Path(data)
-    key = digest(
-        ENCODING_VERSION,
-        data_digest(path),
-        split,
-        limit,
-        kind,
-        tokenizer_digest(tokenizer),
-        template.source,
-        asdict(limits),
-    )
+    made_of = (data_digest(path), split, limit, kind, tokenizer_digest(tokenizer), template.source, asdict(limits))
 
     def build() -> Rows:
         if path.is_file():
             if kind != "examples":
                 raise UserError("a file of conversations has no pairs", path, "give a data set made by prefkit convert")
             return _conversations(path, limit, tokenizer, template, limits)
-        table = open_pairs(path, split)
-        table = table.slice(0, limit) if limit is not None else table
+        table = open_pairs(path, split).slice(0, limit)
         used, ties = without_ties(table) if kind != "examples" else (table, [])
         built = BUILD[kind](pair_texts(used), tokenizer, template, limits)
         return replace(built, read=table.num_rows, dropped=built.dropped | ({"tie": ties} if ties else {}))
 
-    return cached_rows(key, f"{path.name} {split} {limit or ''}".rstrip() + f" as {kind.replace('_', ' ')}", build)
+    about = f"{path.name} {split} {limit or ''}".rstrip() + f" as {kind.replace('_', ' ')}"
+    return cached_rows(digest(ENCODING_VERSION, *made_of), about, build)
 
 
 def trained_prompts(data: Path, split: str, limit: int | None) -> Iterator[list[Message]]:
     """The prompts of a split, or of a file of conversations, as training reads them."""
     if data.is_file():
-        for _, record in islice(read_records(data, Counter()), limit):
-            messages = _messages(record)
-            if messages is not None:
-                yield messages[:-1]
+        read = (_messages(record) for _, record in islice(read_records(data, Counter()), limit))
+        yield from (messages[:-1] for messages in read if messages is not None)
         return
-    table = open_pairs(data, split)
-    table = table.slice(0, limit) if limit is not None else table
-    for batch in table.select(["prompt"]).to_batches(max_chunksize=1024):
+    for batch in open_pairs(data, split).slice(0, limit).select(["prompt"]).to_batches(max_chunksize=1024):
         yield from batch["prompt"].to_pylist()
 
 
@@ -98,20 +85,17 @@ def _conversations(path: Path, limit: int | None, tokenizer: Any, template: Temp
     """Every record is an example of its own, named by its place in the file; damaged ones are dropped by reason."""
     if not is_readable(path):
         raise UserError("not a file of conversations", path, "JSON lines of {messages: [{role, content}, …]}")
-    examples, bad = [], {}
-    tally: Counter[str] = Counter()
-    for n, (position, record) in enumerate(read_records(path, tally)):
-        if n == limit:
-            break
+    examples, bad = [], []
+    for position, record in islice(read_records(path, Counter()), limit):
         messages = _messages(record)
         if messages is None:
-            bad[position] = record
+            bad.append(position)
         else:
             examples.append(PairText(position, messages[:-1], messages[-1:], []))
     if not examples:
         raise UserError("no conversation in the file", path, 'a record is {"messages": [{"role": …, "content": …}, …]}')
     built = build_examples(examples, tokenizer, template, limits)
-    dropped = built.dropped | ({"no messages that end with the assistant's": list(bad)} if bad else {})
+    dropped = built.dropped | ({"no messages that end with the assistant's": bad} if bad else {})
     return replace(built, read=len(examples) + len(bad), dropped=dropped)
 
 

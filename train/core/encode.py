@@ -7,7 +7,6 @@ is what the tokenizer makes of the whole text. Exactly one BOS, exactly one trai
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -116,22 +115,25 @@ class Template:
             return None
         return f"the template asks for today's date and is always told {TODAY}: the same tokens every day"
 
-    @property
-    def digest(self) -> str:
-        """blake2b-128 of the template's text."""
-        return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
-
     def render(self, tokenizer: Any, prompt: Sequence[Message], responses: Sequence[Sequence[Message]]) -> list[str]:
         """Text of the prompt ready for an answer, then of prompt + response for each response."""
         if self.is_chat:
             chat: dict[str, Any] = {"chat_template": _CLOCK * bool(self.note) + self.source, "tokenize": False}
             head = tokenizer.apply_chat_template(list(prompt), **chat, add_generation_prompt=True)
             return [head, *(tokenizer.apply_chat_template([*prompt, *r], **chat) for r in responses)]
+        longest = max(responses, key=len, default=())
+        roles = [m["role"] for m in prompt]
+        if roles not in (["user"], ["system", "user"]) or len(longest) > 1:
+            found = "/".join([*roles, *(m["role"] for m in longest)])
+            raise UserError(
+                f"a format string takes one user turn (after one system turn at most) and one answer, this is {found}",
+                fix="use a chat template: dialogue, or a .jinja file (--data.template in train, --template in evalkit)",
+            )
         before, rest = self.source.split("{prompt}")
         between, after = rest.split("{response}")
-        head = before + _single_turn(prompt) + between
+        head = before + "\n\n".join(m["content"] for m in prompt) + between
         # A trailing space merges into the first word of nearly every answer: it belongs to the response.
-        return [head.rstrip(" "), *(head + _single_reply(r) + after for r in responses)]
+        return [head.rstrip(" "), *(head + r[0]["content"] + after for r in responses)]
 
 
 def encode_prompt_group(
@@ -149,7 +151,7 @@ def encode_prompt_group(
         return Dropped("special token in text")
     texts = template.render(tokenizer, prompt, responses)
     prompt_ids, *full = _tokenize(tokenizer, texts, literal, traits)
-    cut = min((_common_prefix(prompt_ids, ids) for ids in full), default=len(prompt_ids))
+    cut = common_start([prompt_ids, *full])
     if cut == 0:
         return Dropped("prompt and responses share no token")
     ends = frozenset() if literal else traits.end_ids
@@ -199,25 +201,6 @@ def _traits(tokenizer: Any) -> _Traits:
     return _Traits(bos if uses else None, tokenizer.eos_token_id, ends, tuple(special.values()))
 
 
-def _single_turn(prompt: Sequence[Message]) -> str:
-    roles = [m["role"] for m in prompt]
-    if roles not in (["user"], ["system", "user"]):
-        raise UserError(
-            f"a format string takes one user turn (after one system turn at most), this prompt has {'/'.join(roles)}",
-            fix="use a chat template: dialogue, or a .jinja file (--data.template in train, --template in evalkit)",
-        )
-    return "\n\n".join(m["content"] for m in prompt)
-
-
-def _single_reply(response: Sequence[Message]) -> str:
-    if len(response) != 1:
-        raise UserError(
-            f"a format string takes one message as response, this one has {len(response)}",
-            fix="use a chat template: dialogue, or a .jinja file (--data.template in train, --template in evalkit)",
-        )
-    return response[0]["content"]
-
-
 def _tokenize(tokenizer: Any, texts: list[str], literal: bool, traits: _Traits) -> list[list[int]]:
     # In literal text nothing may turn into a control token: "<s>" is strikethrough in half of the web's HTML.
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=literal)["input_ids"]
@@ -243,31 +226,29 @@ def _one_end(ids: list[int], tokenizer: Any, eos: int, ends: frozenset[int]) -> 
     return ids[:end]
 
 
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    n = min(len(a), len(b))
-    differ = np.array(a[:n]) != np.array(b[:n])
+def common_start(sequences: Sequence[Sequence[int] | Ids]) -> int:
+    """How many first tokens all sequences share; 0 for none."""
+    n = min(map(len, sequences), default=0)
+    differ = np.any([np.not_equal(s[:n], sequences[0][:n]) for s in sequences], axis=0)
     return int(differ.argmax()) if differ.any() else n
 
 
 def _apply_limits(prompt: list[int], tails: list[list[int]], limits: Limits, keep: int) -> Encoded | Dropped:
     """Cut or drop; `keep` tokens at the start of the prompt (its BOS) survive a cut from the left."""
+    cut_prompt, cut_response = (limits.too_long == f"truncate_{side}" for side in ("prompt", "response"))
+    # for a response: what the whole prompt leaves, or a prompt cut down to its BOS and one more token
+    space = limits.max_tokens - (keep + 1 if cut_prompt else len(prompt))
+    truncated = tuple(cut_response and len(tail) > space > 0 for tail in tails)
+    kept = [tail[:space] if cut else tail for tail, cut in zip(tails, truncated, strict=True)]
+    fitting = [len(tail) for tail in kept if len(tail) <= space]
+    responses = tuple(
+        np.array(tail, np.int32) if len(tail) <= space else Dropped("response over max_tokens") for tail in kept
+    )
     most = min(limits.max_prompt_tokens or limits.max_tokens, limits.max_tokens - 1)
-    results: list[Ids | Dropped] = []
-    truncated = [False] * len(tails)
-    room = most  # for the prompt
-    for i, tail in enumerate(tails):
-        space = limits.max_tokens - len(prompt)
-        if limits.too_long == "truncate_response" and len(tail) > space > 0:
-            tail, truncated[i] = tail[:space], True
-        elif limits.too_long == "truncate_prompt":
-            space = limits.max_tokens - keep - 1  # the prompt keeps its BOS and at least one more token
-        fits = len(tail) <= space
-        results.append(np.array(tail, np.int32) if fits else Dropped("response over max_tokens"))
-        if fits and limits.too_long == "truncate_prompt":
-            room = min(room, limits.max_tokens - len(tail))
-    if len(prompt) > room:
-        if limits.too_long != "truncate_prompt":
-            return Dropped("prompt over max_prompt_tokens" if limits.max_prompt_tokens else "prompt over max_tokens")
+    room = min(most, limits.max_tokens - max(fitting, default=0)) if cut_prompt else most
+    over = len(prompt) > room
+    if over and not cut_prompt:
+        return Dropped("prompt over max_prompt_tokens" if limits.max_prompt_tokens else "prompt over max_tokens")
+    if over:
         prompt = prompt[:keep] + prompt[len(prompt) - (room - keep) :]
-        return Encoded(np.array(prompt, np.int32), tuple(results), tuple(truncated), prompt_truncated=True)
-    return Encoded(np.array(prompt, np.int32), tuple(results), tuple(truncated))
+    return Encoded(np.array(prompt, np.int32), responses, truncated, prompt_truncated=over)

@@ -49,22 +49,18 @@ def block_mask(packing: Packing, window: int | None, device: torch.device) -> Bl
     """Who sees whom in the sequence, made once for all layers of one window."""
     key = ("flex", window, device)
     if key not in packing.masks:
-        row: list[int] = []
-        own: list[int] = []
-        position: list[int] = []
+        stretches, length = [], 0  # row, which of its stretches (0 is the shared one), index less position
         for i, span in enumerate(packing.spans):
-            for r, n in enumerate((span.shared, *span.own)):  # 0 is the shared stretch
-                start = span.shared if r else 0
-                row += [i] * n
-                own += [r] * n
-                position += range(start, start + n)
-        row_L, own_L, position_L = (torch.tensor(x, device=device) for x in (row, own, position))
+            for r, n in enumerate((span.shared, *span.own)):
+                stretches += [(i, r, length - span.shared * (r > 0))] * n
+                length += n
+        row_L, own_L, before_L = torch.tensor(stretches, device=device).unbind(1)
 
         def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
             seen = (k <= q) & (row_L[q] == row_L[k]) & ((own_L[k] == 0) | (own_L[k] == own_L[q]))
-            return seen if window is None else seen & (position_L[q] - position_L[k] < window)
+            return seen if window is None else seen & ((q - before_L[q]) - (k - before_L[k]) < window)
 
-        packing.masks[key] = create_block_mask(sees, None, None, len(row), len(row), device=device)
+        packing.masks[key] = create_block_mask(sees, None, None, length, length, device=device)
     return packing.masks[key]
 
 

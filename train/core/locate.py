@@ -7,6 +7,8 @@ import json
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -112,10 +114,8 @@ def weights_digest(path: str) -> str:
                 digest.update(_file_digest(file, file.stat().st_size, file.stat().st_mtime_ns))
     if is_adapter(folder):
         adapter = adapter_config(folder)
-        try:
+        with as_base_of(path):
             base = weights_digest(adapter.pop("base_model_name_or_path"))
-        except UserError as e:
-            raise missing_base(e, path) from e
         digest.update(json.dumps([adapter, base], sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -127,10 +127,14 @@ def _file_digest(file: Path, size: int, changed: int) -> bytes:
         return hashlib.file_digest(f, "sha256").digest()
 
 
-def missing_base(e: UserError, path: str) -> UserError:
-    """What is said of an adapter whose base is not to be had."""
-    fix = f"restore the base, or set base_model_name_or_path in its {ADAPTER_FILE}"
-    return UserError(f"the adapter's base cannot be loaded: {e.what} ({e.where})", path, fix)
+@contextmanager
+def as_base_of(path: str) -> Iterator[None]:
+    """Inside, what is wrong with a model is said of the adapter whose base it is."""
+    try:
+        yield
+    except UserError as e:
+        fix = f"restore the base, or set base_model_name_or_path in its {ADAPTER_FILE}"
+        raise UserError(f"the adapter's base cannot be loaded: {e.what} ({e.where})", path, fix) from e
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

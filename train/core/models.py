@@ -14,7 +14,7 @@ from prefkit.errors import UserError, unknown_name
 from train.core.attention import ROWS
 from train.core.flex import FLEX
 from train.core.gated import keep_less
-from train.core.locate import adapter_config, is_adapter, locate, missing_base
+from train.core.locate import adapter_config, as_base_of, is_adapter, locate
 from train.core.lora import lean_lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -41,10 +41,8 @@ def context_length(path: str) -> int | None:
 
     folder = locate(path)
     if is_adapter(folder):
-        try:
+        with as_base_of(path):
             folder = locate(_base_of(folder))
-        except UserError as e:
-            raise missing_base(e, path) from e
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as e:
@@ -140,59 +138,50 @@ def _first_line(e: Exception) -> str:
 
 def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str, trainable: bool = False) -> Any:
     """The peft model of an adapter folder over its own untouched base."""
-    from peft import PeftModel
-
-    folder = locate(path)
-    base = _base_of(folder)
-    try:
+    base = _base_of(locate(path))
+    with as_base_of(path):
         model = load_model(base, dtype, four_bit, attn)
-    except UserError as e:
-        raise missing_base(e, path) from e
-    check_adapter_weights(folder, path)
-    try:
-        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (ValueError, RuntimeError, KeyError) as e:
-        raise UserError(f"the adapter does not fit its base: {_first_line(e)}", path, "train it again") from e
-    check_adapter_keys(adapted, "default", folder, path)
-    lean_lora(adapted)
-    return adapted
+    return add_adapter(model, path, trainable=trainable)
 
 
-def check_adapter_weights(folder: Path, path: str) -> None:
-    """UserError when the adapter's safetensors are absent or cannot be opened."""
+def add_adapter(model: Any, path: str, name: str = "default", trainable: bool = False) -> Any:
+    """The model with the adapter of a folder under a name; UserError for files that are damaged or do not fit."""
+    from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
+    folder = locate(path)
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
         raise UserError(f"the adapter has no {ADAPTER_WEIGHTS}", path, "train it again, or convert it to safetensors")
     try:
-        with safe_open(file, "np"):
-            pass
+        with safe_open(file, "np") as stored:
+            known = set(stored.keys())
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), name, is_trainable=trainable)
+        else:
+            model = PeftModel.from_pretrained(model, str(folder), name, is_trainable=trainable)
     except SafetensorError as e:
         raise UserError(f"the adapter's weights are damaged: {_first_line(e)}", file, "restore the file") from e
-
-
-def check_adapter_keys(model: Any, name: str, folder: Path, path: str) -> None:
-    """peft leaves a weight that the file lacks at its random start, with no more than a warning."""
-    from peft import get_peft_model_state_dict
-    from safetensors import safe_open
-
-    with safe_open(folder / ADAPTER_WEIGHTS, "np") as stored:
-        known = set(stored.keys())
+    except (ValueError, RuntimeError, KeyError) as e:
+        raise UserError(f"the adapter does not fit its base: {_first_line(e)}", path, "train it again") from e
+    # peft leaves a weight that the file lacks at its random start, with no more than a warning
     needed = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     if missing := sorted(set(needed) - known):
         raise UserError(f"{len(missing)} adapter weights are missing, first {missing[0]}", path, "restore its files")
+    lean_lora(model)
+    return model
 
 
 def new_adapter(model: Any, targets: Sequence[str], r: int, alpha: int, dropout: float) -> Any:
     """A fresh LoRA in fp32 (B = 0: the model is unchanged); UserError for a target that matches nothing."""
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
-    names = {name.rpartition(".")[2] for name, m in model.named_modules() if hasattr(m, "weight") and _is_matrix(m)}
     head = model.get_output_embeddings()
-    names -= {n.rpartition(".")[2] for n, m in model.named_modules() if m is head or isinstance(m, nn.Embedding)}
+    linear = {n for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head}
+    names = {name.rpartition(".")[2] for name in linear}
     for target in targets:
-        if target != "all-linear" and not any(_matches(name, target) for name, _ in model.named_modules()):
+        if target != "all-linear" and not any(f".{n}".endswith(f".{target}") for n, _ in model.named_modules()):
             raise UserError(
                 f"LoRA target {target!r} matches no module",
                 model.config.model_type,
@@ -213,11 +202,3 @@ def new_adapter(model: Any, targets: Sequence[str], r: int, alpha: int, dropout:
         ) from e
     lean_lora(adapted)
     return adapted
-
-
-def _is_matrix(module: nn.Module) -> bool:
-    return getattr(module, "in_features", None) is not None or type(module).__name__ == "Conv1D"
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith("." + target)

@@ -17,28 +17,18 @@ from train.core.locate import (
     RUN_FILE,
     SUMMARY,
     adapter_config,
+    as_base_of,
     is_adapter,
     locate,
-    missing_base,
     run_config,
     weights_digest,
 )
-from train.core.models import (
-    check_adapter_keys,
-    check_adapter_weights,
-    default_dtype,
-    load_adapter,
-    load_model,
-    load_tokenizer,
-)
+from train.core.models import add_adapter, default_dtype, load_adapter, load_model, load_tokenizer
 
 
 def add_reference(model: Any, path: str) -> str:
     """Load an adapter a second time as the frozen `reference` over the same base; return the reference's kind."""
-    folder = locate(path)
-    check_adapter_weights(folder, path)
-    model.load_adapter(str(folder), "reference", is_trainable=False)
-    check_adapter_keys(model, "reference", folder, path)
+    add_adapter(model, path, "reference")
     model.set_adapter("default")
     return "adapter:reference"
 
@@ -119,10 +109,8 @@ def describe_policy(
     start, kind = trained.get("path"), "none"
     if is_adapter(folder):
         base = adapter_config(folder)["base_model_name_or_path"]
-        try:
+        with as_base_of(path):
             locate(base)
-        except UserError as e:
-            raise missing_base(e, path) from e
         if reference and start and is_adapter(locate(start)):
             kind = "adapter:reference"
             _check_same_base(base, start, path)
@@ -159,10 +147,8 @@ def load_policy(policy: Policy, attn: str = "rows") -> Loaded:
 def _check_same_base(base: str, start: str, path: str) -> None:
     """The adapter of the reference is loaded over the policy's base: that must be its own."""
     own = adapter_config(locate(start))["base_model_name_or_path"]
-    try:
+    with as_base_of(path):
         same = weights_digest(base) == weights_digest(own)
-    except UserError as e:
-        raise missing_base(e, path) from e
     if not same:
         what = f"the adapter's base {base} is not that of the model it started from, {own}"
         raise UserError(what, path, f"set base_model_name_or_path in its {ADAPTER_FILE} to the same model")

@@ -14,11 +14,6 @@ def implicit_reward(logps: Any, ref_logps: Any, beta: float) -> Any:
     return beta * (logps - ref_logps)
 
 
-def margin(reward_chosen: Any, reward_rejected: Any) -> Any:
-    """Difference of rewards: positive where the model agrees with the judgement."""
-    return reward_chosen - reward_rejected
-
-
 def hits(margins: Any) -> Any:
     """1 where the margin is positive, ½ where it is exactly zero, 0 elsewhere, as float."""
     return (margins > 0) * 1.0 + (margins == 0) * 0.5
@@ -33,8 +28,8 @@ class PairRewards:
 
     @property
     def margins(self) -> Any:
-        """Reward of chosen minus reward of rejected."""
-        return margin(self.chosen, self.rejected)
+        """Reward of chosen minus reward of rejected: positive where the model agrees with the judgement."""
+        return self.chosen - self.rejected
 
 
 def pair_rewards(
