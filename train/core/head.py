@@ -73,15 +73,13 @@ class TiledLogps(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_ND: Tensor,
-        weight_VD: Tensor,
+        weight_VD: Tensor,  # the head's own, given apart for autograd to see
         bias_V: Tensor | None,
         labels_N: Tensor,
-        scale: float,
-        softcap: float | None,
+        head: Head,
         tile: tuple[int, int],
         entropy: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        head = Head(weight_VD, bias_V, scale, softcap)
         ctx.head_trains = weight_VD.requires_grad or (bias_V is not None and bias_V.requires_grad)
         ctx.form_grad = hidden_ND.requires_grad and not ctx.head_trains
         found_N4 = torch.full((len(labels_N), 4), torch.nan, dtype=torch.float64, device=hidden_ND.device)
@@ -89,13 +87,13 @@ class TiledLogps(torch.autograd.Function):
         for part in _parts(len(labels_N), tile[0]):
             found_N4[part], expected_TD = _scan(hidden_ND[part], labels_N[part], head, tile[1], entropy, ctx.form_grad)
             if grad_ND is not None and expected_TD is not None:
-                grad_ND[part] = (_at_label(found_N4[part], labels_N[part], head) - expected_TD) * scale
+                grad_ND[part] = (_at_label(found_N4[part], labels_N[part], head) - expected_TD) * head.scale
         logps_N, entropy_N, hits_N, _ = found_N4.unbind(1)
         if ctx.form_grad:
             ctx.save_for_backward(grad_ND)
         elif ctx.head_trains:
-            ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, found_N4)
-            ctx.rest = (scale, softcap, tile)
+            ctx.save_for_backward(hidden_ND, labels_N, found_N4)
+            ctx.rest = (head, tile)
         ctx.mark_non_differentiable(entropy_N, hits_N)
         return logps_N.clone(), entropy_N, hits_N
 
@@ -104,15 +102,15 @@ class TiledLogps(torch.autograd.Function):
         up_N = upstream[0]
         if ctx.form_grad:
             (grad_ND,) = ctx.saved_tensors
-            return grad_ND * up_N[:, None].to(grad_ND.dtype), *[None] * 7
-        hidden_ND, weight_VD, bias_V, labels_N, found_N4 = ctx.saved_tensors
-        scale, softcap, tile = ctx.rest
-        head = Head(weight_VD, bias_V, scale, softcap)
+            return grad_ND * up_N[:, None].to(grad_ND.dtype), *[None] * 6
+        hidden_ND, labels_N, found_N4 = ctx.saved_tensors
+        head, tile = ctx.rest
+        weight_VD, bias_V = head.weight_VD, head.bias_V
         grad_ND = torch.empty_like(hidden_ND)
         grad_VD = torch.zeros_like(weight_VD, dtype=head.wide)
         grad_V = torch.zeros_like(bias_V, dtype=head.wide) if bias_V is not None else None
         for part in _parts(len(labels_N), tile[0]):
-            labels_T, up_T1 = labels_N[part], (up_N[part, None] * scale).to(head.wide)
+            labels_T, up_T1 = labels_N[part], (up_N[part, None] * head.scale).to(head.wide)
             upward_TD = hidden_ND[part].to(head.wide) * up_T1
             expected_TD = torch.zeros_like(upward_TD)
             for chunk, prob_TC, slope_TC in _logits(hidden_ND[part], head, tile[1]):
@@ -129,7 +127,7 @@ class TiledLogps(torch.autograd.Function):
             if grad_V is not None:
                 grad_V.index_add_(0, labels_T, (up_T1 * slope_T1)[:, 0])
         grad_bias = grad_V.to(bias_V.dtype) if grad_V is not None else None
-        return grad_ND, grad_VD.to(weight_VD.dtype), grad_bias, *[None] * 5
+        return grad_ND, grad_VD.to(weight_VD.dtype), grad_bias, *[None] * 4
 
 
 def _parts(N: int, largest: int) -> Iterator[slice]:
@@ -213,11 +211,8 @@ def _add_product(out_TD: Tensor, exp_TC: Tensor, weight_CD: Tensor) -> None:
 def _label_slope(found_T4: Tensor, head: Head) -> Tensor:
     """Slope of the soft-cap at the label's logit, which is log p + log Σ exp: [T, 1]."""
     picked_T1 = found_T4[:, :1] + found_T4[:, 3:]
-    return (
-        torch.ones_like(picked_T1).to(head.wide)
-        if head.softcap is None
-        else (1 - (picked_T1 / head.softcap) ** 2).to(head.wide)
-    )
+    slope_T1 = torch.ones_like(picked_T1) if head.softcap is None else 1 - (picked_T1 / head.softcap) ** 2
+    return slope_T1.to(head.wide)
 
 
 def _at_label(found_T4: Tensor, labels_T: Tensor, head: Head) -> Tensor:
@@ -231,6 +226,4 @@ def tiled_logps(
     """Log-probabilities of labels under the head, differentiable in hidden, weight and bias; entropies if asked."""
     tile = tile or TILES.get(hidden_ND.device.type, TILES["cpu"])
     with torch.autocast(hidden_ND.device.type, enabled=False):
-        return TokenLogps(
-            *TiledLogps.apply(hidden_ND, head.weight_VD, head.bias_V, labels_N, head.scale, head.softcap, tile, entropy)
-        )
+        return TokenLogps(*TiledLogps.apply(hidden_ND, head.weight_VD, head.bias_V, labels_N, head, tile, entropy))

@@ -136,7 +136,7 @@ def _first_line(e: Exception) -> str:
 # ---------------------------------------------------------------------------------------------------------- adapters
 
 
-def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str, trainable: bool = False) -> Any:
+def load_adapter(path: str, dtype: str | None, four_bit: bool, attn: str = "rows", trainable: bool = False) -> Any:
     """The peft model of an adapter folder over its own untouched base."""
     base = _base_of(locate(path))
     with as_base_of(path):

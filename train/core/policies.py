@@ -88,13 +88,7 @@ class Loaded:
     frozen: Any = None
 
 
-def describe_policy(
-    path: str,
-    dtype: str | None = None,
-    four_bit: bool | None = None,
-    template: str | None = None,
-    reference: bool = True,
-) -> Policy:
+def describe_policy(path: str, dtype: str | None = None, template: str | None = None, reference: bool = True) -> Policy:
     """A run folder, an adapter folder or a model; what is None is as the run had it.
 
     The reference of a run is what it started from: the base under its adapter, the SFT adapter loaded beside it, or
@@ -123,7 +117,7 @@ def describe_policy(
     return Policy(
         path,
         dtype or trained.get("dtype") or default_dtype(),
-        bool(trained.get("four_bit")) if four_bit is None else four_bit,
+        bool(trained.get("four_bit")),
         tokenizer,
         Template.of(template or config.get("data", {}).get("template"), tokenizer),
         start,
@@ -132,15 +126,15 @@ def describe_policy(
     )
 
 
-def load_policy(policy: Policy, attn: str = "rows") -> Loaded:
+def load_policy(policy: Policy) -> Loaded:
     """The weights of a policy, and of its reference as its kind asks."""
     if is_adapter(locate(policy.path)):
-        model = load_adapter(policy.path, policy.dtype, policy.four_bit, attn)
+        model = load_adapter(policy.path, policy.dtype, policy.four_bit)
         if policy.kind == "adapter:reference":
             add_reference(model, str(policy.start))
         return Loaded(policy, model.eval())
-    model = load_model(policy.path, policy.dtype, policy.four_bit, attn).eval()
-    frozen = load_model(str(policy.start), policy.dtype, policy.four_bit, attn) if policy.kind == "model" else None
+    model = load_model(policy.path, policy.dtype, policy.four_bit).eval()
+    frozen = load_model(str(policy.start), policy.dtype, policy.four_bit) if policy.kind == "model" else None
     return Loaded(policy, model, frozen)
 
 
