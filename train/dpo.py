@@ -36,7 +36,7 @@ class DpoObjective:
     loss: Loss
     beta: float
     label_smoothing: float
-    reference: str  # kind for `reference_context`, or "none"
+    reference: str  # kind for `reference_context`, or "none": the rows carry it, or there is none
     frozen: Any = None
     loss_on: str = "response"
 
@@ -116,6 +116,7 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
     if run.dpo.reference == "cached":
         session = with_reference(session, run, model, kind, frozen, packed)
+        kind, frozen = "none", None  # the rows carry it
     objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)
     return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, packed)
 

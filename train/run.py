@@ -218,6 +218,9 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     result = trainer.train(resume_from_checkpoint=session.resume)
     if interrupt.asked:
         raise KeyboardInterrupt
+    if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
+        what = f"the trained weights are not finite after step {result.global_step}, although the loss was"
+        raise UserError(what, out, "lower trainer.learning_rate, or use bfloat16 instead of float16")
     evaluated = _last_evaluation(trainer) if session.eval_rows else {}
     summary = {
         "steps": result.global_step,

@@ -178,6 +178,16 @@ def test_full_fine_tuning_keeps_a_frozen_copy(model_path, data, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(loaded.frozen.parameters(), start.parameters(), strict=True))
 
 
+def test_rows_that_carry_their_reference_need_no_other(model_path, data, tmp_path, monkeypatch):
+    """No rank without rows makes a forward that no other joins, and full fine-tuning keeps no frozen copy."""
+    seen = []
+    monkeypatch.setattr("train.dpo.fit", lambda session, model, objective, *rest: seen.append(objective))
+    run = dpo_run(model_path, data, lora=LoraConfig(enabled=False), reference="cached")
+    train_dpo(run, tmp_path / "run")
+    assert seen[0].frozen is None
+    assert seen[0].reference_logps(None, collate([])).shape == (0,)
+
+
 def test_reference_none_uses_the_policy_alone(model_path, data, tmp_path):
     train_dpo(dpo_run(model_path, data, reference="none", trainer={"max_steps": "2"}), tmp_path / "run")
     reward, logp = (metrics(tmp_path / "run", k)[0] for k in ("rewards/chosen", "logps/chosen"))
@@ -281,6 +291,16 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_pairs(model_path, data, t
     known = open_pairs(data, "train")["id"].to_pylist()
     assert len(recorded["ids"]) == 1
     assert recorded["ids"][0] in known
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(model_path, data, tmp_path):
+    """The last step's loss is 0, its gradient 0 · ∞."""
+    mine = tmp_path / "mine.py"
+    mine.write_text("def bad(x, beta, s):\n    return (x.margins(beta) * 0).sqrt()\n")
+    with pytest.raises(UserError, match="weights are not finite after step 1"):
+        train_dpo(dpo_run(model_path, data, loss=f"{mine}:bad", trainer={"max_steps": "1"}), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.safetensors"))
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
