@@ -96,8 +96,9 @@ def cache(*, prune: bool = False, days: float = 30) -> None:
     days
         What was not used for so long; 0 is everything.
     """
-    from train.core.cache import cache_folder, entries
-    from train.core.cache import prune as remove
+    from train.cached_files import entries
+    from train.cached_files import prune as remove
+    from train.core.cache import cache_folder
 
     found = remove(days) if prune else entries()
     for e in found:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import set_seed
 
 from prefkit.errors import UserError
@@ -21,7 +21,7 @@ from train.core.cache import LogpCache
 from train.core.head import TokenLogps
 from train.core.locate import is_adapter, locate
 from train.core.logprobs import response_logps, sum_tokens, token_logps
-from train.core.policies import add_reference, disable_dropout, reference_context
+from train.core.policies import add_reference, reference_context
 from train.core.rewards import pair_rewards, reward_sums
 from train.core.rows import Row, sequence_key
 from train.losses import Loss, PairLogps, find_loss
@@ -102,6 +102,16 @@ def load_start(run: DpoRun) -> tuple[Any, str, Any]:
     if run.lora.enabled:
         return model, "adapter_off", None
     return model, "model", copy.deepcopy(model).requires_grad_(False)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to zero, LoRA's and attention's too, so that policy and reference are functions."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                setattr(module, name, 0.0)
 
 
 def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from train_toys import make_model, make_pairs, make_tokenizer, metrics, save_mod
 
 from prefkit.cli import app, run
 from prefkit.errors import UserError
+from train.cached_files import entries
 from train.config import LoraConfig
 from train.core import cache as caches
-from train.core.cache import LogpCache, SequenceLogp, cached_rows, entries
+from train.core.cache import LogpCache, SequenceLogp, cached_rows
 from train.core.dataset import load_rows
 from train.core.encode import Limits, Template
 from train.core.logprobs import response_logps

@@ -83,20 +83,19 @@ def split_row(row: Row, budget: int) -> list[Row]:
     Exact: every pair's loss depends on its own two responses only. Greedy: each part takes the pair that adds the
     fewest tokens, until none fits; a single pair may exceed the budget. Without pairs nothing ties responses together.
     """
-    parts = row.pairs or [(i,) for i in range(len(row.response_ids))]
-    if row.tokens <= budget or len(parts) == 1:
+    if row.tokens <= budget or len(row.parts) == 1:
         return [row]
-    left, rows = list(range(len(parts))), []
+    left, rows = list(range(len(row.parts))), []
     while left:
         used: set[int] = set()
         taken: list[int] = []
         size = len(row.prompt_ids)
         while left:
-            added, best = min((sum(len(row.response_ids[r]) for r in {*parts[p]} - used), p) for p in left)
+            added, best = min((sum(len(row.response_ids[r]) for r in {*row.parts[p]} - used), p) for p in left)
             if taken and size + added > budget:
                 break
             size += added
-            used |= set(parts[best])
+            used |= set(row.parts[best])
             taken.append(best)
             left.remove(best)
         rows.append(row.select(sorted(taken)) if row.pairs else row.only(sorted(taken)))

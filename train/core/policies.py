@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from prefkit.errors import UserError, unknown_name
 from train.core.encode import Template
@@ -157,13 +156,3 @@ def _check_start(start: str, path: str, digest: str | None) -> None:
     if digest is not None and now != digest:
         what = f"the model this run started from has changed since: {start}"
         raise UserError(what, path, "restore it, or name another --reference")
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to zero, LoRA's and attention's too, so that policy and reference are functions."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-                setattr(module, name, 0.0)

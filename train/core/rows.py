@@ -31,8 +31,8 @@ class Row:
 
     @property
     def parts(self) -> tuple[tuple[int, ...], ...]:
-        """Responses of each pair id: the two of a pair, or the one of an example."""
-        return self.pairs or tuple((i,) for i in range(len(self.pair_ids)))
+        """Responses that belong together: the two of each pair, or each by itself where there are no pairs."""
+        return self.pairs or tuple((i,) for i in range(len(self.response_ids)))
 
     def boundary(self, tokenizer: Any, width: int = 4) -> str:
         """The last tokens of the prompt and the first of a response: `"Ċ" "Answer" ":" | "ĠThe" "Ġhop"`."""
