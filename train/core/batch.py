@@ -25,7 +25,8 @@ class Batch:
     Packed, B is 1 and `packing` tells the attention which tokens belong together; otherwise (None) each response is a
     sequence with its own prompt, padded on the right, under plain causal attention. Position `select_N` of the
     flattened [B*L] hidden states predicts token `labels_N` of response `response_N`. `pairs_P2` are (winner, loser)
-    responses; `ref_R` their log-probabilities under the reference where the rows carry them.
+    responses; `ref_R` their log-probabilities under the reference where the rows carry them. `ids` are those of the
+    pairs, in the order of `pairs_P2`, or of the examples.
     """
 
     ids_BL: Tensor
@@ -37,12 +38,7 @@ class Batch:
     counts_R: Tensor
     pairs_P2: Tensor
     ref_R: Tensor | None
-    rows: tuple[Row, ...]
-
-    @property
-    def ids(self) -> list[str]:
-        """Ids of the pairs, in the order of `pairs_P2`, or of the examples."""
-        return [i for r in self.rows for i in r.pair_ids]
+    ids: list[str]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -77,7 +73,7 @@ def collate(rows: Sequence[Row], packed: bool = True, loss_on: str = "response")
         counts,
         _pair_index(rows),
         torch.tensor(refs, dtype=torch.float64) if refs else None,
-        tuple(rows),
+        [name for row in rows for name in row.pair_ids],
     )
 
 

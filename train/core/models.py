@@ -69,19 +69,16 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
         raise unknown_name("dtype", dtype, DTYPES)
     folder = locate(path)
     _check_weights(folder, path)
-    safe: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
-    extra: dict[str, Any] = {"device_map": {"": torch.cuda.current_device()}} if torch.cuda.is_available() else {}
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    if torch.cuda.is_available():
+        options["device_map"] = {"": torch.cuda.current_device()}
     if four_bit:
-        extra["quantization_config"] = _nf4(DTYPES[dtype])
+        options["quantization_config"] = _nf4(DTYPES[dtype])
     try:
-        if attn in PACKED:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            extra |= {"attn_implementation": PACKED[attn]} if _attention_replaceable(config) else {}
-        else:
-            extra |= {"attn_implementation": attn}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[dtype], output_loading_info=True, **safe, **extra
-        )
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if attn not in PACKED or _attention_replaceable(config):
+            options["attn_implementation"] = PACKED.get(attn, attn)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **options)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(f"no model can be loaded: {_first_line(e)}", path, "give a causal language model") from e
     model, info = loaded
