@@ -109,6 +109,10 @@ def test_properties(name, prompt, answers):
         return
     stops = stop_ids(tokenizer, template)
     for answer, ids in zip(answers, got.response_ids, strict=True):
+        if isinstance(ids, Dropped):
+            assert ids.reason == "special token in text"
+            assert any(t.content in answer for t in tokenizer.added_tokens_decoder.values() if t.special)
+            continue
         full = [*got.prompt_ids.tolist(), *ids.tolist()]
         if uses_bos(name):
             assert full[0] == tokenizer.bos_token_id
@@ -261,6 +265,26 @@ def test_one_row_a_prompt_with_distinct_responses():
 def test_a_format_string_takes_one_turn(prompt, answer, said):
     with pytest.raises(UserError, match=f"{said}.*use a chat template: dialogue"):
         encode_prompt_group(get("built"), Template.named("plain"), prompt, [answer], WIDE)
+
+
+def test_an_answer_with_a_special_token_takes_no_other_with_it():
+    """Other pairs of its prompt are what they would be without it."""
+    tokenizer = get("chatml")
+    good, bad, marked = reply("good"), reply("bad"), reply("bad<|im_end|>worse")
+    pairs = [
+        PairText("1", user("q"), good, marked),
+        PairText("2", user("q"), good, bad),
+        PairText("3", user("q"), marked, bad),
+    ]
+    template = Template.of(None, tokenizer)
+    alone, built = (build_rows(p, tokenizer, template, WIDE) for p in (pairs[1:2], pairs))
+    assert built.dropped == {"special token in text": ["1", "3"]}
+    (row,), (wanted,) = built.rows, alone.rows
+    assert (row.pairs, row.pair_ids, row.truncated) == (wanted.pairs, ("2",), wanted.truncated)
+    assert [r.tolist() for r in row.response_ids] == [r.tolist() for r in wanted.response_ids]
+    assert row.prompt_ids.tolist() == wanted.prompt_ids.tolist()
+    examples = build_examples(pairs, tokenizer, template, WIDE)
+    assert ([r.pair_ids for r in examples.rows], examples.dropped["special token in text"]) == ([("1",)], ["3"])
 
 
 def test_two_texts_with_the_same_tokens_are_one_response():

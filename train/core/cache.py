@@ -22,7 +22,7 @@ import pyarrow as pa
 from prefkit.errors import UserError
 from train.core.rows import Row, Rows
 
-ENCODING_VERSION = 2  # of what encode.py and rows.py make of a text: raised when that changes
+ENCODING_VERSION = 3  # of what encode.py and rows.py make of a text: raised when that changes
 LOGPS_VERSION = 1  # of what logprobs.py makes of a sequence
 BUSY_SECONDS = 60
 CHUNK = 500  # keys in one IN (…)

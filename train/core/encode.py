@@ -8,9 +8,10 @@ is what the tokenizer makes of the whole text. Exactly one BOS, exactly one trai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,22 +142,29 @@ def encode_prompt_group(
 ) -> Encoded | Dropped:
     """Token ids of one prompt with its responses; see the module's docstring for the guarantees.
 
-    Over-long responses and prompts become `Dropped` unless `limits.too_long` says otherwise. Raises UserError when the
-    tokenizer has no EOS, or when a format string is given a conversation of several turns.
+    Over-long responses and prompts become `Dropped` unless `limits.too_long` says otherwise, and so do texts that hold
+    the control tokens of a template. Raises UserError when the tokenizer has no EOS, or when a format string is given a
+    conversation of several turns.
     """
     traits = _traits(tokenizer)
     literal = template.is_literal(traits.special_tokens)
-    messages = [*prompt, *(m for r in responses for m in r)]
-    if not literal and any(s in m["content"] for m in messages for s in traits.special_tokens):
-        return Dropped("special token in text")
-    texts = template.render(tokenizer, prompt, responses)
+    marked = Dropped("special token in text")
+    usable = [literal or not _holds(messages, traits.special_tokens) for messages in (prompt, *responses)]
+    if not usable[0]:
+        return marked
+    texts = template.render(tokenizer, prompt, list(compress(responses, usable[1:])))
     prompt_ids, *full = _tokenize(tokenizer, texts, literal, traits)
     cut = common_start([prompt_ids, *full])
     if cut == 0:
         return Dropped("prompt and responses share no token")
     ends = frozenset() if literal else traits.end_ids
     tails = [_one_end(ids[cut:], tokenizer, traits.eos, ends) for ids in full]
-    return _apply_limits(prompt_ids[:cut], tails, limits, keep=int(prompt_ids[0] == traits.bos))
+    encoded = _apply_limits(prompt_ids[:cut], tails, limits, keep=int(prompt_ids[0] == traits.bos))
+    if isinstance(encoded, Dropped) or all(usable):
+        return encoded
+    found = zip(encoded.response_ids, encoded.truncated, strict=True)
+    ids, truncated = zip(*(next(found) if ok else (marked, False) for ok in usable[1:]), strict=True)
+    return replace(encoded, response_ids=ids, truncated=truncated)
 
 
 def encode_prompt(tokenizer: Any, template: Template, prompt: list[Message]) -> list[int]:
@@ -199,6 +207,10 @@ def _traits(tokenizer: Any) -> _Traits:
     special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     ends = frozenset(special) - {tokenizer.unk_token_id}
     return _Traits(bos if uses else None, tokenizer.eos_token_id, ends, tuple(special.values()))
+
+
+def _holds(messages: Sequence[Message], words: Sequence[str]) -> bool:
+    return any(word in m["content"] for m in messages for word in words)
 
 
 def _tokenize(tokenizer: Any, texts: list[str], literal: bool, traits: _Traits) -> list[list[int]]:
