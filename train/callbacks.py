@@ -37,6 +37,7 @@ class Interrupt(TrainerCallback):
     """Ctrl-C ends a run of one process after the step it is in, with a checkpoint; a second one ends it at once."""
 
     asked = False
+    stopped = False
     previous: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -52,7 +53,7 @@ class Interrupt(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and stop; called before RunLog, which logs what is saved."""
         if self.asked:
-            control.should_save = control.should_training_stop = True
+            self.stopped = control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Give Ctrl-C back."""

@@ -216,7 +216,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     say(f"{len(plan.steps)} steps over {len(session.rows)} rows{begin}")
     start = time.monotonic()
     result = trainer.train(resume_from_checkpoint=session.resume)
-    if interrupt.asked:
+    if interrupt.stopped:
         raise KeyboardInterrupt
     if not all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad):
         what = f"the trained weights are not finite after step {result.global_step}, although the loss was"

@@ -33,6 +33,7 @@ from train.core.rows import build_rows, pair_texts
 from train.dpo import load_start, train_dpo
 from train.sft import train_sft
 from train.tiny_model import write_tiny_model
+from train.trainer import StepTrainer
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("chosen", "rejected")
@@ -417,6 +418,22 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(model_path, data, tmp_path):
     done = subprocess.run([*command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert f"from {checkpoint}" in done.stdout
     assert metrics(tmp_path / "cut") == pytest.approx(metrics(tmp_path / "whole"), abs=1e-6)
+
+
+def test_ctrl_c_after_the_last_step_loses_nothing(model_path, data, tmp_path, monkeypatch):
+    """In the last evaluation no step follows that could leave a checkpoint: the run is finished instead."""
+    evaluate = StepTrainer.evaluate
+    asked = []
+
+    def interrupted(self, *args, **kwargs):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGINT))
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(StepTrainer, "evaluate", interrupted)
+    train_dpo(dpo_run(model_path, data, trainer={"max_steps": "2", "eval_strategy": "epoch"}), tmp_path / "run")
+    assert asked
+    assert (tmp_path / "run" / "summary.json").is_file()
 
 
 def test_sft_takes_conversations_and_counts_what_it_cannot_use(model_path, tmp_path):
