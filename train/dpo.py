@@ -162,6 +162,7 @@ def _with_logps(rows: list[Row], cache: LogpCache) -> list[Row]:
     known = cache.get(k for ks in keys for k in ks)
     for row, ks in zip(rows, keys, strict=True):
         if not all(k in known for k in ks):
-            what = "the reference gives log-probabilities that are not finite"
-            raise UserError(what, row.pair_ids[0], "use bfloat16 or float32 instead of float16")
+            what = "log-probabilities of the reference are not finite, or not in the cache of this process"
+            fix = "use bfloat16 or float32 instead of float16; let processes of several machines share PREFKIT_CACHE"
+            raise UserError(what, row.pair_ids[0], fix)
     return [replace(row, ref_logps=tuple(known[k].total for k in ks)) for row, ks in zip(rows, keys, strict=True)]

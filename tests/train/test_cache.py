@@ -24,7 +24,7 @@ from train.core.dataset import load_rows
 from train.core.encode import Limits, Template
 from train.core.logprobs import response_logps
 from train.core.rows import Row, Rows
-from train.dpo import train_dpo
+from train.dpo import _with_logps, train_dpo
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,12 +153,18 @@ def test_what_is_not_finite_is_never_kept():
     assert not cache.get([b"m"]), "a sum that is not that of its tokens is damaged"
 
 
+def test_a_cache_that_other_processes_did_not_fill_is_told():
+    rows = [replace(r, pairs=((0, 1),), pair_ids=("a",)) for r in some_rows() if len(r.response_ids) > 1]
+    with pytest.raises(UserError, match=r"not in the cache of this process \(a\).*share PREFKIT_CACHE"):
+        _with_logps(rows, LogpCache("empty", "float32", False, "m"))
+
+
 def test_a_reference_that_is_not_finite_names_its_pair(data, tmp_path):
     save_model(tmp_path / "model")
     weights = load_file(tmp_path / "model/model.safetensors")
     weights["model.norm.weight"][:] = float("nan")
     save_file(weights, tmp_path / "model/model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="log-probabilities that are not finite"):
+    with pytest.raises(UserError, match="log-probabilities of the reference are not finite"):
         train_dpo(dpo_run(tmp_path / "model", data, reference="cached"), tmp_path / "run")
 
 
