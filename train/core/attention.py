@@ -37,11 +37,6 @@ class Packing:
     masks: dict[tuple, Any] = field(default_factory=dict)
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens of every stretch, in the order in which they lie."""
-        return [n for span in self.spans for n in (span.shared, *span.own)]
-
-    @property
     def stretches(self) -> list[tuple[slice, list[slice]]]:
         """Where each row's shared tokens lie, and where each response's own; responses without any are left out."""
         found, at = [], 0
@@ -99,7 +94,7 @@ def row_attention(
     if query.device.type == "cpu" and softcap is None and not windowed and not dropout:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         return FlashRows.apply(query, key, value, packing, scale).transpose(1, 2), None
-    lengths = packing.lengths
+    lengths = [n for span in packing.spans for n in (span.shared, *span.own)]
     queries, keys, values = (torch.split(x, lengths, dim=2) for x in (query, key, value))
     out = []
     at = 0
