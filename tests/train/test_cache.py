@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +218,22 @@ for i in range(200):
     found = LogpCache("w", "float32", False, "m").get(names)
     assert len(found) == 600
     assert all(f.total == -3.0 * int(k.rpartition(b"-")[2]) for k, f in found.items())
+
+
+def test_a_cache_that_another_process_is_making_is_waited_for():
+    """SQLite gives up at once, whatever its timeout, on a change of the journal while another writes."""
+    path = LogpCache("w", "float32", False, "m").path
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    done = threading.Timer(0.5, other.execute, ["COMMIT"])
+    done.start()
+    cache = LogpCache("w", "float32", False, "m")
+    done.join()
+    other.close()
+    cache.add({b"k": SequenceLogp(-2.0, -np.ones(2, np.float32))})
+    assert set(cache.get([b"k"])) == {b"k"}
 
 
 def test_token_ids_are_keyed_by_tokenizer_template_and_limits(data):
