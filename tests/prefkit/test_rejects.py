@@ -60,7 +60,7 @@ def test_lines_go_through_their_source_again(tmp_path):
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", splits="train=1")
     assert summarise(tmp_path / "out")["record"] == {"malformed_record": 1, "missing_prompt": 1}
-    with pytest.raises(UserError, match="cannot tell the source"):
+    with pytest.raises(UserError, match="this is a data set already"):
         convert_dataset(tmp_path / "out", tmp_path / "no")
     manifest = convert_dataset(tmp_path / "out", tmp_path / "again", source="rejects")
     assert manifest.sources["rejects"]["records"]["rejected"] == {"malformed_record": 1, "missing_prompt": 1}
