@@ -33,7 +33,7 @@ SIGNATURE = np.dtype(
 )
 THRESHOLD = 0.8
 AT_A_TIME = 1 << 18  # bytes of text
-AT_ONCE = 2_000  # proposed pairs that are confirmed by one task
+AT_ONCE = 500  # proposed pairs that are confirmed by one task
 
 # Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK
 # character is one.
