@@ -43,6 +43,10 @@ def _undecided(r: dict[str, Any]) -> str:
     )
 
 
+def _warnings(r: dict[str, Any]) -> str:
+    return "".join(f"{w}. " for w in (r["run"] or {}).get("warnings", [])).strip()
+
+
 def _noise(r: dict[str, Any]) -> str:
     run = r["run"] or {}
     unmeasured = run.get("noise") is None and run.get("asked", {}).get("noise")
@@ -180,6 +184,7 @@ def _beyond(b: dict[str, Any]) -> str:
 # title -> its sentence, or nothing
 FINDINGS: dict[str, Callable[[dict[str, Any]], str]] = {
     "Labels": _labels,
+    "Warnings": _warnings,
     "Undecided": _undecided,
     "Noise": _noise,
     "Overlap with training": _overlap,

@@ -119,21 +119,16 @@ def _at_most(largest: float, effect: float) -> float | None:
 def undecided(s: Scored) -> dict | None:
     """Pairs whose log-ratio margin is within the measured noise, and the accuracy if all were wrong or all right.
 
-    None where the noise was not measured, or the mode is not the one it was measured in: implicit, or sum where there
-    is no reference.
+    None where there is no `Scored.noise`.
     """
-    noise = (s.record or {}).get("noise")
-    if not noise or s.mode != ("sum" if s.reference is None else "implicit"):
+    if s.open_N is None:
         return None
-    open_N = np.abs(s.margin_N) / s.beta <= noise["max"]
-    low = float(np.where(open_N, 0.0, s.hit_N).mean())
-    high = float(np.where(open_N, 1.0, s.hit_N).mean())
     return {
-        "within_nats": noise["max"],
-        "n": int(open_N.sum()),
-        "share": float(open_N.mean()),
-        "low": low,
-        "high": high,
+        "within_nats": s.noise,
+        "n": int(s.open_N.sum()),
+        "share": float(s.open_N.mean()),
+        "low": float(s.closed(0.0).mean()),
+        "high": float(s.closed(1.0).mean()),
     }
 
 

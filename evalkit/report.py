@@ -100,10 +100,10 @@ def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:
 
 
 def portable(record: dict[str, Any] | None) -> dict[str, Any] | None:
-    """scores.json without the paths of the machine that scored: the same scores make the same report anywhere."""
+    """scores.json without paths of the machine, or the digest of the file beside it, which a frame does not have."""
     if record is None:
         return None
-    kept = {k: v for k, v in record.items() if not k.endswith("_path")}
+    kept = {k: v for k, v in record.items() if not k.endswith("_path") and k != "scores_sha256"}
     return kept | ({"run": portable(kept["run"])} if kept.get("run") else {})
 
 

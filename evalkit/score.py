@@ -6,6 +6,7 @@ something is missing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from evalkit.noise import UNMEASURED, noise_floor
 from evalkit.options import NO_REFERENCE, ScoreOptions
 from evalkit.overlap import training_overlap
 from evalkit.results import Result, score_table, token_table
+from evalkit.scored import RECORDS, caveats_of
 from evalkit.template_check import disagreements
 from prefkit.errors import UserError
 from prefkit.progress import progress
@@ -49,21 +51,28 @@ def score_pairs(
     data: str | Path,
     source: str | None = None,
     source_options: dict[str, str] | None = None,
+    say: Say | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Scores of one policy or several on held-out pairs, as a pandas frame; keywords are fields of `ScoreOptions`.
 
-    Policies whose folders have one name are told apart by the folders above. Raises UserError for a missing model or
-    data set, or a reference with another vocabulary.
+    Its `attrs` keep each policy's record, what scores.json is of a file. `say` gets the lines that the command prints;
+    without it what was dropped, trained on or does not fit is warned of. Policies whose folders have one name are told
+    apart by the folders above. Raises UserError for a missing model or data set, or a reference of another vocabulary.
     """
     import pandas as pd
 
-    folder = open_data(Path(data), source, source_options, lambda line: None)
-    if isinstance(policy, str):
-        return score(policy, folder, ScoreOptions(**options)).table.to_pandas()
-    named = zip(policy, short_names(policy), strict=True)
-    frames = [score(p, folder, ScoreOptions(**options)).table.to_pandas().assign(policy=name) for p, name in named]
-    return pd.concat(frames, ignore_index=True)
+    tell = say or (lambda line: None)
+    folder, how = open_data(Path(data), source, source_options, tell), ScoreOptions(**options)
+    paths = [policy] if isinstance(policy, str) else list(policy)
+    policies = dict(zip([short_name(p) for p in paths] if len(paths) == 1 else short_names(paths), paths, strict=True))
+    results = {name: score(path, folder, how, tell) for name, path in policies.items()}
+    for name, result in results.items() if say is None else ():
+        for line in (*caveats_of(result.record), *result.record["warnings"]):
+            warnings.warn(f"{name}: {line}", stacklevel=2)
+    frame = pd.concat([r.table.to_pandas().assign(policy=name) for name, r in results.items()], ignore_index=True)
+    frame.attrs[RECORDS] = {name: result.record for name, result in results.items()}
+    return frame
 
 
 def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lambda line: None) -> Result:
@@ -73,8 +82,8 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
     computes its share; all return the same.
     """
     data = data if isinstance(data, Data) else Data(data, data.resolve().name)
-    pairs = open_pairs(data.folder, options.split)
-    pairs = pairs.slice(0, options.limit) if options.limit is not None else pairs
+    split = open_pairs(data.folder, options.split)
+    pairs = split.slice(0, options.limit) if options.limit is not None else split
     models = find_models(policy, options)
     limits = _limits(models.policy, options)
     built = _read(data.folder, options, models.policy, limits)
@@ -85,7 +94,8 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
     if counts["truncated_pairs"]:
         say(f"cut      {counts['truncated_pairs']} pairs were truncated to {limits.max_tokens} tokens")
     say(f"boundary {boundary}")
-    for warning in disagreements(models.policy, pairs):
+    warned = list(disagreements(models.policy, pairs))
+    for warning in warned:
         say(f"warning: {warning}")
     kept = pa.array([i for row in built.rows for i in row.pair_ids])
     overlap = training_overlap(policy, pairs.filter(pc.is_in(pairs["id"], value_set=kept)))
@@ -109,6 +119,7 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
         "ledgers": data.ledgers,
         "manifest": read_manifest(data.folder).digest,
         "split": options.split,
+        "in_split": split.num_rows,
         "max_tokens": limits.max_tokens,
         "boundary": boundary,
         "read": built.read,
@@ -116,6 +127,7 @@ def score(policy: str, data: Data | Path, options: ScoreOptions, say: Say = lamb
         "dropped": counts["dropped"],
         "four_bit": models.policy.four_bit,
         "reference_four_bit": models.kept("reference").four_bit if models.referenced else None,
+        "warnings": warned,
         "noise": noise._asdict() if noise is not None else None,
         "overlap": overlap._asdict() if overlap.line else None,
         "policy_path": absolute(policy),

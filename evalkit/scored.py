@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ OUTCOMES = (
     *("policy_chosen", "policy_rejected", "norm_chosen", "norm_rejected"),
     *("reward_chosen", "reward_rejected", "margin", "hit"),
 )
+RECORDS = "evalkit"  # of a frame's attrs: {policy: what scores.json is of a file}
+DROPPED = 0.05  # of the pairs read: more are said beside the number
 DIGITS = 12  # of a digest that tells equal names apart
 Columns = Callable[[str], np.ndarray]  # of SCORES, by name
 
@@ -86,10 +88,12 @@ class Scored:
         said = []
         if self.where is not None:
             said.append(f"only pairs where {self.where}" + ", which looks at the outcome" * self.on_outcome)
-        o = (self.record or {}).get("overlap") or {}
-        if o.get("exact") or o.get("near"):
-            counts = f"{o['exact']} of {o['prompts']} prompts were trained on, {o['near']} more nearly"
-            said.append(f"{counts}: no held-out number")
+        said += caveats_of(self.record or {})
+        if cut := int(self.column("truncated").sum()):
+            said.append(f"{cut} of {self.table.num_rows} pairs were cut to fit")
+        if (open_N := self.open_N) is not None and open_N.any():
+            low, high = self.closed(0.0).mean(), self.closed(1.0).mean()
+            said.append(f"{open_N.sum()} undecided within the noise: accuracy between {low:.3f} and {high:.3f}")
         return said
 
     @property
@@ -112,6 +116,25 @@ class Scored:
         """1, ½ or 0: how each pair counts."""
         return hits(self.margin_N)
 
+    @property
+    def noise(self) -> float | None:
+        """Largest measured noise of a log-ratio margin, in nats.
+
+        None where it was not measured, or the mode is not the one it was measured in: implicit, or sum where there is
+        no reference.
+        """
+        measured = (self.record or {}).get("noise")
+        return measured["max"] if measured and self.mode == ("sum" if self.reference is None else "implicit") else None
+
+    @property
+    def open_N(self) -> np.ndarray | None:
+        """Which pairs are undecided, their margins being within the noise; None where that is not known."""
+        return None if self.noise is None else np.abs(self.margin_N) / self.beta <= self.noise
+
+    def closed(self, credit: float) -> np.ndarray:
+        """How each pair counts if the undecided ones count like this."""
+        return self.hit_N if self.open_N is None else np.where(self.open_N, credit, self.hit_N)
+
     @cached_property
     def group_N(self) -> np.ndarray:
         """Number of each pair's group, in the order of the groups' names: the same in whatever order the rows come."""
@@ -128,6 +151,19 @@ class Scored:
         return pc.fill_null(self.table["p_chosen"], 1.0).to_numpy().astype(float)
 
 
+def caveats_of(record: dict[str, Any]) -> Iterator[str]:
+    """What scores.json says of the accuracy: how little of the data it stands on, and what of that was trained on."""
+    limit, of = (record.get("asked") or {}).get("limit"), record.get("in_split")
+    if limit is not None and (of is None or limit < of):
+        yield f"only the first {limit:,} pairs" + (f" of {of:,}" if of else "")
+    read, dropped = record.get("read") or 0, sum((record.get("dropped") or {}).values())
+    if dropped > DROPPED * read:
+        yield f"{dropped:,} of {read:,} pairs read were dropped"
+    o = record.get("overlap") or {}
+    if o.get("exact") or o.get("near"):
+        yield f"{o['exact']} of {o['prompts']} prompts were trained on, {o['near']} more nearly: no held-out number"
+
+
 Source = Union[str, Path, pa.Table, "pd.DataFrame", Scored]
 
 
@@ -141,7 +177,7 @@ def load(scores: Source, mode: str | None = None, where: str | None = None) -> S
         return scores
     if not isinstance(scores, (str, Path)):  # a table, or a frame of pandas
         table = checked(scores if isinstance(scores, pa.Table) else pa.Table.from_pandas(scores, preserve_index=False))
-        digest, record = None, None
+        digest, record = None, _kept(scores, table["policy"][0].as_py())
     else:
         table, digest, record = read_scores(scores), sha256(scores_path(scores)), read_record(scores_path(scores))
     mode = mode or ("implicit" if table["reference"][0].as_py() is not None else "sum")
@@ -153,11 +189,16 @@ def load(scores: Source, mode: str | None = None, where: str | None = None) -> S
     return replace(s.at(rows), where=where, on_outcome=on_outcome)
 
 
+def _kept(scores: pa.Table | pd.DataFrame, policy: str) -> dict[str, Any] | None:
+    """The record that `score_pairs` left in a frame."""
+    return getattr(scores, "attrs", {}).get(RECORDS, {}).get(policy)
+
+
 def by_policy(scores: Source) -> list[Source]:
     """A frame of `score_pairs` over several policies as one of each, in their order; all else as it is."""
     if isinstance(scores, (str, Path, pa.Table, Scored)) or "policy" not in scores:
         return [scores]
-    return [part for _, part in scores.groupby("policy", sort=False, dropna=False)] or [scores]
+    return [part for _, part in scores.groupby("policy", sort=False, dropna=False)] or [scores]  # parts keep attrs
 
 
 def rewards_of(table: pa.Table, mode: str) -> PairRewards:

@@ -264,6 +264,29 @@ def test_prompts_that_were_trained_on_stand_in_every_headline(tmp_path, capsys):
     assert said in (tmp_path / "out" / "report.md").read_text().splitlines()[2]
 
 
+def test_how_little_of_the_data_a_number_stands_on_is_said_wherever_it_is(tmp_path, capsys):
+    """4,700 of 5,000 dropped, the first 5,000 of 9,000 read, 3 cut, and 60 margins within the noise."""
+    margins = np.repeat([2.0, -2.0, 0.5, -0.5], [200, 40, 36, 24])
+    truncated = np.arange(300) < 3
+    table = scores(policy_chosen=margins - 5, ref_chosen=[-5.0] * 300, beta=[1.0] * 300, truncated=truncated)
+    about = {"dropped": {"response over max_tokens": 4700}, "in_split": 9000, "asked": {"limit": 5000}}
+    write(table, tmp_path / "scores", read=5000, noise={"max": 0.6, "pairs": 64, "p95": 0.1, "how": ""}, **about)
+    said = [
+        "only the first 5,000 pairs of 9,000",
+        "4,700 of 5,000 pairs read were dropped",
+        "3 of 300 pairs were cut to fit",
+        "60 undecided within the noise: accuracy between 0.667 and 0.867",  # 200 / 300 and 260 / 300
+    ]
+    assert run(app, ["report", str(tmp_path / "scores"), "--out", str(tmp_path / "out")]) == 0
+    run(app, ["gate", str(tmp_path / "out"), "--min-accuracy", "0", "--no-worse-than", str(tmp_path / "scores")])
+    headline, _, *checks = capsys.readouterr().out.splitlines()
+    pages = [(tmp_path / "out" / "report.md").read_text(), (tmp_path / "out" / "report.html").read_text()]
+    for text in (headline, *checks, pages[0].splitlines()[2], pages[1].split("</header>")[0]):
+        assert [s for s in said if s not in text] == []
+    write(table, tmp_path / "few", read=310, dropped={"tie": 10})
+    assert build_report(tmp_path / "few")["caveats"] == ["3 of 300 pairs were cut to fit"]
+
+
 def test_a_folder_of_several_policies_says_what_to_give(tmp_path, capsys):
     for name in ("sft", "dpo"):
         write(random_scores(90, 30, policy=[name] * 90), tmp_path / name)

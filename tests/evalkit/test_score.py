@@ -292,6 +292,32 @@ def test_several_policies_in_one_call(road):
     assert "given twice" in done.stderr
 
 
+def test_a_frame_makes_the_report_that_files_make(road, tmp_path):
+    """What was dropped, limited, trained on or undecided is said on both roads, of each of two policies."""
+    policies = ("--policy", "dpo", "--policy", "sft", "--data", "data", "--limit", 12, "--noise", "--max-tokens", 60)
+    run("evalkit", "score", *policies, "--split", "train", "--out", tmp_path / "out", cwd=road)
+    made = build_report(tmp_path / "out" / "dpo", tmp_path / "out" / "sft")
+    how = {"split": "train", "limit": 12, "noise": True, "max_tokens": 60}
+    with pytest.warns(UserWarning, match="no held-out number") as said:
+        frame = score_pairs([str(road / "dpo"), str(road / "sft")], road / "data", **how)
+    found = build_report(frame)
+    for one, other in zip((made, *made["others"]), (found, *found["others"]), strict=True):
+        for key in ("caveats", "undecided", "run", "truncated"):
+            assert one[key] == other[key]
+    assert made["comparisons"] == found["comparisons"]
+    assert made["run"]["overlap"]["exact"] > 0
+    trained = f"{made['run']['overlap']['exact']} of {made['run']['overlap']['prompts']} prompts were trained on"
+    assert any(trained in c for c in found["caveats"])
+    assert any(c.startswith("only the first 12 pairs of ") for c in found["caveats"])
+    texts = [str(w.message) for w in said]
+    assert any(t.startswith(f"dpo: {trained}") for t in texts)
+    part = frame[frame["policy"] == "dpo"].sort_values("id")
+    assert build_report(part)["run"] == made["run"]
+    lines: list[str] = []
+    score_pairs(str(road / "dpo"), road / "data", say=lines.append, **how)
+    assert any(line.startswith("overlap") for line in lines)
+
+
 def test_noise_that_cannot_be_measured_is_not_zero(road, monkeypatch, tmp_path):
     """A model whose numbers depend on the longest sequence beside it is always computed one response at a time."""
     lines: list[str] = []
