@@ -87,6 +87,7 @@ def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:
         "beta": s.beta,
         "mode": s.mode,
         "where": s.where,
+        "on_outcome": s.on_outcome,
         "caveats": s.caveats,
         "n": s.table.num_rows,
         "n_groups": s.n_groups,

@@ -130,6 +130,8 @@ def gate(
     no_worse_than: Path | None = None,
     allow_missing: float = 0.0,
     max_displacement: float | None = None,
+    allow_trained: float = 0.0,
+    allow_outcome: bool = False,
 ) -> int:
     """Hold a report to a threshold or to another report: exit 0 if all hold, 1 if one does not.
 
@@ -140,15 +142,19 @@ def gate(
     min_accuracy
         The lower end of the accuracy's 95 % interval must reach this: the value alone could be luck.
     no_worse_than
-        Another report or scores; a policy that is significantly worse on the shared pairs fails.
+        Another report or scores; a policy that is significantly worse on the shared pairs fails, each taken alone.
     allow_missing
         For no-worse-than: largest share of either side's pairs that may be missing from the other.
     max_displacement
         Largest share of pairs whose chosen response became less likely than under the reference.
+    allow_trained
+        Largest share of the evaluated prompts that may be among the policy's training prompts.
+    allow_outcome
+        Let pass a report whose --where looks at what the policy made of the pairs.
     """
     from evalkit.gate import check
 
-    checks = check(report, min_accuracy, no_worse_than, max_displacement, allow_missing)
+    checks = check(report, min_accuracy, no_worse_than, max_displacement, allow_missing, allow_trained, allow_outcome)
     for c in checks:
         say(f"{'ok  ' if c.passed else 'FAIL'} {c.text}")
     return 0 if all(c.passed for c in checks) else 1

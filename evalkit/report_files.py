@@ -14,7 +14,7 @@ from evalkit.markdown import to_markdown
 from evalkit.scores import sha256
 from prefkit.errors import UserError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def write_report(report: dict[str, Any], pairs: pa.Table, out: Path, html: str | None = None) -> None:

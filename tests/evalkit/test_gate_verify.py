@@ -3,13 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scored_pairs import random_scores, with_margins, write
 
 from evalkit.gate import check
-from evalkit.report import build_report, pair_table
+from evalkit.report import build_report, load_all, pair_table
 from evalkit.report_commands import report as report_command
 from evalkit.report_files import write_report
 from evalkit.scored import load
@@ -65,6 +66,8 @@ def test_a_comparison_on_few_shared_pairs_does_not_pass(tmp_path):
     assert [c.passed for c in check(part, None, a, None, allow_missing=1 / 3)] == [True]
     with pytest.raises(UserError, match="--allow-missing 2 is no share"):
         check(a, None, part, None, allow_missing=2)
+    with pytest.raises(UserError, match="--allow-trained -1 is no share"):
+        check(a, None, part, None, allow_trained=-1)
 
 
 def test_displacement_is_held_to_its_limit(tmp_path):
@@ -81,6 +84,34 @@ def test_each_policy_of_a_report_must_pass(tmp_path):
     (tmp_path / "pairs.parquet").write_bytes(b"")
     with pytest.raises(UserError, match="not the pairs"):
         check(tmp_path, None, tmp_path, None)
+
+
+def test_bystanders_do_not_weaken_a_gate(tmp_path):
+    """Of 300 pairs 8 won and 20 lost is a mid-p of .025, whoever else stands in the report."""
+    base = np.repeat([1.0, -1.0], [220, 80])
+    worse, other = base.copy(), base.copy()
+    worse[:20], worse[220:228] = -1.0, 1.0
+    other[100:110], other[290:] = -1.0, 1.0
+    main = reported(with_margins(base), tmp_path / "main")
+    all_five = [with_margins(m, policy=[f"p{i}"] * 300) for i, m in enumerate([worse, other, other, other, other])]
+    write_report(build_report(*all_five), pair_table(*load_all(all_five, None, None)), tmp_path / "five")
+    assert [c.passed for c in check(tmp_path / "five", None, main, None)] == [False, True, True, True, True]
+
+
+def test_pairs_trained_on_or_chosen_by_their_outcome_pass_no_gate(tmp_path):
+    table = random_scores(90, 30)
+    seen = write(table, tmp_path / "seen", overlap={"run_data": "beer", "prompts": 20, "exact": 3, "near": 4})
+    folder = reported(load(seen), tmp_path / "out")
+    why, met = check(folder, 0.1, None, None)
+    assert (why.passed, met.passed) == (False, True)
+    assert "7 of 20 evaluated prompts were trained on" in why.text
+    assert [c.passed for c in check(folder, 0.1, None, None, allow_trained=0.35)] == [True]
+    assert [c.passed for c in check(folder, 0.1, None, None, allow_trained=0.3)] == [False, True]
+    picked = reported(load(table, where="margin > 0.1"), tmp_path / "picked")
+    assert [c.passed for c in check(picked, 0.8, None, None)] == [False, True]
+    assert [c.passed for c in check(picked, 0.8, None, None, allow_outcome=True)] == [True]
+    part = reported(load(table, where="n_chosen > n_rejected"), tmp_path / "part")
+    assert [c.passed for c in check(part, 0.1, None, None)] == [True]
 
 
 def test_a_gate_without_a_demand_or_with_no_share_is_refused(tmp_path):
@@ -163,7 +194,7 @@ def test_a_chain_over_two_policies_of_one_name_holds(chain):
     assert ("number ← scores", "ok") in found
     assert ("pairs.parquet ← scores", "ok") in found
     assert "report ← scores of dpo (bbbbbbbbbbbb)" in dict(found)
-    (first,) = check(chain / "both", None, chain / "scores", None, 0)[1:]
+    (first,) = check(chain / "both", None, chain / "scores", None, 0, 0.1)[1:]
     assert "dpo (bbbbbbbbbbbb)" in first.text
 
 

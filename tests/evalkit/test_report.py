@@ -83,7 +83,7 @@ def test_report_files_are_the_same_twice_and_name_their_scores(tmp_path):
         write_report(build_report(tmp_path), pair_table(load(table)), tmp_path / out)
     first = (tmp_path / "a" / "report.json").read_bytes()
     assert first == (tmp_path / "b" / "report.json").read_bytes()
-    assert json.loads(first)["schema_version"] == 5
+    assert json.loads(first)["schema_version"] == 6
     assert headline(json.loads(first)) in (tmp_path / "a" / "report.md").read_text()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["pairs.parquet", "report.json", "report.md"]
 
@@ -237,7 +237,8 @@ def test_a_condition_stands_in_every_headline_and_says_when_it_looks_at_the_outc
     run(app, ["gate", str(out), "--min-accuracy", "0", "--max-displacement", "1"])
     run(app, ["diff", str(tmp_path / "scores"), str(tmp_path / "scores"), "--where", where])
     headline, _, *checks, verdict, _ = capsys.readouterr().out.splitlines()
-    assert len(checks) == 2
+    assert len(checks) == 2 + outcome
+    assert [c.startswith("FAIL") for c in checks] == [True] * outcome + [False, False]
     header = html.unescape((out / "report.html").read_text().split("</header>")[0])
     shown = (out / "report.md").read_text().splitlines()[2].replace("\\", "")
     for text in (headline, *checks, verdict, header, shown):
@@ -259,7 +260,15 @@ def test_prompts_that_were_trained_on_stand_in_every_headline(tmp_path, capsys):
     assert said not in unseen
     assert f"note: dpo: {said}" in verdict
     run(app, ["gate", out, "--min-accuracy", "0", "--max-displacement", "1", "--no-worse-than", str(tmp_path / "seen")])
-    assert [said in line for line in capsys.readouterr().out.splitlines()] == [True, True, False, False, True, True]
+    assert [said in line for line in capsys.readouterr().out.splitlines()] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert said in (tmp_path / "out" / "report.html").read_text().split("</header>")[0]
     assert said in (tmp_path / "out" / "report.md").read_text().splitlines()[2]
 
@@ -400,7 +409,8 @@ def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
     write(random_scores(200, 60), tmp_path / "scores")
     out = str(tmp_path / "out")
     run(app, ["report", str(tmp_path / "scores"), "--out", out, "--where", "margin > 0"])
-    assert run(app, ["gate", out, "--min-accuracy", "0.9"]) == 0
+    assert run(app, ["gate", out, "--min-accuracy", "0.9"]) == 1
+    assert run(app, ["gate", out, "--min-accuracy", "0.9", "--allow-outcome"]) == 0
     assert run(app, ["gate", out, "--min-accuracy", "1"]) == 1
     assert run(app, ["gate", out]) == 2
     assert run(app, ["verify", out]) == 0
