@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 from prefkit.errors import UserError
@@ -28,6 +29,7 @@ class Models:
     policy: Policy
     other: Policy | None = None
     referenced: bool = True
+    seconds: dict[Role, float] = field(default_factory=dict)  # that forwards took here
     decided: dict[int, tuple[int, Sharing]] = field(default_factory=dict)  # by model: up to which length, and what
 
     @cached_property
@@ -86,9 +88,11 @@ class Models:
             sharing = self.sharing(model, rows, say)
             if sharing.alone:
                 rows, budget = single_responses(rows), 1
-            elif not sharing.packed:
-                say(f"padding  {padding(rows, budget):.1%} of the tokens computed")
+            padded = 0.0 if sharing.alone or sharing.packed else padding(rows, budget)
+            say(f"padding  {padded:.1%} of the tokens computed")
+            started = monotonic()
             yield from sequence_logps(model, rows, budget, sharing.packed)
+            self.seconds[role] = monotonic() - started
 
     def sharing(self, model: Any, rows: Sequence[Row], say: Callable[[str], None] = lambda line: None) -> Sharing:
         """How rows of this model are computed: asked again for longer rows; the first time its head is checked."""

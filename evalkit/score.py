@@ -205,7 +205,9 @@ def _collect(models: Models, role: Role, rows: list[Row], options: ScoreOptions,
             return compute_local(models, role, missing, options.tokens_per_batch, say)
 
         scored = collect_logps(rows, compute, cache, advance)
-    rate = f", {asked / (monotonic() - started):,.1f} a second" if asked else ""
+    seconds = models.seconds.get(role, monotonic() - started)  # without loading, where that is known
+    pairs = sum(len(r.pairs) for r in rows) * asked / total
+    rate = f", {pairs / seconds:,.1f} pairs/s" if asked else ""
     say(f"forwards {asked} responses computed{rate}, {known} from the cache: {name} in {models.policy.dtype}")
     return scored
 
