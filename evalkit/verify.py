@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from evalkit.markdown import to_markdown
 from evalkit.recompute import Link, number_again, pairs_again
 from evalkit.report import load_all
 from evalkit.report_files import read_report
@@ -83,7 +84,9 @@ def _files(folder: Path, report: dict[str, Any]) -> Iterator[Link]:
     for file in FILES:
         name, path = f"report ← {file}", folder / file
         if file in noted and path.is_file():
-            yield _digest(name, path, noted[file])
+            link = _digest(name, path, noted[file])
+            forged = link.state == "ok" and file == "report.md" and path.read_text("utf-8") != to_markdown(report)
+            yield Link("broken", name, f"{path} says other than report.json") if forged else link
         elif file in noted:
             yield Link("broken" if file == "pairs.parquet" else "unknown", name, f"{path} is not there")
         elif path.is_file():

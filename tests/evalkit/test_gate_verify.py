@@ -232,6 +232,15 @@ def edit_pairs(folder):
     report.write_text(json.dumps(whole | {"files": whole["files"] | {"pairs.parquet": sha256(file)}}))
 
 
+def forge_markdown(folder):
+    """report.md that says more than report.json, which has its new digest."""
+    edit_text("report.md", "accuracy 0.", "accuracy 0.9")(folder)
+    file = folder / "report" / "report.json"
+    report = json.loads(file.read_text())
+    report["files"]["report.md"] = sha256(folder / "report" / "report.md")
+    file.write_text(json.dumps(report))
+
+
 def leave_out_a_policy(folder):
     file = folder / "report" / "report.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"others": [], "comparisons": []}))
@@ -270,6 +279,7 @@ def append(path, more):
         (edit_pairs, "pairs.parquet ← scores"),
         (leave_out_a_policy, "pairs.parquet ← scores"),
         (edit_text("report.md", "accuracy", "precision"), "report ← report.md"),
+        (forge_markdown, "report ← report.md"),
         (edit_text("report.html", "accuracy", "precision"), "report ← report.html"),
         (lambda d: (d / "report" / "pairs.parquet").unlink(), "report ← pairs.parquet"),
         (change_scores, "report ← scores of dpo"),
