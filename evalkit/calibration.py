@@ -100,9 +100,9 @@ def temperature(s: Scored) -> dict:
 
 
 def _ceiling(m_N: np.ndarray) -> float:
-    """1/T at which the typical margin is 50 nats: beyond it every probability is 0 or 1."""
+    """1/T at which the least margin is 50 nats: every probability is 0 or 1, and one wrong margin costs too much."""
     sizes = np.abs(m_N[m_N != 0])
-    return 50 / float(np.median(sizes)) if len(sizes) else 1.0
+    return 50 / max(float(sizes.min()), 1e-300) if len(sizes) else 1.0
 
 
 def best_scale(m_N: np.ndarray, p_N: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 from scored_pairs import random_scores, scores, with_margins
 
 from evalkit.calibration import FOLDS, best_scale, brier_of, calibration, intervals, nll_of
+from evalkit.findings import findings
 from evalkit.markdown import to_markdown
 from evalkit.metrics import idealised
 from evalkit.recompute import same
@@ -134,6 +135,15 @@ def test_where_no_temperature_between_is_best_it_is_said_which_end_is(margins, b
     assert not found["reliable"]
 
 
+def test_one_small_margin_that_is_wrong_has_a_temperature():
+    """A hundred margins of 1, one of .02, and one of -.0001: the best 1/T by scipy is finite, and none is said to be 0."""
+    margins = np.r_[np.ones(100), 0.02, -0.0001]
+    least = minimize_scalar(lambda a: np.logaddexp(0, -np.exp(a) * margins).mean(), bounds=(0, 12), method="bounded")
+    report = build_report(with_margins(margins))
+    assert report["calibration"]["temperature"] == pytest.approx(np.exp(-least.x), rel=1e-3)
+    assert "no margin is wrong" not in dict(findings(report))["Calibration"]
+
+
 def test_a_temperature_that_runs_away_is_said_to_be_no_better_than_guessing():
     """Margins right as often as wrong, the right ones a hair larger: T of thousands, and nothing learned."""
     m = np.random.default_rng(0).permutation([1.001, -1.0] * 300)
@@ -147,7 +157,7 @@ def test_a_temperature_that_runs_away_is_said_to_be_no_better_than_guessing():
 def test_a_label_below_one_half_is_the_same_pair_with_its_sides_exchanged():
     rng = np.random.default_rng(0)
     numbers = {f"{w}_{side}": rng.normal(-9, 2, 400) for w in ("policy", "ref") for side in ("chosen", "rejected")}
-    p = rng.choice(np.arange(9) / 8, 400).astype(np.float32)
+    p = rng.choice(np.delete(np.arange(9) / 8, 4), 400).astype(np.float32)
     turned = p < 0.5
     other = {"chosen": "rejected", "rejected": "chosen"}
     exchanged = {
