@@ -65,13 +65,18 @@ def _flips(r: dict[str, Any]) -> str:
     if not (f := r["flips"]):
         return ""
     text = (
-        f"ranking by log π, {f['kept_right']:g} pairs were right and stayed so, {f['won']:g} won, {f['lost']:g} "
-        f"lost, {f['kept_wrong']:g} stayed wrong."
+        f"ranking by log π, {_half(f['kept_right'])} pairs were right and stayed so, {_half(f['won'])} won, "
+        f"{_half(f['lost'])} lost, {_half(f['kept_wrong'])} stayed wrong."
     )
     if hard := f["reference_wrong"]:
         seen = f"{hard['reward']:.3f} are right by reward, {hard['ranking']:.3f} by log π"
         text += f" Of the {hard['n']} the reference ranks wrong, {seen}."
     return text
+
+
+def _half(count: float) -> str:
+    """A count to the half or quarter that ties make of it."""
+    return f"{count:.2f}".rstrip("0").rstrip(".")
 
 
 def _displacement(r: dict[str, Any]) -> str:
@@ -143,6 +148,9 @@ def section_notes(w: dict[str, Any]) -> Iterator[str]:
         present = f"; whole sections alone give {interval(w['present'])}" if w["present"] else ""
         missing, subsets = listed(w["missing"]), listed(w["subsets"])
         yield f"No total, these subsets are missing: {missing}; the scores have {subsets}{present}."
+    if w["few"]:
+        few = listed([f"{x['subset']} {x['n']} of {x['declared']:g}" for x in w["few"]])
+        yield f"Fewer than declared, so these stand on a part of their pairs: {few}."
     if w["unused"]:
         yield f"{w['unused']} pairs are of subsets that no section names."
     if w["lost"]:

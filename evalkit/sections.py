@@ -4,12 +4,14 @@ name: RewardBench
 metric: pairs              # or best_of_n, styles, ties: what is averaged over a subset; a section may name its own
 sections:
   Chat: {weight: 2, subsets: {alpacaeval-easy: 100, alpacaeval-hard: 95}}
+
+A subset's weight is how many pairs, or sets, it has in all; a section's `counts: {math-prm: 447}` where it is not.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from evalkit.metrics import FEW_GROUPS, deciding_groups
 from evalkit.scored import Scored, codes
 from evalkit.sets import best_of_n, style_hits, ties
 from prefkit.errors import UserError, unknown_name
@@ -32,16 +35,17 @@ class Measured(NamedTuple):
     constant: float
     more: dict[str, float]  # other averages of the same pairs
     lost: dict[str, int]  # what could not enter
+    n: int  # pairs, or sets where it is of sets
 
 
 def _pairs(s: Scored) -> Measured:
-    return Measured([(1.0, s.hit_N, np.arange(len(s.hit_N)))], 0.0, {}, {})
+    return Measured([(1.0, s.hit_N, np.arange(len(s.hit_N)))], 0.0, {}, {}, len(s.hit_N))
 
 
 def _best_of_n(s: Scored) -> Measured:
     found = best_of_n(s)
     lost = {"single_pairs": found.single_pairs, "sets_without_best": found.without_best}
-    return Measured([(1.0, found.credit_S, found.row_S)], 0.0, {}, lost)
+    return Measured([(1.0, found.credit_S, found.row_S)], 0.0, {}, lost, len(found.credit_S))
 
 
 def _styles(s: Scored) -> Measured:
@@ -52,7 +56,7 @@ def _styles(s: Scored) -> Measured:
         "normal": float(np.diagonal(hit_S33, axis1=1, axis2=2).mean()),
         "hard": float(hit_S33[:, poorer, richer].mean()),
     }
-    return Measured([(1.0, hit_S33.ravel(), row_S33.ravel())], 0.0, more, {})
+    return Measured([(1.0, hit_S33.ravel(), row_S33.ravel())], 0.0, more, {}, len(hit_S33))
 
 
 def _ties(s: Scored) -> Measured:
@@ -66,8 +70,8 @@ def _ties(s: Scored) -> Measured:
         (0.2, q.preferred_hard_Q, q.row_Q),
         (0.02, closeness_Q, q.row_Q),
     ]
-    unmatched = len(q.tied_row_T) + len(q.reference_row_F) - 2 * len(q.row_Q)
-    return Measured(parts, -0.01, {}, {"sets_without_counterpart": unmatched})
+    sets = len(q.tied_row_T) + len(q.reference_row_F)
+    return Measured(parts, -0.01, {}, {"sets_without_counterpart": sets - 2 * len(q.row_Q)}, sets)
 
 
 METRICS: dict[str, Callable[[Scored], Measured]] = {
@@ -87,6 +91,7 @@ class Sections:
     weights: dict[str, float]
     subsets: dict[str, dict[str, float]]
     metrics: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, dict[str, float]] = field(default_factory=dict)  # of subsets whose weight is none
 
     def mix(self, section: str) -> dict[tuple[str, str], float]:
         """Part of each (metric, subset) in a section."""
@@ -98,6 +103,8 @@ class Sections:
         sections = {n: {"weight": w, "subsets": self.subsets[n]} for n, w in self.weights.items()}
         for name, metric in self.metrics.items():
             sections[name]["metric"] = metric
+        for name, counts in self.counts.items():
+            sections[name]["counts"] = counts
         return {"name": self.name, "metric": self.metric, "sections": sections}
 
 
@@ -119,6 +126,8 @@ def from_dict(given: Any, where: object = "") -> Sections:
         subsets = {str(k): {str(n): float(w) for n, w in v["subsets"].items()} for k, v in given["sections"].items()}
         name, metric = str(given["name"]), str(given.get("metric", "pairs"))
         metrics = {str(k): str(v["metric"]) for k, v in given["sections"].items() if "metric" in v}
+        counted = {str(k): v["counts"] for k, v in given["sections"].items() if "counts" in v}
+        counts = {k: {str(n): float(w) for n, w in v.items()} for k, v in counted.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise UserError(f"these are no sections: {type(e).__name__} {e}", where, FIX) from None
     for unknown in (m for m in (metric, *metrics.values()) if m not in METRICS):
@@ -127,7 +136,7 @@ def from_dict(given: Any, where: object = "") -> Sections:
     sound = all(np.isfinite(n) and n >= 0 for n in numbers) and sum(weights.values()) > 0
     if not sound or not all(sum(s.values()) > 0 for s in subsets.values()):
         raise UserError("a weight is negative, not finite, or all are zero", where, FIX)
-    return Sections(name, metric, weights, subsets, metrics)
+    return Sections(name, metric, weights, subsets, metrics, counts)
 
 
 def weighted(s: Scored, sections: Sections) -> dict:
@@ -135,8 +144,8 @@ def weighted(s: Scored, sections: Sections) -> dict:
 
     A section with a subset that is not among the scores has no value, and then the total has none either: `missing`
     names the subsets, `present` is the total over whole sections. `unused` counts pairs of subsets that no section
-    names, `lost` what of the others could not enter, `subsets` are all that the scores have. UserError where they have
-    none of those declared.
+    names, `lost` what of the others could not enter, `few` are subsets with fewer pairs or sets than declared, and
+    `subsets` all that the scores have. UserError where they have none of those declared.
     """
     subset_N, names = codes(s.table["subset"])
     mixes = {name: sections.mix(name) for name in sections.weights}
@@ -155,7 +164,7 @@ def weighted(s: Scored, sections: Sections) -> dict:
     weight = sum(sections.weights[n] for n in whole)
     overall = {k: sum(sections.weights[n] * mixes[n].get(k, 0) for n in whole) / weight for k in found if weight}
     present = _columns(s, found, [overall])[0] if overall else None
-    nothing = dict.fromkeys(present or ("value", "low", "high", "n_groups"))
+    nothing = dict.fromkeys(present or ("value", "low", "high", "n_groups", "rough"))
     return {
         "name": sections.name,
         "metric": sections.metric,
@@ -166,8 +175,18 @@ def weighted(s: Scored, sections: Sections) -> dict:
         "declared": sections.as_dict(),
         "unused": sum(len(rows[n]) for n in names if n not in {name for _, name in keys}),
         "lost": dict(+lost),
+        "few": list(_few(sections, found)),
         "subsets": names,
     }
+
+
+def _few(sections: Sections, found: dict[tuple[str, str], Measured]) -> Iterator[dict[str, Any]]:
+    """Subsets of which less was scored than the sections declare."""
+    for section in sections.weights:
+        declared = sections.subsets[section] | sections.counts.get(section, {})
+        for metric, name in sections.mix(section):
+            if (metric, name) in found and (n := found[metric, name].n) < declared[name]:
+                yield {"section": section, "subset": name, "n": n, "declared": declared[name]}
 
 
 def listed(names: list[str], most: int = 20) -> str:
@@ -185,7 +204,7 @@ def _measured(s: Scored, metric: str, rows_N: np.ndarray) -> Measured:
 def _columns(
     s: Scored, found: dict[tuple[str, str], Measured], mixes: list[dict[tuple[str, str], float]]
 ) -> list[dict]:
-    """Of each weighted mean of subsets its value, interval, other averages, and how many groups it is of."""
+    """Of each weighted mean of subsets its value, interval, other averages, of how many groups, and if few decide."""
     parts = [(key, *part) for key, measured in found.items() for part in measured.parts]
     if not mixes or not parts:
         return []
@@ -201,5 +220,6 @@ def _columns(
         column = {"value": value + shift, "low": ends.low + shift, "high": ends.high + shift}
         for name in dict.fromkeys(name for key in mix for name in found[key].more):
             column[name] = sum(weight * found[key].more.get(name, np.nan) for key, weight in mix.items() if weight)
-        columns.append(column | {"n_groups": len(np.unique(np.concatenate(used)))})
+        of = np.concatenate(used)
+        columns.append(column | {"n_groups": len(np.unique(of)), "rough": deciding_groups(of) < FEW_GROUPS})
     return columns

@@ -314,6 +314,37 @@ def test_rewardbench_is_weighted_as_published():
     assert found["total"]["low"] < found["total"]["value"] < found["total"]["high"]
 
 
+def test_a_subset_with_fewer_pairs_than_declared_is_named_beside_the_total():
+    """Two of 447 pairs of math-prm, whose weight is 984; all 164 of hep-cpp; one of 95: the total is given and says so."""
+    declared = {
+        "metric": "pairs",
+        "name": "Some",
+        "sections": {
+            "Reasoning": {"weight": 2, "counts": {"math-prm": 447}, "subsets": {"math-prm": 984, "hep-cpp": 164}},
+            "Chat": {"weight": 1, "subsets": {"length": 95}},
+        },
+    }
+    subsets = ["math-prm"] * 2 + ["hep-cpp"] * 164 + ["length"]
+    s = with_margins(np.ones(167), subset=subsets)
+    report = build_report(s, sections=from_dict(declared))
+    assert report["sections"]["total"]["value"] == pytest.approx(1.0)
+    assert [(x["subset"], x["n"], x["declared"]) for x in report["sections"]["few"]] == [
+        ("math-prm", 2, 447),
+        ("length", 1, 95),
+    ]
+    said = "Fewer than declared, so these stand on a part of their pairs: math-prm 2 of 447, length 1 of 95."
+    assert said in to_markdown(report)
+    assert said in page(report, [])
+    assert from_dict(report["sections"]["declared"]) == from_dict(declared)
+    whole = build_report(
+        with_margins(np.ones(164), subset=["hep-cpp"] * 164),
+        sections=from_dict(
+            {"metric": "pairs", "name": "One", "sections": {"A": {"weight": 1, "subsets": {"hep-cpp": 164}}}}
+        ),
+    )
+    assert whole["sections"]["few"] == []
+
+
 def test_the_interval_of_a_total_is_that_of_its_parts():
     s = subsets_scored({"chat": (400, 300), "math": (400, 200)})
     found = weighted(s, Sections("two", "pairs", {"C": 3, "M": 1}, {"C": {"chat": 1}, "M": {"math": 1}}))
