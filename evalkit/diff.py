@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from evalkit.calibration import brier_of, nll_of
 from evalkit.files import write_file
+from evalkit.metrics import FEW_GROUPS, deciding_groups
 from evalkit.report_files import as_json
 from evalkit.scored import Source, codes, told_apart
 from evalkit.sides import Side, side
@@ -67,6 +68,7 @@ def compare(first: Side, second: Side, seed: int = 0) -> dict[str, Any]:
         "second": names[1],
         "n": a.num_rows,
         "n_groups": len(sizes),
+        "rough": deciding_groups(group_N) < FEW_GROUPS,
         "only_first": first.pairs.num_rows - a.num_rows,
         "only_second": second.pairs.num_rows - a.num_rows,
         "same_data": None if None in (first.manifest, second.manifest) else first.manifest == second.manifest,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evalkit.control import beyond, explained
-from evalkit.metrics import share, share_won
+from evalkit.metrics import FEW_GROUPS, deciding_groups, share, share_won
 from evalkit.scored import Scored
 from prefkit.shares import weighted_shares
 
@@ -48,7 +48,9 @@ def balanced(hit_N: np.ndarray, longer_N: np.ndarray, shorter_N: np.ndarray, gro
         return None
     sorts = [(hit_N[rows_N], group_N[rows_N]) for rows_N in (longer_N, shorter_N)]
     ((value, ends),) = weighted_shares(sorts, np.array([[0.5, 0.5]]))
-    return {"value": value, **ends._asdict(), "n_groups": len(np.unique(group_N[longer_N | shorter_N]))}
+    used = group_N[longer_N | shorter_N]
+    of = {"n_groups": len(np.unique(used)), "rough": deciding_groups(used) < FEW_GROUPS}
+    return {"value": value, **ends._asdict(), **of}
 
 
 def controlled(s: Scored, d_NP: np.ndarray) -> dict | None:

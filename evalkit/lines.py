@@ -9,7 +9,17 @@ from typing import Any
 from evalkit.metrics import FEW_GROUPS
 from prefkit.unseen import visible
 
-ROUGH = f"(rough): fewer than {FEW_GROUPS} groups, read the interval as a rough guide."
+FEW = f"fewer than {FEW_GROUPS} groups, or so few large ones that decide: read the interval as a rough guide"
+ROUGH = f"(rough): {FEW}."
+
+
+SHORT = {
+    "longer_wins": "longer answer wins",
+    "reference_only": "reference alone",
+    "reference_free": "policy alone",
+    "mean_likelihood": "policy, per token",
+}
+ALONE = ("reference_only", "reference_free")  # what a headline has beside the longer answer
 
 
 MODES = {
@@ -35,9 +45,10 @@ def noted(notes: Iterable[str]) -> str:
 def headline(report: dict[str, Any]) -> str:
     """The one printed line: the number, what it is beside, and its caveats."""
     a, longer = report["accuracy"], report["baselines"]["longer_wins"]
+    alone = "".join(f" · {SHORT[n]} {report['baselines'][n]['value']:.3f}" for n in ALONE if n in report["baselines"])
     line = (
         f"{measured(report)} on {report['n']} pairs of {report['n_groups']} groups"
-        f" · longer wins {interval(longer)}"
+        f" · longer wins {interval(longer)}{alone}"
         f" · mean margin {report['margin']['mean']:+.4f} at β {report['beta']:g}"
     )
     return line + (f" · ties {a['tie_rate']:.1%}" if a["tie_rate"] else "") + noted(report["caveats"])
@@ -73,8 +84,8 @@ def limits(d: dict[str, Any]) -> Iterator[str]:
     """What makes a comparison less than it seems."""
     if d["only_first"] or d["only_second"]:
         yield f"{d['only_second']} more pairs are its own alone, {d['only_first']} the other's"
-    if d["n_groups"] < FEW_GROUPS:
-        yield f"fewer than {FEW_GROUPS} groups, read the interval as a rough guide"
+    if d["rough"]:
+        yield FEW
     if d["same_data"] is False:
         yield "they were scored on different data sets, and only pairs of one id are compared"
     if not d["same_reference"] or not d["same_beta"]:
@@ -91,7 +102,7 @@ def ends(p: dict[str, Any]) -> str:
     """`[0.700, 0.800]`, marked where few groups made it; nothing where there is no interval."""
     if p.get("low") is None:
         return ""
-    return f"[{p['low']:.3f}, {p['high']:.3f}]" + (" (rough)" if p.get("n_groups", FEW_GROUPS) < FEW_GROUPS else "")
+    return f"[{p['low']:.3f}, {p['high']:.3f}]" + " (rough)" * p.get("rough", False)
 
 
 def number(value: float | None) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 from evalkit.findings import findings, section_notes
 from evalkit.lines import MODES, ROUGH, against_half, cell, code, ends, headline, number, verdict_line
-from evalkit.metrics import FEW_GROUPS
 from prefkit.shards import ledger_lines
 
 LABELS = {
@@ -58,7 +57,7 @@ def _policy(r: dict[str, Any]) -> Iterator[str]:
             yield from table(
                 (kind, "pairs", "groups", "accuracy", "95 % interval", "Holm's p of ½"), map(_slice, found)
             )
-            if any(x["n_groups"] < FEW_GROUPS for x in found):
+            if any(x["rough"] for x in found):
                 yield from (ROUGH, "")
     if run := r["run"]:
         dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(run.get("dropped", {}).items())) or "none"
@@ -110,5 +109,5 @@ def table(head: Sequence[object], rows: Any) -> Iterator[str]:
 
 def _mean_ends(r: dict[str, Any]) -> str:
     e = r["intervals"]["margin"]
-    mark = " (rough)" if r["n_groups"] < FEW_GROUPS else ""
+    mark = " (rough)" * r["accuracy"]["rough"]
     return "" if e["low"] is None else f" [{e['low']:+.4f}, {e['high']:+.4f}]{mark}"

@@ -38,6 +38,7 @@ class Proportion:
     n_effective: float
     p_half: float
     method: str
+    rough: bool  # too few groups decide how wide the interval is
 
     def as_dict(self) -> dict:
         """Plain numbers for report.json."""
@@ -53,11 +54,23 @@ def share(credit_N: np.ndarray, group_N: np.ndarray) -> Proportion:
     """Mean of credits in 0..1, less than 1 being a tie's part; interval of `shares.share`, `p_half` its test of ½."""
     value, low, high, n_groups, n_effective, df = shares.share(credit_N, group_N)
     method = "Wilson on effective n" + ("" if df == math.inf else f", Student's t with {df:.1f} degrees of freedom")
-    if n_groups < FEW_GROUPS:
-        method += f"; only {n_groups} group{'s' * (n_groups != 1)}, read it as a rough guide"
+    deciding = deciding_groups(group_N)
+    if rough := deciding < FEW_GROUPS:
+        few = f"only {n_groups}" if n_groups < FEW_GROUPS else f"its width is decided by as few as {deciding:.0f}"
+        method += f"; {few} group{'s' * (n_groups != 1)}, read it as a rough guide"
     strict, ties = float((credit_N == 1).mean()), float(((credit_N > 0) & (credit_N < 1)).mean())
     p_half = half_test(value, n_effective, df)
-    return Proportion(value, low, high, strict, ties, len(credit_N), n_groups, n_effective, p_half, method)
+    return Proportion(value, low, high, strict, ties, len(credit_N), n_groups, n_effective, p_half, method, rough)
+
+
+def deciding_groups(group_N: np.ndarray) -> float:
+    """How many groups of one size would tell as much about how groups differ: (Σ m²)² / Σ m⁴ of groups of m pairs.
+
+    Those G* of Carter, Schnepel and Steigerwald (Review of Economics and Statistics 99 (2017), 698-709) if pairs of a
+    group all fall alike. A few large groups among many single pairs are 120 groups, and decide like 22.
+    """
+    square_C = numbered(group_N)[1].astype(float) ** 2
+    return float(square_C.sum() ** 2 / (square_C @ square_C))
 
 
 def summary(value_N: np.ndarray) -> dict:

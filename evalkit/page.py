@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.findings import findings, section_notes
-from evalkit.lines import MODES, ROUGH, against_half, ends, interval, number, verdict_line
+from evalkit.lines import MODES, ROUGH, SHORT, against_half, ends, interval, number, verdict_line
 from evalkit.markdown import LABELS, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
@@ -62,14 +62,6 @@ def _accuracies(reports: list[dict[str, Any]]) -> list[Mark]:
             label = SHORT[name] + (f", {r['policy']}" if several and name != "longer_wins" else "")
             marks.append(Mark(visible(label), b["value"], b["low"], b["high"]))
     return marks
-
-
-SHORT = {
-    "longer_wins": "longer answer wins",
-    "reference_only": "reference alone",
-    "reference_free": "policy alone",
-    "mean_likelihood": "policy, per token",
-}
 
 
 def _view(r: dict[str, Any], several: bool) -> dict[str, Any]:

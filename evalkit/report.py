@@ -92,6 +92,7 @@ def _report(s: Scored, sections: Sections | None) -> dict[str, Any]:
         "n": s.table.num_rows,
         "n_groups": s.n_groups,
         "truncated": int(np.sum(s.column("truncated"))),
+        "tied_labels": s.tied,
         "contrary_labels": int((s.label_N < 0.5).sum()),
         **{name: metric(s) for name, metric in METRICS.items()},
         "sections": None if sections is None else weighted(s, sections),
@@ -109,7 +110,10 @@ def portable(record: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def pair_table(*scored: Scored) -> pa.Table:
-    """What the report says of each pair: rewards, margin, how it counts, rank from most wrong (1) to surest."""
+    """What the report says of each pair: rewards, margin, how it counts, rank from most wrong (1) to surest.
+
+    `undecided` says whether its margin is within the measured noise, null where that is not known.
+    """
     tables = []
     for s in scored:
         rank_N = np.empty(s.table.num_rows, np.int64)
@@ -117,6 +121,7 @@ def pair_table(*scored: Scored) -> pa.Table:
         kept = s.table.select(["id", "group_id", "set_id", "source", "subset", "p_chosen"])
         columns = {"policy": np.full(s.table.num_rows, s.name), "reward_chosen": s.rewards.chosen}
         columns |= {"reward_rejected": s.rewards.rejected, "margin": s.margin_N, "hit": s.hit_N, "rank": rank_N}
+        columns["undecided"] = pa.nulls(s.table.num_rows, pa.bool_()) if s.open_N is None else s.open_N
         for name, values in columns.items():
             kept = kept.append_column(name, pa.array(values))
         tables.append(kept)

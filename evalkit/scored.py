@@ -55,6 +55,7 @@ class Scored:
     record: dict[str, Any] | None = None  # scores.json beside it
     where: str | None = None
     on_outcome: bool = False  # whether that condition looks at what the policy made of the pairs
+    tied: int = 0  # pairs left out, their votes being even
     title: str | None = None  # told apart from others of the same name
 
     def column(self, name: str) -> np.ndarray:
@@ -89,6 +90,8 @@ class Scored:
         if self.where is not None:
             said.append(f"only pairs where {self.where}" + ", which looks at the outcome" * self.on_outcome)
         said += caveats_of(self.record or {})
+        if self.tied:
+            said.append(f"{self.tied} pairs left out, whose p_chosen is ½")
         if cut := int(self.column("truncated").sum()):
             said.append(f"{cut} of {self.table.num_rows} pairs were cut to fit")
         if (open_N := self.open_N) is not None and open_N.any():
@@ -170,8 +173,9 @@ Source = Union[str, Path, pa.Table, "pd.DataFrame", Scored]
 def load(scores: Source, mode: str | None = None, where: str | None = None) -> Scored:
     """Scores in a mode (implicit, or sum without a reference), where an SQL condition holds.
 
-    The condition sees the columns of SCORES and `reward_chosen`, `reward_rejected`, `margin`, `hit`. Raises UserError
-    where `read_scores` does, for a mode these scores cannot give, and for a condition that is none or leaves nothing.
+    Pairs whose votes are even are left out and counted, as `evalkit score` does. The condition sees the columns of
+    SCORES and `reward_chosen`, `reward_rejected`, `margin`, `hit`. Raises UserError where `read_scores` does, for a
+    mode these scores cannot give, and for a condition that is none or leaves nothing.
     """
     if isinstance(scores, Scored):
         return scores
@@ -180,9 +184,10 @@ def load(scores: Source, mode: str | None = None, where: str | None = None) -> S
         digest, record = None, _kept(scores, table["policy"][0].as_py())
     else:
         table, digest, record = read_scores(scores), sha256(scores_path(scores)), read_record(scores_path(scores))
+    table, tied = _without_ties(table)
     mode = mode or ("implicit" if table["reference"][0].as_py() is not None else "sum")
     rewards = rewards_of(table, mode)
-    s = Scored(table, mode, rewards, digest, record)
+    s = Scored(table, mode, rewards, digest, record, tied=tied)
     if where is None:
         return s
     rows, on_outcome = _matching(table, rewards, where)
@@ -192,6 +197,16 @@ def load(scores: Source, mode: str | None = None, where: str | None = None) -> S
 def _kept(scores: pa.Table | pd.DataFrame, policy: str) -> dict[str, Any] | None:
     """The record that `score_pairs` left in a frame."""
     return getattr(scores, "attrs", {}).get(RECORDS, {}).get(policy)
+
+
+def _without_ties(table: pa.Table) -> tuple[pa.Table, int]:
+    """Pairs of which one side is the better by the votes, and how many are not."""
+    tied_N = pc.fill_null(pc.equal(table["p_chosen"], 0.5), False)
+    if not (tied := int(pc.sum(tied_N).as_py() or 0)):
+        return table, 0
+    if tied == table.num_rows:
+        raise UserError(f"p_chosen is ½ in all {tied} pairs", fix="give pairs of which one side is the better")
+    return table.filter(pc.invert(tied_N)), tied
 
 
 def by_policy(scores: Source) -> list[Source]:

@@ -144,6 +144,7 @@ def pairs_of(
                 "group": visible(pair["group_id"]),
                 "margin": round(float(s.margin_N[i]), 6),
                 "hit": float(s.hit_N[i]),
+                "undecided": s.open_N is not None and bool(s.open_N[i]),
                 "rewards": [round(float(v[i]), 6) for v in (s.rewards.chosen, s.rewards.rejected)],
                 "tokens": [pair["n_chosen"], pair["n_rejected"]],
                 "others": {name: round(m[pair["id"]], 6) for name, m in elsewhere if pair["id"] in m},

@@ -68,7 +68,7 @@ function row(pair) {
   const state = pair.hit === 1 ? "right" : pair.hit === 0 ? "wrong" : "tied";
   const prompt = make("span", "prompt", pair.texts ? pair.texts.prompt.slice(0, 200).replace(/\s+/g, " ") : pair.id);
   prompt.dir = "auto";
-  summary.append(make("span", `margin is-${state}`, signed(pair.margin)), make("span", `is-${state}`, state), make("span", "", pair.subset), make("span", "why soft", pair.kinds.join(", ")), prompt);
+  summary.append(make("span", `margin is-${state}`, signed(pair.margin)), make("span", `is-${state}`, state + (pair.undecided ? " ±" : "")), make("span", "", pair.subset), make("span", "why soft", pair.kinds.join(", ")), prompt);
   details.append(summary);
   details.addEventListener("toggle", () => { if (details.open && details.children.length === 1) details.append(body(pair)); });
   return details;
@@ -81,7 +81,7 @@ function show() {
   const words = by("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const [kind, subset, side] = ["kind", "subset", "side"].map((id) => by(id).value);
   const key = orders[by("order").value];
-  const kept = data.pairs.filter((p) => (!kind || p.kinds.includes(kind)) && (!subset || p.subset === subset) && (!side || p.hit === Number(side)) && words.every((w) => haystack.get(p).includes(w)));
+  const kept = data.pairs.filter((p) => (!kind || p.kinds.includes(kind)) && (!subset || p.subset === subset) && (!side || (side === "±" ? p.undecided : p.hit === Number(side))) && words.every((w) => haystack.get(p).includes(w)));
   list.replaceChildren(...kept.sort((a, b) => key(a) - key(b)).map(row));
   by("count").textContent = `${kept.length} pairs`;
 }

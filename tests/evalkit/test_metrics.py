@@ -48,9 +48,9 @@ def test_few_groups_are_said_so():
 
 
 def test_slices_of_few_groups_are_marked_in_every_form_of_the_report():
-    few = ["few"] * 20 + ["many"] * 80
-    groups = [f"g{i // 4}" if i < 20 else f"g{i}" for i in range(100)]
-    report = build_report(with_margins([1.0, -1.0] * 50, subset=few, group_id=groups))
+    few = ["few"] * 20 + ["many"] * 180
+    groups = [f"g{i // 4}" if i < 20 else f"g{i}" for i in range(200)]
+    report = build_report(with_margins([1.0, -1.0] * 100, subset=few, group_id=groups))
     rows = {line.split(" | ")[0]: line for line in to_markdown(report).splitlines() if line.startswith("| ")}
     assert rows["| few"].endswith("] (rough) | 1.000 |")
     assert "rough" not in rows["| many"]
@@ -133,6 +133,43 @@ def test_the_interval_covers_the_truth_with_few_groups_of_unequal_sizes(groups, 
     if p == 0.5:
         assert np.mean(false) <= 0.075
         assert np.mean(false) == pytest.approx(1 - np.mean(covered), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("p", "held", "by_the_normal"), [(0.5, 0.941, 0.937), (0.9, 0.913, 0.907), (0.95, 0.868, 0.858)]
+)
+def test_a_few_large_groups_among_single_pairs_decide_and_are_said_to(p, held, by_the_normal):
+    """120 groups of which twenty hold ten pairs: fewer than 95 of 100 intervals hold the truth, and each is marked."""
+    sizes = np.repeat([1, 10], [100, 20])
+    rng, group, covered, forgetful = np.random.default_rng(3), np.repeat(np.arange(120), sizes), [], []
+    for correlation in (0.2, 0.67):
+        both = (1 - correlation) / correlation
+        for _ in range(600):
+            rate = np.repeat(rng.beta(p * both, (1 - p) * both, 120), sizes)
+            found = share((rng.random(300) < rate) * 1.0, group)
+            covered.append(found.low <= p <= found.high)
+            low, high = wilson(found.value * found.n_effective, found.n_effective)
+            forgetful.append(low <= p <= high)
+            assert found.rough
+    assert np.mean(covered) == pytest.approx(held, abs=1e-3), "as docs/evaluation.md says"
+    assert np.mean(forgetful) == pytest.approx(by_the_normal, abs=1e-3)
+    assert "decided by as few as 22 groups" in found.method
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rough"),
+    [
+        ([1] * 29, True),
+        ([1] * 30, False),
+        ([10] * 30, False),
+        ([1] * 1000 + [4] * 5, False),
+        ([1] * 100 + [10] * 20, True),
+    ],
+)
+def test_groups_that_decide(sizes, rough):
+    """(Σ m²)² / Σ m⁴ by hand: 29, 30, 30, 1080² / 2280 = 512, 2100² / 200100 = 22."""
+    n = sum(sizes)
+    assert share(np.arange(n) % 2 * 1.0, np.repeat(np.arange(len(sizes)), sizes)).rough == rough
 
 
 def test_groups_of_one_pair_each_keep_the_plain_interval():

@@ -19,6 +19,7 @@ from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit import compare_scores, pair_frame
 from evalkit.cli import app
+from evalkit.findings import findings
 from evalkit.lines import headline
 from evalkit.markdown import to_markdown
 from evalkit.page import page
@@ -294,6 +295,51 @@ def test_how_little_of_the_data_a_number_stands_on_is_said_wherever_it_is(tmp_pa
         assert [s for s in said if s not in text] == []
     write(table, tmp_path / "few", read=310, dropped={"tie": 10})
     assert build_report(tmp_path / "few")["caveats"] == ["3 of 300 pairs were cut to fit"]
+
+
+def test_even_votes_are_left_out_and_counted_as_scoring_does():
+    """160 of 400 labels are ½: the number is that of the others, and says so."""
+    margins = np.random.default_rng(0).normal(1, 1, 400)
+    even = np.arange(400) < 160
+    report = build_report(with_margins(margins, p_chosen=np.where(even, 0.5, 1.0)))
+    assert report["n"] == 240
+    assert report["tied_labels"] == 160
+    assert report["accuracy"]["value"] == pytest.approx((margins[160:] > 0).mean())
+    assert "160 pairs left out, whose p_chosen is ½" in headline(report)
+    with pytest.raises(UserError, match="½ in all 400 pairs"):
+        build_report(with_margins(margins, p_chosen=[0.5] * 400))
+
+
+def test_a_headline_says_what_reference_and_policy_alone_would_do():
+    table = scores(policy_chosen=[-3.0, -6.0], ref_chosen=[-6.0, -5.5])
+    assert " · reference alone 0.000 · policy alone 0.500 · " in headline(build_report(table))
+
+
+def test_pairs_within_the_noise_are_marked_each(tmp_path):
+    """Margins 2, .5, -.5 and -2 at β 1 with a noise of .6: the middle two."""
+    table = scores(policy_chosen=[-3.0, -4.5, -5.5, -7.0], ref_chosen=[-5.0] * 4, beta=[1.0] * 4)
+    write(table, tmp_path / "s", noise={"max": 0.6, "pairs": 4, "p95": 0.1, "how": ""})
+    assert pair_frame(tmp_path / "s")["undecided"].tolist() == [False, True, True, False]
+    assert pair_frame(table)["undecided"].isna().all()
+    shown = pairs_of(load(tmp_path / "s"), [], 4, None, None)
+    assert [p["undecided"] for p in shown] == [False, True, True, False]
+    assert 'value="±"' in page(build_report(tmp_path / "s"), shown)
+    assert 'value="±"' not in page(build_report(table), [])
+
+
+def test_counts_of_flips_are_whole_however_many():
+    flips = {"kept_right": 1234567.0, "won": 2.5, "lost": 0.0, "kept_wrong": 0.25, "reference_wrong": None}
+    said = dict(findings(build_report(random_scores(40, 20)) | {"flips": flips}))["Flips"]
+    assert said.startswith(
+        "ranking by log π, 1234567 pairs were right and stayed so, 2.5 won, 0 lost, 0.25 stayed wrong"
+    )
+
+
+def test_a_page_says_how_many_pairs_each_policy_has():
+    one, two = random_scores(90, 30), random_scores(50, 20, policy=["other"] * 50)
+    header = page(build_report(one, two), []).split("</header>")[0]
+    assert re.search(r"90 pairs of \d+ groups", header)
+    assert re.search(r"other: 50 pairs of \d+ groups", header)
 
 
 def test_a_folder_of_several_policies_says_what_to_give(tmp_path, capsys):
