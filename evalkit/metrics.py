@@ -64,13 +64,15 @@ def share(credit_N: np.ndarray, group_N: np.ndarray) -> Proportion:
 
 
 def deciding_groups(group_N: np.ndarray) -> float:
-    """How many groups of one size would tell as much about how groups differ: (Σ m²)² / Σ m⁴ of groups of m pairs.
+    """How many groups of one size would tell as much about how groups differ: (Σ v)² / Σ v², v = m (m + 2) of m pairs.
 
-    Those G* of Carter, Schnepel and Steigerwald (Review of Economics and Statistics 99 (2017), 698-709) if pairs of a
-    group all fall alike. A few large groups among many single pairs are 120 groups, and decide like 22.
+    The G* of Carter, Schnepel and Steigerwald (Review of Economics and Statistics 99 (2017), 698-709) where pairs of a
+    group have a correlation of a third. A hundred single pairs and twenty groups of ten are 120 groups, and decide like
+    25.
     """
-    square_C = numbered(group_N)[1].astype(float) ** 2
-    return float(square_C.sum() ** 2 / (square_C @ square_C))
+    m_C = numbered(group_N)[1].astype(float)
+    v_C = m_C * (m_C + 2)
+    return float(v_C.sum() ** 2 / (v_C @ v_C))
 
 
 def summary(value_N: np.ndarray) -> dict:
