@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scored_pairs import random_scores, with_margins, write
+from scored_pairs import random_scores, scores, with_margins, write
 
 from evalkit.page import page
 from evalkit.report import build_report, load_all
@@ -146,6 +146,19 @@ def test_pairs_are_filtered_searched_and_ordered(opened):
     assert margins == sorted(margins, reverse=True)
     tab.select_option("#kind", "worst")
     assert 0 < count() < 60
+
+
+def test_pairs_within_the_noise_have_a_mark_and_a_filter(chromium, tmp_path):
+    """Margins of one to sixty tenths at β 1 with a noise of .65: six."""
+    table = scores(policy_chosen=np.arange(1, 61) / 10 - 5, ref_chosen=[-5.0] * 60, beta=[1.0] * 60)
+    write(table, tmp_path / "scores", noise={"max": 0.65, "pairs": 60, "p95": 0.1, "how": ""})
+    report_command(tmp_path / "scores", out=tmp_path / "out")
+    tab = chromium.new_page()
+    tab.goto((tmp_path / "out" / "report.html").as_uri())
+    marked = [t for t in tab.locator("#pairs .is-right:not(.margin)").all_inner_texts() if t.endswith("±")]
+    tab.select_option("#side", "±")
+    assert tab.locator("#pairs details").count() == len(marked) == 6
+    tab.close()
 
 
 def test_a_pair_opens_by_keyboard_and_shows_its_tokens(opened):
