@@ -38,6 +38,7 @@ def page(report: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
         data=data,
         title=" · ".join(f"{r['policy']} against {r['reference'] or 'no reference'}" for r in reports),
         reports=[_view(r, several) for r in reports],
+        shared=[note for note in report["caveats"] if all(note in r["caveats"] for r in reports)],
         verdicts=[verdict_line(c) for c in report["comparisons"]],
         accuracy_plot=plots.intervals(_accuracies(reports), "Accuracy and what else ranks these pairs"),
         shown={"n": len(pairs), "of": report["n"], "texts": any(p["texts"] for p in pairs)},

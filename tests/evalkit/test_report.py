@@ -335,6 +335,13 @@ def test_counts_of_flips_are_whole_however_many():
     )
 
 
+def test_a_page_says_what_limits_all_its_policies_once(tmp_path):
+    for name in ("dpo", "sft"):
+        write(random_scores(90, 30, policy=[name] * 90), tmp_path / name, read=900, dropped={"too long": 810})
+    header = page(build_report(tmp_path / "dpo", tmp_path / "sft"), []).split("</header>")[0]
+    assert header.count("<strong>810 of 900 pairs read were dropped</strong>") == 1
+
+
 def test_a_page_says_how_many_pairs_each_policy_has():
     one, two = random_scores(90, 30), random_scores(50, 20, policy=["other"] * 50)
     header = page(build_report(one, two), []).split("</header>")[0]
