@@ -30,8 +30,7 @@ def disagreements(policy: Policy, pairs: pa.Table) -> Iterator[str]:
         yield "the tokenizer has a chat template, and another one is used"
     elif trained is None and not own:
         yield f"the model has no chat template: {policy.template.source!r} is used"
-    if policy.template.note:
-        yield policy.template.note
+    yield from policy.template.notes(policy.tokenizer)
     found: Counter[str] = Counter()
     for prompt in pairs["prompt"].slice(0, LOOKED_AT).to_pylist():
         text = "\n\n" + "\n\n".join(m["content"] for m in prompt)

@@ -102,8 +102,8 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     resume = open_folder(run, digests, out)
     more = f"… ({len(template.source)} characters)" if len(template.source) > 200 else ""
     say(f"template: {template.source[:200]!r}{more}")
-    if template.note:
-        say(f"note: {template.note}")
+    for note in template.notes(tokenizer):
+        say(f"note: {note}")
     trained = _read(run, run.data.split, run.data.limit, tokenizer, template, kind)
     if not trained.rows:
         raise UserError("no pair is left to train on", run.data.path, "see the counts above; raise data.max_tokens")

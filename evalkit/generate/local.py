@@ -21,8 +21,8 @@ def answers(model: str, prompts: Sequence[list[Message]], settings: Settings) ->
     """
     policy = describe_policy(model, template=settings.template, reference=False)
     tokenizer, network = policy.tokenizer, load_policy(policy).model
-    if policy.template.note:
-        print(f"note: {policy.template.note}")
+    for note in policy.template.notes(policy.tokenizer):
+        print(f"note: {note}")
     stop = stop_ids(tokenizer, policy.template)
     encoded = [encode_prompt(tokenizer, policy.template, p) for p in prompts]
     room = getattr(network.config, "max_position_embeddings", None) or 1 << 30

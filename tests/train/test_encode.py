@@ -16,7 +16,16 @@ from train_toys import make_tokenizer, reply, user
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefkit.errors import UserError
-from train.core.encode import Dropped, Encoded, Limits, Template, encode_prompt, encode_prompt_group, stop_ids
+from train.core.encode import (
+    TEMPLATES,
+    Dropped,
+    Encoded,
+    Limits,
+    Template,
+    encode_prompt,
+    encode_prompt_group,
+    stop_ids,
+)
 from train.core.rows import PairText, build_examples, build_rows
 
 REAL = Path(os.environ.get("PREFKIT_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
@@ -311,8 +320,30 @@ def test_a_template_that_asks_for_the_date_says_the_same_every_day():
     assert a.prompt_ids.tolist() == b.prompt_ids.tolist()
     assert a.response_ids[0].tolist() == b.response_ids[0].tolist()
     assert encode_prompt(tokenizer, dated, user("hop?")) == encode_prompt(tokenizer, written, user("hop?"))
-    assert "always told 2024-07-26" in dated.note
-    assert written.note is None
+    (note,) = dated.notes(tokenizer)
+    assert "always told 2024-07-26" in note
+    assert not written.notes(tokenizer)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_prompt_is_what_stands_before_its_answers(name):
+    """In our templates to the letter: else a part of the prompt would be trained and scored as if it were the answer."""
+    tokenizer, template = get("built"), Template.named(name)
+    head, *whole = template.render(tokenizer, user("a\n"), [reply("b"), reply("\nc")])
+    assert all(text.startswith(head) for text in whole)
+    assert [text[len(head) :].strip(" ") for text in whole] == ["b", "\nc"]
+    assert not template.notes(tokenizer)
+
+
+def test_a_template_that_goes_on_otherwise_is_noted():
+    """transformers drops a line break behind a block."""
+    source = "{% for m in messages %}{{ m['role'] }}:\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}\nassistant:{% endif %}"
+    (note,) = Template(source.replace("\nassistant:", "Assistant:")).notes(get("built"))
+    assert (
+        note
+        == "'Assistant:', with which the template ends a prompt, is not what it writes before an answer: there responses begin with 'assistant:\\na\\n'"
+    )
+    assert not Template(source).notes(get("built"))
 
 
 def test_several_turns_need_a_chat_template():

@@ -25,7 +25,7 @@ TooLong = Literal["drop", "truncate_prompt", "truncate_response"]
 
 _DIALOGUE = (
     "{% for m in messages %}{{ '\n\n' if not loop.first }}{{ m['role'] | capitalize }}: {{ m['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}\n\nAssistant:{% endif %}"
+    "{% if add_generation_prompt %}{{ '\n\nAssistant:' }}{% endif %}"  # quoted: a line break after a block is eaten
 )
 TEMPLATES = {
     "question": "Question: {prompt}\n\nAnswer: {response}",
@@ -110,16 +110,27 @@ class Template:
         return not self.is_chat or not ("_token" in self.source or any(s in self.source for s in special_tokens))
 
     @property
-    def note(self) -> str | None:
+    def asks_for_the_date(self) -> bool:
+        """Whether a chat template asks what day it is."""
+        return self.is_chat and "strftime_now" in self.source
+
+    def notes(self, tokenizer: Any) -> list[str]:
         """What a user must know of how the template is filled in."""
-        if not self.is_chat or "strftime_now" not in self.source:
-            return None
-        return f"the template asks for today's date and is always told {TODAY}: the same tokens every day"
+        found = []
+        if self.asks_for_the_date:
+            found.append(f"the template asks for today's date and is always told {TODAY}: the same tokens every day")
+        asked, answered = ([Message(role=role, content="a")] for role in ("user", "assistant"))
+        head, whole = self.render(tokenizer, asked, [answered])
+        if not whole.startswith(head):
+            n = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), len(whole))
+            what = f"{head[n:]!r}, with which the template ends a prompt, is not what it writes before an answer"
+            found.append(f"{what}: there responses begin with {whole[n : n + 20]!r}")
+        return found
 
     def render(self, tokenizer: Any, prompt: Sequence[Message], responses: Sequence[Sequence[Message]]) -> list[str]:
         """Text of the prompt ready for an answer, then of prompt + response for each response."""
         if self.is_chat:
-            chat: dict[str, Any] = {"chat_template": _CLOCK * bool(self.note) + self.source, "tokenize": False}
+            chat: dict[str, Any] = {"chat_template": _CLOCK * self.asks_for_the_date + self.source, "tokenize": False}
             head = tokenizer.apply_chat_template(list(prompt), **chat, add_generation_prompt=True)
             return [head, *(tokenizer.apply_chat_template([*prompt, *r], **chat) for r in responses)]
         longest = max(responses, key=len, default=())
