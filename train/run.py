@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback
 
 from prefkit.errors import UserError
@@ -34,7 +36,7 @@ from train.weights import save_policy
 DROPPED = "dropped.json"
 MAX_TOKENS = 1024  # of a prompt with one response, unless the run says otherwise
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
-CHECKPOINT_FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+STATE, TORCH_FILES = "trainer_state.json", ("optimizer.pt", "scheduler.pt")
 
 R = TypeVar("R", SftRun, DpoRun)
 
@@ -161,10 +163,23 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
         raise UserError(what, out, "choose another --out, or remove it")
     latest = sorted(out.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
     for folder in latest:
-        if all((folder / name).is_file() for name in CHECKPOINT_FILES):
+        if is_whole(folder):
             return str(folder)
         say(f"note: {folder} is not whole: it is not resumed from")
     return None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all that a run goes on from is there, to the last byte: a kill or a full disk may have cut a file."""
+    weights = list(folder.glob("*.safetensors"))
+    try:
+        json.loads((folder / STATE).read_text("utf-8"))
+        for file in weights:
+            with safe_open(file, "pt"):  # its header says how long the file is
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return bool(weights) and all(is_zipfile(folder / name) for name in TORCH_FILES)
 
 
 def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:

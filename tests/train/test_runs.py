@@ -31,6 +31,7 @@ from train.core.policies import describe_policy, load_policy, reference_context
 from train.core.rewards import hits
 from train.core.rows import build_rows, pair_texts
 from train.dpo import load_start, train_dpo
+from train.run import is_whole
 from train.sft import train_sft
 from train.tiny_model import write_tiny_model
 from train.trainer import StepTrainer
@@ -213,6 +214,22 @@ def test_a_run_repeats_itself(model_path, data, tmp_path):
     for name in ("a", "b"):
         train_dpo(dpo_run(model_path, data), tmp_path / name)
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+
+
+def test_a_checkpoint_with_a_cut_file_is_not_whole(model_path, data, tmp_path):
+    """As a kill or a full disk leaves it; the run then goes on from the one before."""
+    train_dpo(dpo_run(model_path, data, trainer={"save_strategy": "steps", "save_steps": "4"}), tmp_path / "run")
+    whole = tmp_path / "run" / "checkpoint-8"
+    assert is_whole(whole)
+    for name in ("adapter_model.safetensors", "trainer_state.json", "optimizer.pt", "scheduler.pt"):
+        for size in (None, 0, 100, (whole / name).stat().st_size - 9):
+            cut = shutil.copytree(whole, tmp_path / "cut" / "checkpoint-8")
+            if size is None:
+                (cut / name).unlink()
+            else:
+                os.truncate(cut / name, size)
+            assert not is_whole(cut), (name, size)
+            shutil.rmtree(cut)
 
 
 @pytest.mark.parametrize("logged", [1, 3], ids="logged every {}".format)
