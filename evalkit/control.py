@@ -55,7 +55,8 @@ def slopes(m_N: np.ndarray, d_NP: np.ndarray, group_N: np.ndarray) -> list[dict[
     """Change of m with one more of each feature, the others held, with 95 % intervals by errors clustered by group.
 
     `n_groups` are those in which the feature differs at all: from few of them the error is poorly known. The ends are
-    NaN where there are no more groups than numbers fitted: nothing is left to estimate errors from.
+    NaN where there are no more groups than numbers fitted, and of a feature that differs in fewer than three groups:
+    the slope fits those, and nothing is left to estimate its error from.
     """
     scale_P = _scale(d_NP)
     x_NP = (d_NP - d_NP.mean(axis=0)) / scale_P
@@ -69,7 +70,8 @@ def slopes(m_N: np.ndarray, d_NP: np.ndarray, group_N: np.ndarray) -> list[dict[
     se_P = np.sqrt(np.maximum(np.diag(inverse_PP @ (sums_CP.T @ sums_CP) @ inverse_PP) * few, 0))
     reach = critical(0.95, degrees_of_freedom(sizes))
     differ_P = [len(np.unique(group_N[x_N != 0])) for x_N in d_NP.T]
-    ends_P = zip(slope_P / scale_P, reach * se_P / scale_P, differ_P, strict=True)
+    reach_P = np.where(np.array(differ_P) < 3, math.nan, reach * se_P)
+    ends_P = zip(slope_P / scale_P, reach_P / scale_P, differ_P, strict=True)
     return [{"slope": float(k), "low": float(k - r), "high": float(k + r), "n_groups": n} for k, r, n in ends_P]
 
 

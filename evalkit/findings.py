@@ -9,6 +9,7 @@ from typing import Any
 from evalkit.lines import interval
 from evalkit.metrics import FEW_GROUPS
 from evalkit.sections import listed
+from prefkit.shards import counted
 
 ONE_MORE = {"tokens": "token", "heading": "heading", "list": "list item", "bold": "bold span", "code": "code block"}
 
@@ -181,7 +182,7 @@ def _style(r: dict[str, Any]) -> str:
 
 def _signed_ends(k: dict[str, Any]) -> str:
     if k["low"] is None:
-        return ""
+        return f" ({counted(k['n_groups'], 'group')}: no interval)"
     return f" [{k['low']:+.3g}, {k['high']:+.3g}]" + " (rough)" * (k["n_groups"] < FEW_GROUPS)
 
 

@@ -86,3 +86,16 @@ def test_few_groups_give_effects_without_ends_and_the_report_says_it():
     few = load(s.table.slice(0, 4))
     assert all(np.isnan(k["low"]) for k in style(few)["slopes"].values())
     assert "One more of each" in to_markdown(build_report(few))
+
+
+@pytest.mark.parametrize(("groups", "known"), [(1, False), (2, False), (3, True)])
+def test_a_slope_that_one_or_two_groups_make_has_no_interval(groups, known):
+    """It fits them, whatever its error is."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(60), 4)
+    x = rng.normal(size=(len(group), 2))
+    x[:, 1] = group < groups
+    first, second = slopes(x[:, 0] + rng.normal(size=60)[group], x, group)
+    assert first["low"] < first["slope"] < first["high"]
+    assert second["n_groups"] == groups
+    assert (not np.isnan(second["low"])) is known
+    assert (not np.isnan(second["high"])) is known
