@@ -128,6 +128,8 @@ def generate(
     """
     if max_new_tokens < 1 or batch_size < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise UserError("these settings draw no answer", fix="tokens and batch above 0, temperature from 0, top-p to 1")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} leaves nothing", fix="give at least 1")
     locate(model)
     pairs = open_pairs(data, split)
     text = Template.named(template).source if template is not None else None

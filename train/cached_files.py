@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from prefkit.errors import UserError
 from train.core.cache import cache_folder
 
 
@@ -47,7 +48,9 @@ def _entry(path: Path) -> Entry:
 
 
 def prune(days: float) -> list[Entry]:
-    """Remove what was not used for so many days; returns what was removed."""
+    """Remove what was not used for so many days; returns what was removed. UserError for days that are to come."""
+    if days < 0:
+        raise UserError(f"--days {days:g} lies in the future", fix="give 0 (everything) or more")
     old = [e for e in entries() if e.days >= days]
     for entry in old:
         for path in [entry.path, *entry.path.parent.glob(f"{entry.path.name}-*")]:

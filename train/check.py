@@ -30,7 +30,7 @@ def check(run: Run) -> Run:
     coerce_trainer(given)
     if run.data.template is not None:
         Template.named(run.data.template)
-    _positive(run, "data.max_tokens", "data.max_prompt_tokens")
+    _positive(run, "data.max_tokens", "data.max_prompt_tokens", "data.limit", "data.eval_limit")
     if run.lora.enabled:
         _positive(run, "lora.r")
         if not run.lora.targets:

@@ -175,6 +175,23 @@ def test_a_reference_that_is_too_short_is_refused(road):
         score_pairs(str(road / "dpo"), road / "data", reference=str(road / "short"))
 
 
+@pytest.mark.parametrize("limit", [0, -2])
+def test_no_answers_are_asked_for_by_mistake(limit, road, tmp_path, capsys):
+    argv = [
+        "generate",
+        "--model",
+        road / "sft",
+        "--data",
+        road / "data",
+        f"--limit={limit}",
+        "--out",
+        tmp_path / "a.jsonl",
+    ]
+    assert run_cli(app, [str(a) for a in argv]) == 2
+    assert f"--limit {limit} leaves nothing" in capsys.readouterr().err
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def test_answers_go_on_where_they_were_stopped(road, tmp_path):
     prompts = distinct_prompts(open_pairs(road / "data", "test"), 6)
     settings = Settings(max_new_tokens=8)

@@ -269,6 +269,8 @@ def test_the_cache_is_listed_and_pruned(model_path, data, tmp_path, capsys):
     assert f"{len(entries())} files" in listed
     assert run(app, ["cache", "--prune"]) == 0
     assert "removed 0 files" in capsys.readouterr().out, "all were just used"
+    assert run(app, ["cache", "--prune", "--days=-1"]) == 2
+    assert entries(), "days to come are refused"
     assert run(app, ["cache", "--prune", "--days", "0"]) == 0
     assert not entries()
     assert not list((tmp_path / "cache").glob("*/*"))

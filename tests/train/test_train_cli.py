@@ -136,6 +136,7 @@ OWN_MISTAKES = {
     "dataloader key": (["--trainer.dataloader-num-workers", "4"], "not yours to set"),
     "smoothing": (["--dpo.label-smoothing", "0.5"], "0 ≤ ε < 0.5"),
     "beta": (["--dpo.beta", "0"], "above 0"),
+    "limit": (["--data.limit=-5"], "data.limit is -5: it must be above 0"),
     "4-bit in full": (["--model.four-bit", "--lora.no-enabled"], "keep lora.enabled"),
     "trainer key": (
         ["--trainer.learning-rte", "1"],
