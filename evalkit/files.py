@@ -9,18 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefkit.errors import UserError
+from prefkit.files import renamed
 from prefkit.shards import MANIFEST
 
 
 def write_file(content: str | pa.Table, path: Path) -> None:
-    """Write a text, or a table as Parquet, under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if isinstance(content, str):
-        temporary.write_text(content, encoding="utf-8")
-    else:
-        pq.write_table(content, temporary, compression="zstd")
-    temporary.replace(path)
+    """Write a text, or a table as Parquet."""
+    with renamed(path) as new:
+        if isinstance(content, str):
+            new.write_text(content, encoding="utf-8")
+        else:
+            pq.write_table(content, new, compression="zstd")
 
 
 def check_folder(out: Path, result: str | None = None) -> None:

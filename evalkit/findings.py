@@ -9,7 +9,7 @@ from typing import Any
 from evalkit.lines import interval
 from evalkit.metrics import FEW_GROUPS
 from evalkit.sections import listed
-from prefkit.shards import counted
+from prefkit.wording import counted
 
 ONE_MORE = {"tokens": "token", "heading": "heading", "list": "list item", "bold": "bold span", "code": "code block"}
 

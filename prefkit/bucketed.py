@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from prefkit.shards import renamed
+from prefkit.files import renamed
 
 
 def write_buckets(path: Path, table: pa.Table, buckets: int) -> None:
@@ -25,7 +25,7 @@ def write_buckets(path: Path, table: pa.Table, buckets: int) -> None:
     cuts = np.searchsorted(bucket[order], np.arange(buckets + 1)).tolist()
     rows = table.take(pa.array(order)).combine_chunks()
     places = []
-    with renamed(path) as new, pa.OSFile(str(new), "wb") as out:
+    with renamed(path, shared=True) as new, pa.OSFile(str(new), "wb") as out:
         out.write(rows.schema.serialize())
         for a, b in pairwise(cuts):
             places.append(out.tell())

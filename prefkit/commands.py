@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefkit.errors import UserError
-from prefkit.shards import Manifest, counted, counts_text, open_pairs
+from prefkit.shards import Manifest, open_pairs
 from prefkit.shards import verify as problems_of
 from prefkit.terminal import STDOUT, print_pair
+from prefkit.wording import counted, counts_text
 
 
 def sources() -> None:

@@ -19,6 +19,7 @@ from prefkit import tables
 from prefkit.card import NAME as CARD
 from prefkit.card import card
 from prefkit.errors import UserError
+from prefkit.files import write_text
 from prefkit.finish import rejects_table
 from prefkit.folder import claim_work, discard_work, full_disk, log_of, make_folder, only_writer, refuse_finished
 from prefkit.keys import Columns
@@ -27,11 +28,12 @@ from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
-from prefkit.shards import WORK, Manifest, counted, ledgers_out_of_balance, write_text
+from prefkit.shards import WORK, Manifest, ledgers_out_of_balance
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
 from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, resolve
 from prefkit.tasks import Job, Mapped, Task, bucket_keys, count_slice, reads_together, run, write_table
+from prefkit.wording import counted
 
 TALLIED = {"records", "candidates", "repairs", "flags", "links"}  # parts of the manifest of their own
 

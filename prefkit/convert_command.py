@@ -10,9 +10,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefkit.errors import FEW, UserError
-from prefkit.shards import Manifest, counts_text
+from prefkit.shards import Manifest
 from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
+from prefkit.wording import counts_text
 
 
 def convert(

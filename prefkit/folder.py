@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from prefkit.errors import UserError
+from prefkit.files import write_text
 from prefkit.plan import Plan
-from prefkit.shards import MANIFEST, WORK, Manifest, write_text
+from prefkit.shards import MANIFEST, WORK, Manifest
 
 NOTE = "conversion"  # in a work folder: which conversion it is of
 

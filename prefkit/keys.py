@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from prefkit.shards import renamed
+from prefkit.files import renamed
 
 AT_A_TIME = 1 << 18  # keys
 
 
 def write_columns(path: Path, rows: np.ndarray) -> None:
     """A structured array as its columns, one after the other, in the machine's own bytes: a file of a work folder."""
-    with renamed(path) as new, new.open("wb") as out:
+    with renamed(path, shared=True) as new, new.open("wb") as out:
         for name in rows.dtype.names or ():
             out.write(rows[name].tobytes())  # tofile would not notice a full disk
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit.bucketed import read_bucket
-from prefkit.shards import renamed
+from prefkit.files import renamed
 
 
 def merge(work: Path, notes: list[tuple[int, Path]], kind: str, bucket: int, buckets: int, how: str) -> None:
@@ -35,7 +35,7 @@ def merge(work: Path, notes: list[tuple[int, Path]], kind: str, bucket: int, buc
         else:
             columns[name] = whole[name].take(pa.array(order[begins[last]]))
     merged = pa.table(columns).combine_chunks()
-    with renamed(_path(work, kind, bucket)) as new, pa.ipc.new_file(str(new), merged.schema) as out:
+    with renamed(_path(work, kind, bucket), shared=True) as new, pa.ipc.new_file(str(new), merged.schema) as out:
         out.write_table(merged)
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from prefkit.errors import UserError
+from prefkit.files import renamed
 from prefkit.http_file import HttpFile
 from prefkit.progress import progress
 from prefkit.shards import MANIFEST, Manifest
@@ -45,11 +46,8 @@ def _fetch(url: str) -> Path:
         for file in files:
             place = target / file[len(path) :].lstrip("/") if file != path else target
             if not place.exists():
-                place.parent.mkdir(parents=True, exist_ok=True)
-                temporary = place.with_name(f".{place.name}.tmp")
-                with _reachable(url):
-                    fs.get_file(file, str(temporary))
-                os.replace(temporary, place)
+                with renamed(place) as new, _reachable(url):
+                    fs.get_file(file, str(new))
             advance(1)
     return target
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefkit.errors import UserError, unknown_name
+from prefkit.files import renamed, write_text
 from prefkit.schema import SCHEMA_VERSION
+from prefkit.wording import counts_text
 
 MANIFEST = "manifest.json"
 BATCH_ROWS = 1000
@@ -89,37 +88,19 @@ def shard_name(number: int, count: int, suffix: str = "arrow") -> str:
 
 def write_shard(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> dict[str, Any]:
     """Write tables as one shard, Arrow stream or Parquet by its suffix; returns its manifest entry."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     rows = 0
-    if path.suffix == ".parquet":
-        with pq.ParquetWriter(temporary, schema, compression="zstd", store_schema=False) as parquet:
-            for table in tables:
-                rows += table.num_rows
-                parquet.write_table(table, row_group_size=10 * BATCH_ROWS)
-    else:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-            for table in tables:
-                rows += table.num_rows
-                stream.write_table(table, max_chunksize=BATCH_ROWS)
-    entry = {**describe(temporary), "rows": rows}
-    os.replace(temporary, path)
-    return entry
-
-
-def write_text(path: Path, text: str) -> None:
-    """A whole file or none: under another name first."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
-
-
-@contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """Where to write a file of a work folder, which is then renamed; two writers do not meet."""
-    new = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    yield new
-    os.replace(new, path)
+    with renamed(path) as new:
+        if path.suffix == ".parquet":
+            with pq.ParquetWriter(new, schema, compression="zstd", store_schema=False) as parquet:
+                for table in tables:
+                    rows += table.num_rows
+                    parquet.write_table(table, row_group_size=10 * BATCH_ROWS)
+        else:
+            with pa.OSFile(str(new), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+                for table in tables:
+                    rows += table.num_rows
+                    stream.write_table(table, max_chunksize=BATCH_ROWS)
+        return {**describe(new), "rows": rows}
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -242,13 +223,3 @@ def ledger_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
                 if isinstance(reasons, dict) and reasons:
                     lines.append(f"    {kind:<9} {counts_text(reasons)}")
     return lines
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 pair`, `2,345 pairs`."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def counts_text(counts: dict[str, int]) -> str:
-    """`12 ties, 3 capped`: the largest first."""
-    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))

@@ -11,7 +11,7 @@ import numpy as np
 
 from prefkit.errors import UserError
 from prefkit.keys import AT_A_TIME, Columns, changes, find, shared
-from prefkit.shards import counted
+from prefkit.wording import counted
 
 DEFAULT_SPLITS = "train=.9,test=.1"
 KEYS = np.dtype(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from prefkit import plots
 from prefkit.errors import UserError
+from prefkit.files import write_text
 from prefkit.html import HERE, render
 from prefkit.plots import Mark
 from prefkit.shards import Manifest
@@ -19,13 +19,10 @@ MOST_YEARS = 30  # subsets in the table of years: the largest
 
 
 def write_page(found: Stats, data: Path, file: Path) -> None:
-    """Write the page under a temporary name and rename it; `UserError` where there is a file already."""
+    """Write the page; `UserError` where there is a file already."""
     if file.exists():
         raise UserError("the file exists already", file, "give another --html or remove it")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(page(found, Manifest.read(data), Path(data).resolve().name), "utf-8")
-    os.replace(temporary, file)
+    write_text(file, page(found, Manifest.read(data), Path(data).resolve().name))
 
 
 def page(found: Stats, manifest: Manifest, name: str) -> str:

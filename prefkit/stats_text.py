@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prefkit.shards import counted, counts_text
 from prefkit.stats import QUANTILES, Share, Stats
+from prefkit.wording import counted, counts_text
 
 
 def lines(found: Stats) -> Iterator[str]:

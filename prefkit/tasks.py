@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 from prefkit import lookups, records
 from prefkit.bucketed import read_bucket, write_buckets
 from prefkit.contamination import Evaluation
+from prefkit.files import renamed
 from prefkit.finish import Rules, finish, prompt_signatures, row_keys
 from prefkit.keys import write_columns
 from prefkit.readers import Piece, count_lines
 from prefkit.schema import Reject
-from prefkit.shards import renamed
 from prefkit.sources import PairInput, Slice, get_source
 from prefkit.tables import Candidates
 
@@ -94,7 +94,7 @@ def run(task: Task) -> int:
 
 
 def _mark(task: Task, **marker: object) -> None:
-    with renamed(task.stem.with_suffix(".json")) as new:
+    with renamed(task.stem.with_suffix(".json"), shared=True) as new:
         new.write_text(json.dumps(marker))
 
 
@@ -271,7 +271,11 @@ def _finish(task: Task, made: Candidates, fates: list[str], rejects: list[Reject
 
 def write_table(path: Path, table: pa.Table) -> None:
     """An Arrow stream."""
-    with renamed(path) as new, pa.OSFile(str(new), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+    with (
+        renamed(path, shared=True) as new,
+        pa.OSFile(str(new), "wb") as sink,
+        pa.ipc.new_stream(sink, table.schema) as out,
+    ):
         out.write_table(table)
 
 

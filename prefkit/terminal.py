@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from prefkit.shards import Manifest, counted, counts_text, ledger_lines
+from prefkit.shards import Manifest, ledger_lines
+from prefkit.wording import counted, counts_text
 
 STDOUT = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
 STDERR = Console(stderr=True, markup=False, highlight=False, soft_wrap=True, emoji=False)

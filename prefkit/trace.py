@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from prefkit import archives
 from prefkit.errors import UserError
 from prefkit.readers import is_readable, kind, read_records
-from prefkit.shards import Manifest, counted, read_shard, shards_of
+from prefkit.shards import Manifest, read_shard, shards_of
+from prefkit.wording import counted
 from prefkit.xmlrows import REFERENCE, Damaged, parse
 
 SHOWN_CHARS = 300

@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from prefkit.files import write_text
+
 METRICS = "metrics.jsonl"
 
 
@@ -24,13 +26,6 @@ def say(text: str) -> None:
     """Print once, whatever the number of processes."""
     if is_main():
         print(text, flush=True)
-
-
-def write(path: Path, text: str) -> None:
-    """A file under a temporary name, renamed."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
 
 
 class Interrupt(TrainerCallback):
@@ -75,7 +70,7 @@ class RunLog(TrainerCallback):
         """Forget what was logged after the checkpoint that training resumes from."""
         if state.is_world_process_zero and self.file.exists():
             *lines, _torn = self.file.read_text("utf-8").split("\n")  # nothing, unless a kill cut the last line
-            write(self.file, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= state.global_step))
+            write_text(self.file, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= state.global_step))
         self.last = (time.monotonic(), state.epoch or 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

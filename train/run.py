@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback
 
 from prefkit.errors import UserError
-from train.callbacks import Interrupt, RunLog, is_main, say, write
+from prefkit.files import write_text
+from train.callbacks import Interrupt, RunLog, is_main, say
 from train.check import check_places
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
 from train.core.dataset import Kind, data_digest, load_rows, splits_of
@@ -212,8 +213,8 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
         if session.dropped:
-            write(out / DROPPED, json.dumps(session.dropped, indent=1))
-        write(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **settings(run), **session.noted}))
+            write_text(out / DROPPED, json.dumps(session.dropped, indent=1))
+        write_text(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **settings(run), **session.noted}))
     interrupt = Interrupt()
     trainer = StepTrainer(
         model,
@@ -247,7 +248,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     }
     if is_main():
         save_policy(trainer.bare, session.tokenizer, out)
-        write(out / SUMMARY, json.dumps(summary, indent=1))
+        write_text(out / SUMMARY, json.dumps(summary, indent=1))
     trainer.accelerator.wait_for_everyone()
     say(f"saved {out}")
     return summary

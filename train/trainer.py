@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
 from prefkit.errors import UserError
-from train.callbacks import is_main, write
+from prefkit.files import write_text
+from train.callbacks import is_main
 from train.core.batch import Batch, collate
 from train.core.head import TokenLogps
 from train.core.logprobs import PairPolicy
@@ -199,7 +200,7 @@ class StepTrainer(Trainer):
         wrong = gather_object(wrong)
         file = Path(str(self.args.output_dir)) / "nonfinite.json"
         if is_main():
-            write(file, json.dumps({"step": self.state.global_step, "ids": wrong}, indent=1))
+            write_text(file, json.dumps({"step": self.state.global_step, "ids": wrong}, indent=1))
         self.accelerator.wait_for_everyone()
         shown = ", ".join(wrong[:3])
         raise UserError(

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from evalkit.generate.base import Backend, Settings
 from prefkit.errors import UserError
+from prefkit.files import write_text
 from prefkit.schema import Message, prompt_hash
 from train.core.locate import weights_digest
 
@@ -64,9 +65,7 @@ def write_answers(
             f.write(json.dumps(done[key], ensure_ascii=False).encode() + b"\n")
             f.flush()
             progress(1)
-        temporary = out.with_name(f".{out.name}.tmp")
-        temporary.write_text("".join(json.dumps(done[k], ensure_ascii=False) + "\n" for k in prompts), encoding="utf-8")
-        temporary.replace(out)
+        write_text(out, "".join(json.dumps(done[k], ensure_ascii=False) + "\n" for k in prompts))
         partial.unlink()
     return sum(done[k]["finish"] != "stop" for k in prompts)
 

@@ -12,9 +12,9 @@ from prefkit.judgements.drafts import as_messages
 from prefkit.judgements.store import Draft, Imported, Judgement, Response, Store, item_id
 from prefkit.readers import read_records
 from prefkit.schema import Message, prompt_hash
-from prefkit.shards import counts_text
 from prefkit.statistics import wilson
 from prefkit.web.session import Results
+from prefkit.wording import counts_text
 
 KIND = "side-by-side"
 SHAPE = "an answers file has lines {id, prompt, response, model}, as `evalkit generate` writes them"

@@ -14,7 +14,7 @@ from prefkit.errors import UserError
 from prefkit.judgements.store import Draft, Response
 from prefkit.readers import Record, read_records
 from prefkit.schema import Message, prompt_hash
-from prefkit.shards import counts_text
+from prefkit.wording import counts_text
 
 SHAPE = 'a line is {"prompt": "…", "responses": ["…", "…"]}'
 ATTRIBUTION = {"licenses": "license", "urls": "url", "authors": "author"}  # column -> key in an origin

@@ -6,8 +6,8 @@ import getpass
 from pathlib import Path
 
 from prefkit.errors import UserError
-from prefkit.shards import counted
 from prefkit.web.options import Db, Host, Judge, Port, Seed
+from prefkit.wording import counted
 
 
 def label(

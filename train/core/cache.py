@@ -11,7 +11,6 @@ import json
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit.errors import UserError
+from prefkit.files import renamed
 from train.core.rows import Row, Rows
 
 ENCODING_VERSION = 3  # of what encode.py and rows.py make of a text: raised when that changes
@@ -78,18 +78,15 @@ def cached_rows(key: str, about: str, build: Callable[[], Rows]) -> Rows:
 
 
 def _write_rows(path: Path, about: str, rows: Rows) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     batches = []
     for i in range(0, len(rows.rows), 1024):
         part = rows.rows[i : i + 1024]
         columns = [pa.array([getattr(r, f.name) for r in part], f.type) for f in _ROWS]
         batches.append(pa.RecordBatch.from_arrays(columns, schema=_ROWS))
     noted = {"about": about, "dropped": json.dumps(rows.dropped), "read": str(rows.read), "digest": _content(batches)}
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _ROWS.with_metadata(noted)) as out:
+    with renamed(path, shared=True) as new, pa.ipc.new_file(str(new), _ROWS.with_metadata(noted)) as out:
         for batch in batches:
             out.write_batch(batch)
-    temporary.replace(path)
 
 
 def _content(batches: list[pa.RecordBatch]) -> str:

@@ -1,0 +1,24 @@
+"""Files that are whole or not there: written under another name, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def renamed(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Where to write `path`, which gets its name when it is whole; `shared` where several processes may write it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}{f'.{uuid4().hex}' if shared else ''}.tmp")
+    yield new
+    os.replace(new, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text, in UTF-8."""
+    with renamed(path) as new:
+        new.write_text(text, "utf-8")
