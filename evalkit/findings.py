@@ -58,7 +58,7 @@ def _overlap(r: dict[str, Any]) -> str:
     if not (o := (r["run"] or {}).get("overlap")):
         return ""
     counts = f"of {o['prompts']} prompts, {o['exact']} were trained on exactly and {o['near']} nearly"
-    known = f"{counts} (data {o['run_data']})." if o["run_data"] else ""
+    known = f"{counts} (data set {o['run_data']})." if o["run_data"] else ""
     return known + (f" Not known: {o['unknown']}." if o.get("unknown") else "")
 
 

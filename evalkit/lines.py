@@ -80,6 +80,11 @@ def _p(p: float) -> str:
     return "p < 0.0001" if p < 1e-4 else f"p {p:.4f}"
 
 
+def small(p: float | None) -> str:
+    """A p for a table."""
+    return "< 0.001" if p is not None and p < 5e-4 else number(p)
+
+
 def limits(d: dict[str, Any]) -> Iterator[str]:
     """What makes a comparison less than it seems."""
     if d["only_first"] or d["only_second"]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evalkit.findings import findings, section_notes
-from evalkit.lines import MODES, ROUGH, against_half, cell, code, ends, headline, number, verdict_line
+from evalkit.lines import MODES, ROUGH, against_half, cell, code, ends, headline, number, small, verdict_line
 from prefkit.shards import ledger_lines
 
 LABELS = {
@@ -75,7 +75,7 @@ def _detectable(effect: float | None) -> str:
 
 
 def _slice(x: dict[str, Any]) -> tuple:
-    return cell(x["name"] or "(none)"), x["n"], x["n_groups"], number(x["value"]), ends(x), number(x["p_holm"])
+    return cell(x["name"] or "(none)"), x["n"], x["n_groups"], number(x["value"]), ends(x), small(x["p_holm"])
 
 
 def _sections(w: dict[str, Any] | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.findings import findings, section_notes
-from evalkit.lines import MODES, ROUGH, SHORT, against_half, ends, interval, number, verdict_line
+from evalkit.lines import MODES, ROUGH, SHORT, against_half, ends, interval, number, small, verdict_line
 from evalkit.markdown import LABELS, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
@@ -44,6 +44,7 @@ def page(report: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
         shown={"n": len(pairs), "of": report["n"], "texts": any(p["texts"] for p in pairs)},
         interval=interval,
         number=number,
+        small=small,
         ends=ends,
         rough_note=ROUGH,
     )

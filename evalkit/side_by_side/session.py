@@ -62,14 +62,14 @@ def read_answers(path: Path) -> Answers:
         raise UserError("no such file of answers", path, "make one with `evalkit generate`")
     for position, record in read_records(path):
         try:
-            key, prompt, response = _answer(record)
+            key, prompt, response, model = _answer(record)
         except ValueError as e:
             raise UserError(f"not an answer: {e}", position, SHAPE) from None
         if key in by_id:
             repeated += 1
             continue
         by_id[key] = (prompt, response)
-        models[str(record.get("model") or "")] += 1  # type: ignore[union-attr]  # a string was refused above
+        models[model] += 1
     if not by_id:
         raise UserError("no answers", path, SHAPE)
     one_model = next(iter(models)) if len(models) == 1 else ""
@@ -161,7 +161,7 @@ def results(t: Tally, names: tuple[str, str]) -> Results:
     return Results(["", "wins", "ties", "losses", "share of decided, 95 % interval"], rows, remarks)
 
 
-def _answer(record: dict | str) -> tuple[str, list[Message], list[Message]]:
+def _answer(record: dict | str) -> tuple[str, list[Message], list[Message], str]:
     if isinstance(record, str):
         raise ValueError("a damaged line")
     response = record.get("response")
@@ -170,7 +170,7 @@ def _answer(record: dict | str) -> tuple[str, list[Message], list[Message]]:
     else:
         answer = as_messages(response, "assistant")
     prompt = as_messages(record.get("prompt"), "user")
-    return str(record.get("id") or prompt_hash(prompt)), prompt, answer
+    return str(record.get("id") or prompt_hash(prompt)), prompt, answer, str(record.get("model") or "")
 
 
 def _share(k: int, n: int) -> str:

@@ -249,9 +249,9 @@ def _without(prompt: list[Message], response: list[Message]) -> list[Message]:
     return response[len(prompt) :]
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     try:
-        number = None if value is None or value == "" else float(value)  # type: ignore[arg-type]  # what is no number is refused below
+        number = None if value is None or value == "" else float(value)
     except (TypeError, ValueError, OverflowError):
         raise Refused("bad_number") from None
     if number is not None and not math.isfinite(number):

@@ -88,16 +88,21 @@ def test_when_every_pair_is_right_a_group_counts_once():
 PANDALM_SIZES = np.repeat([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 8, 13, 24, 17, 25, 26, 14, 12, 20])
 
 
+def drawn(rng, p, correlation, sizes):
+    """Hits of pairs in groups of these sizes, right with probability p and correlated within a group (beta-binomial)."""
+    both = (1 - correlation) / correlation
+    rate = np.repeat(rng.beta(p * both, (1 - p) * both, len(sizes)), sizes)
+    return (rng.random(len(rate)) < rate) * 1.0
+
+
 def test_the_interval_covers_the_truth_at_pandalms_cluster_sizes():
     """6,000 simulated sets; pairs of an instruction go together as strongly as pairs of a hard or an easy question do."""
     assert (len(PANDALM_SIZES), PANDALM_SIZES.sum()) == (170, 999)
     rng, group, covered = np.random.default_rng(2), np.repeat(np.arange(170), PANDALM_SIZES), []
     for p in (0.5, 0.7, 0.9):
         for correlation in (0.05, 0.2):
-            both = (1 - correlation) / correlation
             for _ in range(1000):
-                rate = np.repeat(rng.beta(p * both, (1 - p) * both, 170), PANDALM_SIZES)
-                found = share((rng.random(999) < rate) * 1.0, group)
+                found = share(drawn(rng, p, correlation, PANDALM_SIZES), group)
                 covered.append(found.low <= p <= found.high)
     assert len(covered) == 6000
     assert np.mean(covered) == pytest.approx(0.948, abs=5e-4), "as docs/evaluation.md says"
@@ -143,10 +148,8 @@ def test_a_few_large_groups_among_single_pairs_decide_and_are_said_to(p, held, b
     sizes = np.repeat([1, 10], [100, 20])
     rng, group, covered, forgetful = np.random.default_rng(3), np.repeat(np.arange(120), sizes), [], []
     for correlation in (0.2, 0.67):
-        both = (1 - correlation) / correlation
         for _ in range(600):
-            rate = np.repeat(rng.beta(p * both, (1 - p) * both, 120), sizes)
-            found = share((rng.random(300) < rate) * 1.0, group)
+            found = share(drawn(rng, p, correlation, sizes), group)
             covered.append(found.low <= p <= found.high)
             low, high = wilson(found.value * found.n_effective, found.n_effective)
             forgetful.append(low <= p <= high)
