@@ -70,7 +70,9 @@ def verdict_line(d: dict[str, Any]) -> str:
     if d["comparisons"] > 1:
         p += f", {_p(a['p_holm'])} by Holm over {d['comparisons']} comparisons"
     what = d["verdict"]
-    if what == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
+    if what == "not distinguishable" and interval and not a["low"] <= 0 <= a["high"]:
+        what += ", though the interval stops short of 0: the test decides"
+    if d["verdict"] == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
         what += f"; so many would show a difference of {d['detectable']:.3f}"
     line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p}: {what}"
     return f"{d['second']} against {d['first']} on {d['n']} pairs of {d['n_groups']} groups: {line}{noted(limits(d))}"

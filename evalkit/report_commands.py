@@ -106,6 +106,7 @@ def diff(
     from evalkit.files import check_folder
     from evalkit.lines import verdict_line
     from evalkit.sides import side
+    from prefkit.wording import counted
 
     if out is not None:
         check_folder(out, "diff.json")
@@ -115,7 +116,7 @@ def diff(
     say(verdict_line(found))
     counts, shown = found["accuracy"], changed.slice(0, max(n, 0)).to_pylist()
     more = "; the largest changes:" if shown else ""
-    say(f"{counts['won']} pairs won, {counts['lost']} lost of {found['n']}{more}")
+    say(f"{counted(counts['won'], 'pair')} won, {counts['lost']} lost of {found['n']}{more}")
     for pair in shown:
         say(f"  {pair['id']}  {pair['margin_first']:+.3f} → {pair['margin_second']:+.3f}  {pair['subset'] or ''}")
     if out is not None:

@@ -31,6 +31,8 @@ def write_report(report: dict[str, Any], pairs: pa.Table, out: Path, html: str |
 def read_report(path: Path | str) -> dict[str, Any]:
     """report.json of a folder, or the file itself; UserError for none, a damaged one, or one of another version."""
     file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+    if not file.exists():
+        raise UserError("there is no report", path, "name a folder that `evalkit report` wrote")
     try:
         report = json.loads(file.read_text("utf-8"))
         version = report["schema_version"]

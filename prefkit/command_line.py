@@ -8,8 +8,7 @@ from typing import Any
 from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from prefkit.errors import UserError
-
-TYPES: dict[Any, str] = {bool: "true or false", int: "int", float: "float"}
+from prefkit.wording import TYPES
 
 
 def mistake(e: CycloptsError) -> Exception:
@@ -20,14 +19,15 @@ def mistake(e: CycloptsError) -> Exception:
     if isinstance(e, UnusedCliTokensError):
         return _unused(e.unused_tokens or [], e.root_input_tokens or [])
     if isinstance(e, MissingArgumentError) and e.keyword:
-        return UserError(f"{e.keyword} has no value", fix=f"write {e.keyword} VALUE")
+        value = "PATH" if e.argument is not None and "Path" in str(e.argument.hint) else "VALUE"
+        return UserError(f"{e.keyword} has no value", fix=f"write {e.keyword} {value}")
     if isinstance(e, CoercionError) and e.token is not None and e.argument is not None:
         what = f"{e.token.keyword or e.argument.name} is {e.token.value!r}"
         where = e.token.source if e.token.source not in ("", "cli") else ""
         if _takes_keys(e.argument):
             return UserError(what, where, f"write {e.argument.name}.NAME VALUE for each")
-        if e.target_type in TYPES:
-            return UserError(what, where, f"it must be {TYPES[e.target_type]}")
+        if (must := TYPES.get(getattr(e.target_type, "__name__", ""))) is not None:
+            return UserError(what, where, f"it must be {must}")
     return e
 
 

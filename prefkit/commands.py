@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefkit.errors import UserError
-from prefkit.shards import Manifest, open_pairs
+from prefkit.shards import MANIFEST, Manifest, open_pairs
 from prefkit.shards import verify as problems_of
 from prefkit.terminal import STDOUT, print_pair
 from prefkit.wording import counted, counts_text
@@ -60,8 +60,8 @@ def verify(data: Path, /) -> int:
     data
         Folder that convert wrote.
     """
-    if not data.is_dir():
-        raise UserError("no such data set", data, "name a folder that prefkit convert wrote")
+    if not (data / MANIFEST).is_file():
+        Manifest.read(data)  # says what this is instead
     problems = problems_of(data)
     for problem in problems:
         STDOUT.print(problem)
@@ -160,7 +160,7 @@ def trace(pair_id: str, data: Path, /, *, scores: Path | None = None, report: Pa
     Parameters
     ----------
     pair_id
-        The pair's id or source id (beer/123/456-789), or how one of them begins.
+        The pair's id or source id (beer/123/456-789), how one of them begins, or the position of one of its records.
     data
         Folder that convert wrote.
     scores

@@ -13,7 +13,7 @@ from prefkit.errors import FEW, UserError
 from prefkit.shards import Manifest
 from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
-from prefkit.wording import counts_text
+from prefkit.wording import counts_text, size_text
 
 
 def convert(
@@ -105,8 +105,8 @@ def convert(
         _print_profile(Path(out))
     _refuse_if_empty(manifest, inputs[0], out)
     seconds = max(time.perf_counter() - started, 1e-9)
-    megabytes = sum(i["bytes"] for i in manifest.inputs) / 1e6
-    STDOUT.print(f"{out}: read {megabytes:.1f} MB in {seconds:.1f} s ({megabytes / seconds:.1f} MB/s)")
+    read = sum(i["bytes"] for i in manifest.inputs)
+    STDOUT.print(f"{out}: read {size_text(read)} in {seconds:.1f} s ({size_text(read / seconds)}/s)")
 
 
 def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
         print_pair(pair)
     if not seen.pairs.num_rows:
         raise UserError("not one pair comes out", inputs[0], _advice(seen.manifest, inputs[0]))
-    sizes = f"{seen.data_bytes / 1e6:.1f} MB on disk, {seen.work_bytes / 1e6:.1f} MB more while it runs"
+    sizes = f"{size_text(seen.data_bytes)} on disk, {size_text(seen.work_bytes)} more while it runs"
     STDOUT.print(f"estimate for all of it, from {seen.share:.1%} of the records: {seen.seconds:.1f} s, {sizes}")
     STDOUT.print("dry run: nothing was written")
 
@@ -153,6 +153,8 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     if not files:
         return "see the reasons above"
     names = column_names(files[0])
+    if not names:
+        return f"see the reasons above; no record of {files[0].name} could be read, is it what its name says?"
     shown = visible(", ".join(names[:FEW])) + " …" * (len(names) > FEW)
     whose = "its columns" if len(files) == 1 else f"the columns of {files[0].name}"
     advice = f"see the reasons above; {whose} are {shown}"
@@ -219,6 +221,8 @@ def rejects(
     if not replay and (out or check):
         raise UserError("--out and --check go with --replay", fix="add --replay")
     found = summarise(data)
+    if reason is not None:
+        next(rows(data, reason))  # an unknown one is told, also where none is shown
     if replay:
         _replay(data, out, _severities(check), found)
         return

@@ -31,6 +31,7 @@ from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
 from prefkit.tasks import Job
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
+SHOWN = 3  # inputs that an advice names
 WORK_FORMAT = 3  # of the files of a work folder: one of another format is not gone on from
 TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow", "rensa")
 
@@ -183,10 +184,18 @@ def _guess(paths: list[Path]) -> Source:
         fix = "give what it was made from; --source rejects reads what was refused there"
         raise UserError("this is a data set already", paths[0], fix)
     if len(named) != 1:
-        raise UserError(
-            "cannot tell the source from the input", paths[0], f"add --source: {', '.join(sorted(SOURCES))}"
-        )
+        raise UserError("cannot tell the source from the input", paths[0], _name_it(paths[0]))
     return named[0]
+
+
+def _name_it(path: Path) -> str:
+    """What to do where the source is not known: of a folder of dumps, each by itself."""
+    known = [s.recognises for s in map(get_source, _importable()) if s.recognises is not None]
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    inputs = [os.path.relpath(p) for p in inside if any(recognises(p) for recognises in known)]
+    if inputs:
+        return f"give what is in the folder: {' '.join(inputs[:SHOWN])}{' …' * (len(inputs) > SHOWN)}"
+    return f"add --source: {', '.join(sorted(SOURCES))}"
 
 
 def _importable() -> Iterator[str]:

@@ -18,7 +18,7 @@ from prefkit.checks import with_flags
 from prefkit.finish import REJECTS, reject_of, rejects_table
 from prefkit.keys import changes
 from prefkit.schema import PAIRS
-from prefkit.shards import BATCH_ROWS, SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
+from prefkit.shards import BATCH_ROWS, NO_PAIR, SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
 from prefkit.split import REFUSED, Resolved
 from prefkit.tables import Candidates
 from prefkit.tasks import Job, read_cells
@@ -73,7 +73,7 @@ class Publication:
         """What a user would stumble over later."""
         sizes = np.concatenate(self.group_sizes)
         if not len(sizes):
-            return ["there is not one pair"]
+            return [NO_PAIR]
         counts, pairs, largest = self.split_counts(), int(sizes.sum()), int(sizes.max())
         found = [f"split {name} is empty" for name in self.names if not counts[name]["rows"]]
         if pairs > 100 and largest > LARGE_GROUP * pairs:

@@ -21,6 +21,7 @@ MANIFEST = "manifest.json"
 BATCH_ROWS = 1000
 SHARD_BYTES = 256 << 20
 WORK = ".work"  # what an unfinished conversion goes on from
+NO_PAIR = "there is not one pair"  # the warning of a manifest
 UNLISTED = {MANIFEST, "_run.log"}
 
 

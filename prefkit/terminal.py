@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from prefkit.shards import Manifest, ledger_lines
+from prefkit.shards import NO_PAIR, Manifest, ledger_lines
 from prefkit.wording import counted, counts_text
 
 STDOUT = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)
@@ -26,13 +26,14 @@ def print_ledgers(manifest: Manifest) -> None:
     sizes = {name: (counted(c["rows"], "pair"), counted(c["groups"], "group")) for name, c in manifest.splits.items()}
     STDOUT.print(f"  splits      {', '.join(f'{name} {rows} in {groups}' for name, (rows, groups) in sizes.items())}")
     for warning in manifest.warnings:
-        STDERR.print(f"warning: {warning}")
+        if warning != NO_PAIR:  # an error of the command's own says so
+            STDERR.print(f"warning: {warning}")
 
 
 def print_pair(pair: dict[str, Any]) -> None:
     """A pair under a rule with its names."""
     strength = "" if pair["margin"] is None else f"  margin {pair['margin']:.3f}"
-    STDOUT.rule(f"{pair['id']}  {pair['source_id']}{strength}", align="left", style="")
+    STDOUT.rule(f"{pair['id']}  {pair['source_id'] or pair['source']}{strength}", align="left", style="")
     for name in ("prompt", "chosen", "rejected"):
         for message in pair[name]:
             STDOUT.print(f"── {name} · {message['role']}\n{message['content']}\n")

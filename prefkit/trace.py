@@ -19,6 +19,7 @@ from prefkit import archives
 from prefkit.errors import UserError
 from prefkit.readers import is_readable, kind, read_records
 from prefkit.shards import Manifest, read_shard, shards_of
+from prefkit.sources import rejects
 from prefkit.wording import counted
 from prefkit.xmlrows import REFERENCE, Damaged, parse
 
@@ -79,11 +80,14 @@ def _votes(side: str, meta: dict) -> str:
 
 
 def find(name: str, data: Path) -> Found:
-    """The one pair of this id or source id, whole or by its first characters; a `UserError` for none or several."""
+    """The one pair of this id, source id (both whole or by their first characters) or position of one of its records.
+
+    A `UserError` for none or several, and for a position whose record was refused.
+    """
     manifest = Manifest.read(data)
     shards = [(split, shard) for split in manifest.splits for shard in shards_of(manifest, split)]
     tables = [Found(data, manifest, read_shard(data / shard), split, shard, -1) for split, shard in shards]
-    hits = _named(name, tables, pc.equal) or _named(name, tables, pc.starts_with)
+    hits = _named(name, tables, pc.equal) or _named(name, tables, pc.starts_with) or _made_of(name, tables)
     if len(hits) == 1:
         return hits[0]
     near, known = hits, name
@@ -92,7 +96,11 @@ def find(name: str, data: Path) -> Found:
     listed = ", ".join(f"{h.row['source_id']} ({h.row['id'][:12]})" for h in near[:SHOWN_NAMES])
     listed += " …" if len(near) > SHOWN_NAMES else ""
     if hits:
-        raise UserError(f"{len(hits):,} pairs have an id that begins with {name!r}", data, f"choose of {listed}")
+        raise UserError(f"{len(hits):,} pairs are made of or called {name!r}", data, f"choose of {listed}")
+    if refused := next((row for row in rejects.rows(data) if row["position"] == name), None):
+        why = ", ".join(refused["reasons"])
+        fix = f"prefkit rejects {data} --reason {refused['reason']} -n 10 shows such records"
+        raise UserError(f"the {refused['kind']} at {name} was refused: {why}", data, fix)
     raise UserError(f"no pair has the id {name!r}", data, f"near it: {listed}" if near else "prefkit show prints ids")
 
 
@@ -103,6 +111,15 @@ def _named(name: str, tables: list[Found], matches: Callable[..., pa.ChunkedArra
         marks = [pc.fill_null(matches(place.table[column], name), False) for column in ("id", "source_id")]
         found += [place._replace(number=n) for n in np.flatnonzero(pc.or_(*marks).to_numpy()).tolist()]
     return found
+
+
+def _made_of(position: str, tables: list[Found]) -> list[Found]:
+    """The pairs that a record at `NAME:LINE` is in."""
+    found = []
+    for place in tables:
+        marks = pc.fill_null(pc.match_substring(place.table["meta"], json.dumps(position, ensure_ascii=False)), False)
+        found += [place._replace(number=n) for n in np.flatnonzero(marks.to_numpy()).tolist()]
+    return [f for f in found if position in json.loads(f.row["meta"] or "{}").get("positions", [])]
 
 
 def raw_record(position: str, data: Path, manifest: Manifest) -> str | None:

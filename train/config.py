@@ -29,6 +29,7 @@ class DataConfig:
     path: str = ""
     "Data set folder written by prefkit convert (required)."
     split: str = "train"
+    "Split to train on."
     eval_split: str = "test"
     "Split for evaluation, used where the data set has it; empty: none."
     limit: int | None = None
@@ -38,6 +39,7 @@ class DataConfig:
     max_tokens: int | None = None
     "Of prompt and one response together; default 1024, or all that the model has positions for where that is less."
     max_prompt_tokens: int | None = None
+    "Of the prompt alone; default no limit but max_tokens."
     too_long: Literal["drop", "truncate_prompt", "truncate_response"] = "drop"
     "What to do with pairs over the limits; a truncated response gets no EOS."
     template: str | None = None
@@ -55,7 +57,9 @@ class LoraConfig:
     enabled: bool = True
     "False trains all weights."
     r: int = 16
+    "Rank of the adapter's matrices."
     alpha: int = 32
+    "What the adapter adds is scaled by alpha / r."
     dropout: float = 0.0
     "Off in DPO whatever is set."
     targets: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("all-linear",)
@@ -73,8 +77,9 @@ class DpoConfig:
     loss: str = "sigmoid"
     "sigmoid, ipo, hinge, or your own as ./file.py:function."
     beta: float = 0.1
+    "How dear it is to leave the reference: the larger, the closer to it."
     label_smoothing: float = 0.0
-    "Above 0: cDPO."
+    "Share of pairs taken to be labelled the wrong way round (cDPO)."
     reference: Literal["online", "cached", "none"] = "online"
     "cached: computed once for all epochs and runs; none: rewards are the policy's own log-probabilities."
     pairs_per_step: int = 32
@@ -106,6 +111,7 @@ class SftRun:
     trainer: dict[str, str] = field(default_factory=dict)
     "Any field of transformers.TrainingArguments, e.g. --trainer.learning-rate 1e-4."
     seed: int = 0
+    "Of the order of prompts, the adapter's first weights and dropout."
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,7 @@ class DpoRun:
     trainer: dict[str, str] = field(default_factory=dict)
     "Any field of transformers.TrainingArguments, e.g. --trainer.learning-rate 1e-5."
     seed: int = 0
+    "Of the order of prompts, the adapter's first weights and dropout."
 
 
 Run = SftRun | DpoRun

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +36,7 @@ from train.trainer_keys import coerce_trainer
 from train.weights import save_policy
 
 DROPPED = "dropped.json"
+FEW = 5  # changed settings that are named
 MAX_TOKENS = 1024  # of a prompt with one response, unless the run says otherwise
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
 STATE, TORCH_FILES = "trainer_state.json", ("optimizer.pt", "scheduler.pt")
@@ -157,10 +159,12 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
     recorded = run_config(out)
     if recorded is None:
         return None
-    changed = [k for k, v in settings(run).items() if recorded.get(k) != v]
-    changed += [f"{k} of other content" for k, v in digests.items() if recorded.get("digests", {}).get(k) != v]
+    now = settings(run)
+    then = {section: recorded.get(section) for section in now}
+    changed = [f"{key} was {old}, is {new}" for key, old, new in differences(then, now)]
+    changed += [f"{k} has changed" for k, v in digests.items() if recorded.get("digests", {}).get(k) != v]
     if changed:
-        what = f"the folder holds another run (other {', '.join(changed)})"
+        what = f"the folder holds another run: {', '.join(changed[:FEW])}{' …' * (len(changed) > FEW)}"
         raise UserError(what, out, "choose another --out, or remove it")
     latest = sorted(out.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
     for folder in latest:
@@ -168,6 +172,15 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
             return str(folder)
         say(f"note: {folder} is not whole: it is not resumed from")
     return None
+
+
+def differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The keys (`dpo.beta`) whose values differ between two settings, with both; one that is missing is null."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in {**then, **now}:
+            yield from differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif then != now:
+        yield name, json.dumps(then, ensure_ascii=False), json.dumps(now, ensure_ascii=False)
 
 
 def is_whole(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from prefkit.errors import UserError
+from prefkit.wording import TYPES
 from train.declared import fields_of
 
 OURS = "it is decided by the plan of a step"
@@ -56,7 +57,8 @@ def coerce_trainer(values: dict[str, str]) -> dict[str, Any]:
         try:
             result[key] = _coerce(text, fields[key])
         except (ValueError, yaml.YAMLError) as e:
-            raise UserError(f"trainer.{key} is {text!r}", fix=f"it must be {fields[key]}") from e
+            must = TYPES.get(fields[key], fields[key])
+            raise UserError(f"trainer.{key} is {text!r}", fix=f"it must be {must}") from e
     return result
 
 

@@ -351,5 +351,5 @@ def test_what_is_no_report_is_refused(tmp_path, text):
     (tmp_path / "report.json").write_text(text)
     with pytest.raises(UserError, match="report again"):
         list(check_chain(tmp_path, None, None, None))
-    with pytest.raises(UserError, match="no report"):
+    with pytest.raises(UserError, match="there is no report"):
         list(check_chain(tmp_path / "absent.json", None, None, None))

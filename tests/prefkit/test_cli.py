@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def folder(tmp_path_factory):
     done = prefkit("convert", "beer.stackexchange.com", "--out", "data", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "candidates" in done.stdout
-    assert re.fullmatch(r"data: read 0\.\d MB in \d+\.\d s \(\d+\.\d MB/s\)", done.stdout.splitlines()[-1])
+    assert re.fullmatch(r"data: read \d+\.\d [kM]B in \d+\.\d s \(\d+\.\d [kM]B/s\)", done.stdout.splitlines()[-1])
     assert "links       1 duplicates" in done.stdout
     return folder
 
@@ -38,6 +39,8 @@ MISTAKES = {
     "no 7z": (["convert", "bad.7z", "--out", "new"], "cannot read the 7z archive"),
     "empty folder": (["convert", "empty", "--out", "new", "--source", "stack-exchange-dump"], "no Posts.xml in the folder"),
     "no guess": (["convert", "empty", "--out", "new"], "cannot tell the source"),
+    "a folder of dumps": (["convert", "dumps", "--out", "new"], "give what is in the folder: dumps/a.7z dumps/b.xml\n"),
+    "no record": (["convert", "lines.jsonl", "--out", "new"], "no record of lines.jsonl could be read, is it what its name says?"),
     "finished": (["convert", "beer.stackexchange.com", "--out", "data"], "already holds a data set"),
     "out under a file": (["convert", "beer.stackexchange.com", "--out", "text.xml/new"], "cannot make the output folder"),
     "out before input": (["convert", "nowhere", "--out", "text.xml/new"], "cannot make the output folder"),
@@ -50,6 +53,8 @@ MISTAKES = {
     "no out": (["convert", "beer.stackexchange.com"], "no output folder"),
     "unknown flag": (["convert", "beer.stackexchange.com", "--ouut", "x"], "--ouut"),
     "stats of nothing": (["stats", "empty"], "is no data set"),
+    "verify nothing": (["verify", "empty"], "this is no data set"),
+    "rejects of no reason": (["rejects", "data", "--reason", "nope"], "nothing was refused as 'nope'"),
     "show a negative number": (["show", "data", "-n", "-1"], 'Invalid value "-1" for -n. Must be >= 0.'),
     "rejects, a negative number": (["rejects", "data", "-n", "-1"], 'Invalid value "-1" for -n. Must be >= 0.'),
     "sample of nothing": (["sample", "new", "--questions", "0"], 'Invalid value "0" for --questions. Must be >= 1.'),
@@ -67,6 +72,10 @@ MISTAKES = {
 def test_a_mistake_is_one_line(name, folder):
     (folder / "empty").mkdir(exist_ok=True)
     (folder / "other.xml").write_text('<votes><row Id="1" PostId="2" VoteTypeId="2" /></votes>')
+    (folder / "dumps").mkdir(exist_ok=True)
+    for dump in ("a.7z", "b.xml", "notes.txt"):
+        (folder / "dumps" / dump).write_bytes(b"")
+    (folder / "lines.jsonl").write_text("no line\nof this is JSON\n")
     (folder / "text.xml").write_text("no xml at all")
     (folder / "bad.7z").write_bytes(b"7z\xbc\xaf\x27\x1c rubbish")
     arguments, message = MISTAKES[name]
@@ -80,9 +89,10 @@ def test_a_mistake_is_one_line(name, folder):
 
 def test_verify_says_no_with_one(folder, tmp_path):
     assert prefkit("verify", "data", cwd=folder).returncode == 0
-    done = prefkit("verify", "empty", cwd=folder)
-    assert done.returncode == 1
-    assert "is no data set" in done.stdout + done.stderr
+    shutil.copytree(folder / "data", tmp_path / "cut")
+    (tmp_path / "cut" / "README.md").unlink()
+    done = prefkit("verify", str(tmp_path / "cut"))
+    assert (done.returncode, done.stdout) == (1, "README.md: missing\n")
     done = prefkit("verify", "nosuch", cwd=folder)  # no failed check but a mistake
     assert (done.returncode, done.stderr[:24]) == (2, "error: no such data set ")
 

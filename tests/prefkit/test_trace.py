@@ -91,8 +91,23 @@ def test_unknown_and_ambiguous_ids_list_candidates(tmp_path):
         UserError, match=f"no pair has the id '{name}9' .*: near it: {name} \\({pairs[-1]['id'][:12]}\\)"
     ):
         follow(name + "9", tmp_path / "out")
-    with pytest.raises(UserError, match=rf"{len(pairs)} pairs have an id .*: choose of in/.* …$"):
+    with pytest.raises(UserError, match=rf"{len(pairs)} pairs are made of or called .*: choose of in/.* …$"):
         follow("", tmp_path / "out")
+
+
+def test_a_position_names_the_pairs_made_of_it_or_why_there_are_none(tmp_path):
+    lines = [
+        {"prompt": "Why?", "chosen": "Because of the tide.", "rejected": "No idea."},
+        {"prompt": "Why not?", "chosen": "", "rejected": "No."},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + "no JSON\n"
+    (tmp_path / "mine.jsonl").write_text(text)
+    convert_dataset(tmp_path / "mine.jsonl", tmp_path / "out")
+    assert dict(follow("mine.jsonl:1", tmp_path / "out"))["text chosen"] == "assistant: Because of the tide."
+    with pytest.raises(UserError, match=r"the candidate at mine\.jsonl:2 was refused: empty_chosen"):
+        follow("mine.jsonl:2", tmp_path / "out")
+    with pytest.raises(UserError, match=r"the record at mine\.jsonl:3 was refused: malformed_record"):
+        follow("mine.jsonl:3", tmp_path / "out")
 
 
 def test_scores_and_report(tmp_path):

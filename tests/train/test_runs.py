@@ -258,7 +258,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(model_path, data, tmp_
     with pytest.raises(UserError, match="this run is finished"):
         train_dpo(run, out)
     (out / "summary.json").unlink()
-    with pytest.raises(UserError, match=r"holds another run \(other dpo\)"):
+    with pytest.raises(UserError, match=r"holds another run: dpo\.beta was 0\.\d+, is 0\.2 "):
         train_dpo(replace(run, dpo=replace(run.dpo, beta=0.2)), out)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("x")

@@ -130,7 +130,7 @@ def test_coerce_needs_no_torch():
 OWN_MISTAKES = {
     "unknown key": (["--dpo.betta", "0.2"], "--dpo.beta"),
     "unknown section": (["--dop.beta", "0.2"], "--dpo.beta"),
-    "wrong type": (["--dpo.beta", "high"], "float"),
+    "wrong type": (["--dpo.beta", "high"], "it must be a number"),
     "wrong choice": (["--data.too-long", "cut"], "truncate_prompt"),
     "owned key": (["--trainer.per-device-train-batch-size", "4"], "set dpo.pairs_per_step"),
     "dataloader key": (["--trainer.dataloader-num-workers", "4"], "not yours to set"),
@@ -142,7 +142,7 @@ OWN_MISTAKES = {
         ["--trainer.learning-rte", "1"],
         "unknown trainer key 'learning_rte': did you mean 'learning_rate'?",
     ),
-    "trainer value": (["--trainer.learning-rate", "fast"], "trainer.learning_rate is 'fast': it must be float"),
+    "trainer value": (["--trainer.learning-rate", "fast"], "trainer.learning_rate is 'fast': it must be a number"),
     "loss": (["--dpo.loss", "sigmod"], "unknown loss 'sigmod': did you mean 'sigmoid'?"),
     "loss file": (["--dpo.loss", "./gone.py:loss"], "loss file not found"),
     "no such data": ([], "no such data set (d)"),
@@ -174,13 +174,13 @@ def test_own_mistakes_are_found_before_any_library_loads(name):
         ("--lora.enabled=maybe", "--lora.enabled is 'maybe': it must be true or false"),
         ("--lora.targets", "lora.targets is empty: name modules, e.g. q_proj v_proj, or all-linear"),
         ("--dpo.beta", "--dpo.beta has no value: write --dpo.beta VALUE"),
-        ("--dpo.beta x", "--dpo.beta is 'x': it must be float"),
+        ("--dpo.beta x", "--dpo.beta is 'x': it must be a number"),
         ("extra", "nothing takes 'extra': options begin with --, see --help"),
         ("--trainer 3", "--trainer is '3': write --trainer.NAME VALUE for each"),
         ("--trainer.learning-rate.x 3", "--trainer.learning-rate.x is too deep: write --trainer.learning-rate VALUE"),
         ("--trainer.lr-scheduler-kwargs x", "trainer.lr_scheduler_kwargs is 'x': it must be dict | str | None"),
         ("--trainer.lr-scheduler-kwargs {a", "trainer.lr_scheduler_kwargs is '{a': it must be dict | str | None"),
-        ("--trainer.max-grad-norm none", "trainer.max_grad_norm is 'none': it must be float"),
+        ("--trainer.max-grad-norm none", "trainer.max_grad_norm is 'none': it must be a number"),
     ],
 )
 def test_command_lines_as_people_mistake_them(flags, said, capsys):

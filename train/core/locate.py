@@ -30,6 +30,10 @@ def locate(path: str) -> Path:
     """The local folder of a model: itself, or the hub's snapshot of that name; UserError when there is neither."""
     folder = Path(path).expanduser()
     if folder.is_dir():
+        if not any((folder / name).is_file() for name in ("config.json", ADAPTER_FILE, RUN_FILE)):
+            inside = ", ".join(sorted(p.name for p in folder.iterdir())[:3]) or "nothing"
+            fix = "give a folder with config.json and *.safetensors, or a run folder"
+            raise UserError(f"no model is in this folder, it holds {inside} …", path, fix)
         return folder
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith("."):
         fix = f"{_similar(folder)}give a model folder, a run folder, or a name on the hub"
