@@ -62,7 +62,7 @@ class DpoObjective:
             | {
                 "logps/chosen": pairs.policy_chosen.sum(),
                 "logps/rejected": pairs.policy_rejected.sum(),
-                "count": batch.pairs_P2.new_tensor(len(batch.pairs_P2)),
+                "count": batch.pairs_P2.new_full((), len(batch.pairs_P2)),
             }
         )
         return Outcome(self.loss(pairs, self.beta, self.label_smoothing), batch.ids, sums)

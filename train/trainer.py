@@ -76,7 +76,7 @@ class Layout:
 
 def token_sums(found: TokenLogps) -> dict[str, Tensor]:
     """What is averaged over response tokens: entropy of the predictions, and how often the label was the likeliest."""
-    count = found.logps_N.new_tensor(len(found.logps_N))
+    count = found.logps_N.new_full((), len(found.logps_N))
     return {"entropy": found.entropy_N.sum(), "mean_token_accuracy": found.hits_N.sum(), "tokens": count}
 
 
