@@ -31,7 +31,7 @@ from prefkit.schema import Reject
 from prefkit.shards import WORK, Manifest, ledgers_out_of_balance
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
-from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, resolve
+from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, joined_by, resolve
 from prefkit.tasks import Job, Mapped, Task, bucket_keys, count_slice, reads_together, run, write_table
 from prefkit.wording import counted
 
@@ -148,7 +148,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
     if job.near:
         alike = near_duplicates(stems, job.near, plan.workers)
         links = np.concatenate([links, alike])
-        tally["links.near_duplicates"] += len(alike)
+        tally["links.near_duplicates"] += joined_by(alike)
         lap("near duplicates")
     resolved = resolve(rows, links, job.seed, plan.splits, plan.anchors)
     resolved = _settle_conflicts(resolved, job.checks["conflicting_labels"], tally)

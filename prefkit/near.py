@@ -1,13 +1,16 @@
 """Near-duplicate prompts: MinHash of word 3-grams proposes them, the exact Jaccard index of the 3-grams decides.
 
 Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, ch. 3. With 96 permutations in 16 bands of 6, prompts that
-overlap by 0.9 are proposed with probability 1 − (1 − 0.9⁶)¹⁶ = 0.999995, by 0.8 with 0.992, by 0.3 with 0.012.
+overlap by 0.9 are proposed with probability 1 − (1 − 0.9⁶)¹⁶ = 0.999995, by 0.8 with 0.992, by 0.3 with 0.012. All
+pairs of texts that share a band are compared, also where many do (a preamble that thousands of prompts begin with):
+what is found depends on the texts alone, not on their order.
 """
 
 from __future__ import annotations
 
 from array import array
 from functools import lru_cache
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +20,8 @@ import pyarrow.compute as pc
 from rensa import RMinHash
 
 from prefkit import engine
-from prefkit.keys import Columns, changes, shared
+from prefkit.keys import Columns, changes, find, shared
+from prefkit.split import components
 from prefkit.tables import offsets, string_bytes, string_offsets
 
 N_WORDS = 3
@@ -34,6 +38,8 @@ SIGNATURE = np.dtype(
 THRESHOLD = 0.8
 AT_A_TIME = 1 << 18  # bytes of text
 AT_ONCE = 500  # proposed pairs that are confirmed by one task
+CROWD = 32  # texts with one key in a band: pairs of more are not listed, their texts are compared all with all
+TILE, COLUMNS = 2048, 4096  # texts on a side, and 3-grams, of a matrix by which a crowd is compared
 
 # Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK
 # character is one.
@@ -162,19 +168,27 @@ def signatures(texts: pa.Array, prompts: np.ndarray, groups: np.ndarray, rows: n
     return found[np.diff(grams.cuts) > 0]  # a text without one word is like no other
 
 
-def proposals(keys: np.ndarray) -> np.ndarray:
-    """Texts that share a band's key (uint64[n]): each with the one before and the first of its run, int64[m, 2]."""
+class Proposed(NamedTuple):
+    """Texts that share a key, by their numbers: pairs int64[m, 2], the smaller first, and crowds, each ascending."""
+
+    pairs: np.ndarray
+    crowds: list[np.ndarray]
+
+
+def proposals(keys: np.ndarray, prompts: np.ndarray) -> Proposed:
+    """All pairs of texts that share a band's key (uint64[n]); of texts of one prompt (uint64[n]) only the first."""
     some = shared(keys)
-    order = some[np.argsort(keys[some], kind="stable")]
+    order = some[np.lexsort((some, prompts[some], keys[some]))]
+    order = order[changes(keys[order], prompts[order])]
     begins = changes(keys[order])
-    first = np.repeat(begins, np.diff(np.append(begins, len(order))))
-    at = np.arange(len(order))
-    later = at > first
-    pairs = [
-        np.stack([order[at[later] - 1], order[at[later]]], 1),
-        np.stack([order[first[later]], order[at[later]]], 1),
-    ]
-    return np.sort(np.concatenate(pairs), axis=1)
+    sizes = np.diff(np.append(begins, len(order)))
+    crowds = [np.sort(order[a : a + n]) for a, n in zip(begins, sizes, strict=True) if n > CROWD]
+    order, of_run = (x[np.repeat(sizes <= CROWD, sizes)] for x in (order, np.repeat(begins, sizes)))
+    pairs = [np.zeros((0, 2), np.int64)]
+    for lag in range(1, min(CROWD, len(order))):
+        same = of_run[lag:] == of_run[:-lag]
+        pairs.append(np.stack([order[:-lag][same], order[lag:][same]], 1))
+    return Proposed(np.sort(np.concatenate(pairs), axis=1), crowds)
 
 
 def may_overlap(sketches: np.ndarray, pairs: np.ndarray, threshold: float) -> np.ndarray:
@@ -199,6 +213,50 @@ def jaccard_of(cells: pa.ListArray, one: np.ndarray, other: np.ndarray) -> np.nd
     shared = np.bincount(a.pairs[common], minlength=len(one))
     either = np.bincount(a.pairs, minlength=len(one)) + np.bincount(b.pairs, minlength=len(one)) - shared
     return shared / np.maximum(either, 1)
+
+
+def joined(texts: pa.Array, threshold: float) -> np.ndarray:
+    """Of each of many texts the first that it reaches over pairs whose word 3-grams overlap by the threshold: int64[n].
+
+    Overlaps are counted tile by tile, as products of matrices of texts by those 3-grams that both sides have.
+    """
+    grams, n = shingles(texts), len(texts)
+    text = np.repeat(np.arange(n), np.diff(grams.cuts))
+    order = np.lexsort((grams.hashes, text))
+    hashes, text = grams.hashes[order], text[order]
+    once = changes(hashes, text)
+    hashes, text = hashes[once], text[once]
+    sizes, some = np.bincount(text, minlength=n), shared(hashes)
+    hashes, text = hashes[some], text[some]
+    cuts = np.searchsorted(text, np.arange(0, n + TILE, TILE))
+    first = np.arange(n)
+    for a, b in combinations_with_replacement(range(len(cuts) - 1), 2):
+        rows, columns = slice(a * TILE, (a + 1) * TILE), slice(b * TILE, (b + 1) * TILE)
+        if len(np.unique(np.concatenate([first[rows], first[columns]]))) == 1:
+            continue
+        sides = [(hashes[cuts[k] : cuts[k + 1]], text[cuts[k] : cuts[k + 1]] - k * TILE) for k in (a, b)]
+        common = _counts(sides, len(first[rows]), len(first[columns]))
+        one, other = np.nonzero(common / (sizes[rows, None] + sizes[None, columns] - common) >= threshold)
+        edges = np.stack([one + rows.start, other + columns.start])
+        one, other = np.concatenate([np.stack([np.arange(n), first]), edges], axis=1)
+        first = components(n, one, other)
+    return first
+
+
+def _counts(sides: list[tuple[np.ndarray, np.ndarray]], n: int, m: int) -> np.ndarray:
+    """How many hashes each text of a side has in common with each of the other, of their (hashes, texts): [n, m]."""
+    both = np.intersect1d(sides[0][0], sides[1][0])
+    total = np.zeros((n, m))
+    for begin in range(0, len(both), COLUMNS):
+        part = both[begin : begin + COLUMNS]
+        matrices = []
+        for (hashes, text), rows in zip(sides, (n, m), strict=True):
+            here, place = find(hashes, part)
+            matrix = np.zeros((rows, len(part)), np.float32)
+            matrix[text[here], place] = 1
+            matrices.append(matrix)
+        total += matrices[0] @ matrices[1].T
+    return total
 
 
 class _Keyed(NamedTuple):
@@ -232,34 +290,62 @@ class Alike(NamedTuple):
     threshold: float
 
 
+class Crowd(NamedTuple):
+    """A task: prompts to compare all with all, as (file, row), int64[n, 2], and the least Jaccard index."""
+
+    stems: list[Path]
+    places: np.ndarray
+    threshold: float
+
+
 def confirm(task: Alike) -> np.ndarray:
     """Which of the proposed pairs overlap enough: bool[n]."""
-    from prefkit.tasks import read_cells, read_table
-
     where = np.concatenate([task.pairs[:, :2], task.pairs[:, 2:]])
     places, index = np.unique(where, axis=0, return_inverse=True)
+    n = len(task.pairs)
+    return jaccard_of(_prompts(task.stems, places), index[:n], index[n:]) >= task.threshold
+
+
+def compare(task: Crowd) -> np.ndarray:
+    """`joined` of the prompts of a crowd."""
+    return joined(texts_of(_prompts(task.stems, task.places)), task.threshold)
+
+
+def _prompts(stems: list[Path], places: np.ndarray) -> pa.ListArray:
+    """The prompts at (file, row), int64[n, 2], which are ascending."""
+    from prefkit.tasks import read_cells, read_table
+
     cells = []
     for number in np.unique(places[:, 0]).tolist():
-        path = task.stems[number].with_suffix(".arrow")
+        path = stems[number].with_suffix(".arrow")
         prompts = read_table(path)["prompt"].take(pa.array(places[places[:, 0] == number, 1]))
         cells.append(read_cells(path).take(prompts.combine_chunks()))
-    whole = pa.concat_arrays(cells)
-    n = len(task.pairs)
-    return jaccard_of(whole, index[:n], index[n:]) >= task.threshold
+    return pa.concat_arrays(cells)
 
 
 def near_duplicates(stems: list[Path], threshold: float, workers: int) -> np.ndarray:
-    """Pairs of group keys whose prompts are near duplicates: uint64[m, 2]."""
+    """Pairs of group keys that prompts which are near duplicates join: uint64[m, 2]."""
     signed = Columns(stems, ".near", SIGNATURE)
-    pairs = np.unique(np.concatenate([proposals(signed[f"band{band}"]) for band in range(BANDS)]), axis=0)
-    texts, place = np.unique(pairs, return_inverse=True)
-    place = place.reshape(-1, 2)
-    group, prompt, row = (signed.take(name, texts) for name in ("group", "prompt", "row"))
-    one, other = place.T
-    place = place[(group[one] != group[other]) & (prompt[one] != prompt[other])]
-    place = place[may_overlap(signed.take("sketch", texts), place, threshold)]
-    stem = np.searchsorted(np.cumsum(signed.counts), texts, side="right")
-    places = np.stack([stem[place], row[place]], 2).reshape(-1, 4)
-    tasks = [Alike(stems, places[i : i + AT_ONCE], threshold) for i in range(0, len(places), AT_ONCE)]
+    prompts = signed["prompt"]
+    found = [proposals(signed[f"band{band}"], prompts) for band in range(BANDS)]
+    del prompts
+    pairs = np.unique(np.concatenate([p.pairs for p in found]), axis=0)
+    crowds = list({crowd.tobytes(): crowd for p in found for crowd in p.crowds}.values())
+    texts = np.unique(np.concatenate([pairs.ravel(), *crowds]))
+    group, row = signed.take("group", texts), signed.take("row", texts)
+    places = np.stack([np.searchsorted(np.cumsum(signed.counts), texts, side="right"), row], 1)
+    pairs, crowds = np.searchsorted(texts, pairs), [np.searchsorted(texts, crowd) for crowd in crowds]
+    pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
+    pairs = pairs[may_overlap(signed.take("sketch", texts), pairs, threshold)]
+    tasks = [Alike(stems, places[p].reshape(-1, 4), threshold) for p in _batches(pairs)]
     alike = engine.run_tasks(confirm, tasks, workers, "near duplicates")
-    return group[place[np.concatenate(alike)] if alike else place]
+    many = [Crowd(stems, places[crowd], threshold) for crowd in crowds]
+    firsts = engine.run_tasks(compare, many, workers, "near duplicates")
+    linked = [pairs[np.concatenate(alike)] if alike else pairs]
+    linked += [np.stack([crowd[first], crowd], 1) for crowd, first in zip(crowds, firsts, strict=True)]
+    links = group[np.concatenate(linked)]
+    return links[links[:, 0] != links[:, 1]]
+
+
+def _batches(pairs: np.ndarray) -> list[np.ndarray]:
+    return [pairs[i : i + AT_ONCE] for i in range(0, len(pairs), AT_ONCE)]

@@ -183,6 +183,13 @@ def components(n: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
             parent = parent[parent]
 
 
+def joined_by(links: np.ndarray) -> int:
+    """How many groups links (uint64[m, 2]) join to another, whatever their order and number: 2 for three alike."""
+    groups, nodes = np.unique(links, return_inverse=True)
+    nodes = nodes.reshape(-1, 2)
+    return len(groups) - len(np.unique(components(len(groups), nodes[:, 0], nodes[:, 1])))
+
+
 def assign(groups: np.ndarray, seed: int, splits: Mapping[str, float]) -> np.ndarray:
     """The number of each group's split, from the group's name and the seed alone: int32[n]."""
     cuts, split = np.cumsum(list(splits.values()))[:-1], np.empty(len(groups), np.int32)

@@ -1,5 +1,6 @@
 """Near duplicates: shingles against plain sets, planted copies found, and nothing that is alike crosses a split."""
 
+import json
 import random
 import re
 from itertools import combinations
@@ -11,8 +12,9 @@ from dumps import answer, question, write_dump
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefkit import convert_dataset, open_pairs, plan
-from prefkit.near import jaccard_of, may_overlap, proposals, shingles, signatures
+from prefkit import convert_dataset, near, open_pairs, plan
+from prefkit.near import jaccard_of, joined, may_overlap, proposals, shingles, signatures
+from prefkit.split import components
 from prefkit.tables import single_turns
 
 WORDS = [a + b for a in ("ale", "bar", "cask", "dray", "keg", "malt") for b in ("ing", "ed", "er", "s", "less", "ful")]
@@ -75,9 +77,48 @@ def test_planted_copies_are_proposed():
         if plain_jaccard(text, copy) >= 0.9:
             texts += [text, copy]
     found = signatures(pa.array(texts), *(np.arange(len(texts)),) * 3)
-    proposed = np.concatenate([proposals(found[f"band{band}"]) for band in range(16)])
+    proposed = np.concatenate([proposals(found[f"band{band}"], found["prompt"]).pairs for band in range(16)])
     assert {(2 * i, 2 * i + 1) for i in range(400)} <= set(map(tuple, proposed.tolist()))
     assert len(np.unique(proposed, axis=0)) < 1000  # and hardly anything else
+
+
+def crowd(rng, originals, twins):
+    """Prompts that begin with the same 60 words, and twins of some, nearer to them than to the others: by name."""
+    words = [f"word{i}" for i in range(3000)]
+    preamble = rng.sample(words, 60)
+    own = [rng.sample(words, 8) for _ in range(originals)]
+    changed = [[*q[:2], rng.choice(words), *q[3:5], rng.choice(words), *q[6:]] for q in own[:twins]]
+    named = {(i, k): " ".join(preamble + q) for k, qs in enumerate((own, changed)) for i, q in enumerate(qs)}
+    return dict(rng.sample(sorted(named.items()), len(named)))
+
+
+@pytest.mark.parametrize("tile", [7, 64, 2048])
+def test_a_crowd_is_joined_as_plain_sets_say(tile, monkeypatch):
+    monkeypatch.setattr(near, "TILE", tile)
+    monkeypatch.setattr(near, "COLUMNS", 50)
+    texts = list(crowd(random.Random(5), 60, 20).values())
+    for threshold in (0.75, 0.8, 0.83, 1.0):
+        pairs = [(a, b) for a, b in combinations(range(80), 2) if plain_jaccard(texts[a], texts[b]) >= threshold]
+        one, other = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        assert joined(pa.array(texts), threshold).tolist() == components(80, one, other).tolist()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_twins_in_a_crowd_share_a_group_in_any_order(tmp_path, seed):
+    """800 prompts overlap by 0.78, 200 of them by 0.83 with their twin, which must lie where it does."""
+    prompts = crowd(random.Random(6), 600, 200)
+    names = random.Random(seed).sample(sorted(prompts), len(prompts))
+    lines = [{"prompt": prompts[n], "chosen": f"Yes {n}, surely.", "rejected": f"No {n}.", "id": n[0]} for n in names]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", splits=HALVES)
+    groups, rows = {}, open_pairs(tmp_path / "out").to_pylist()
+    for row in rows:
+        groups.setdefault(row["source_id"], []).append(row["group_id"])
+    assert sum(len(g) == 2 and g[0] == g[1] for g in groups.values()) >= 199
+    found = manifest.links["near_duplicates"]
+    assert len({row["group_id"] for row in rows}) == 800 - found
+    exact = 800 - len(np.unique(joined(pa.array(list(prompts.values())), 0.8)))
+    assert 0.99 * exact <= found <= exact
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
