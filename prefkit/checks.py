@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, NamedTuple
@@ -61,8 +60,8 @@ def severities(given: Mapping[str, str] | None) -> dict[str, str]:
     return chosen
 
 
-def run(made: Candidates, chosen: Mapping[str, str], tally: Counter[str], seconds: dict[str, float]) -> Checked:
-    """What the checks say; counts `flags.NAME` in `tally` and the time of each check in `seconds`."""
+def run(made: Candidates, chosen: Mapping[str, str], seconds: dict[str, float]) -> Checked:
+    """What the checks say; adds the time of each to `seconds`."""
     reasons = np.full(made.rows, "", dtype=object)
     flagged: dict[str, np.ndarray] = {}
     started = time.perf_counter()
@@ -78,7 +77,6 @@ def run(made: Candidates, chosen: Mapping[str, str], tally: Counter[str], second
             reasons[found] = [f"{r} {name}".lstrip() for r in reasons[found]]
         elif found.any():
             flagged[name] = found
-            tally[f"flags.{name}"] += int((found & (reasons == "")).sum())
     return Checked(made._replace(table=with_flags(made.table, flagged)), reasons)
 
 

@@ -57,7 +57,9 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except (UserError, CycloptsError, ImportError) as e:
         message = _one_line(e)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as e:
+    except OSError as e:
+        if e.filename is None:
+            raise
         message = f"{e.strerror} ({e.filename}): choose another path, or mend its permissions"
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)

@@ -34,7 +34,7 @@ def show(
     data: Path,
     /,
     *,
-    n: Annotated[int, Parameter(name=["-n", "--number"], validator=Number(gte=0))] = 3,
+    n: Annotated[int, Parameter(name=["-n", "--number"], validator=Number(gte=0, lt=1 << 40))] = 3,
     split: str | None = None,
 ) -> None:
     """Print pairs of a data set.

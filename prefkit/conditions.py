@@ -24,6 +24,7 @@ KINDS = {  # what an SQL type is called in a message, by how it begins
     "TIME": "a time",
     "STRUCT": "several values",
 }
+CLOCK = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}  # written like columns
 SIGNS = {"~~": "LIKE", "!~~": "NOT LIKE"}
 
 
@@ -56,9 +57,10 @@ def check_condition(where: str | None) -> None:
     nodes = list(_nodes(json.loads(tree)))
     if any(node.get("class") in ("SUBQUERY", "WINDOW") for node in nodes):
         raise UserError(f"bad --where {where!r}: it looks beyond its row", fix="leave out SELECT and OVER")
-    called = {(name,) for node in nodes if (name := node.get("function_name"))} & set(unsteady)
+    called = {name for node in nodes if (name := node.get("function_name"))} & {name for (name,) in unsteady}
+    called |= {name.lower() for node in nodes for name in node.get("column_names") or ()} & CLOCK
     if called:
-        what = f"bad --where {where!r}: {', '.join(sorted(n for (n,) in called))} differs from run to run"
+        what = f"bad --where {where!r}: {', '.join(sorted(called))} differs from run to run"
         raise UserError(what, fix="use hash(id) for a sample, and dates written out")
 
 

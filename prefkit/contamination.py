@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit.errors import UserError
+from prefkit.files import renamed
 from prefkit.near import shingles, texts_of
-from prefkit.readers import is_readable, read_records
+from prefkit.readers import read_records, readable_files
+from prefkit.shards import MANIFEST, Manifest, shards_of
 from prefkit.tables import SIDES, Candidates, clean_column, string_offsets
 
 N_WORDS, FEWEST = 13, 8
@@ -105,17 +107,27 @@ def write_evaluation(work: Path, sets: list[Path]) -> None:
             "origin": [origins[i] for i in all_origins[first].tolist()],
         }
     )
-    with pa.ipc.new_file(str(work / FILE), table.schema) as out:
+    with renamed(work / FILE) as new, pa.ipc.new_file(str(new), table.schema) as out:
         out.write_table(table)
 
 
 def evaluation_files(sets: list[Path]) -> list[Path]:
-    """The files of evaluation sets: records of any kind that `readers` knows, or folders of them."""
+    """The files of evaluation sets: records of any kind that `readers` knows, folders of them, or our data sets.
+
+    Errors: `UserError` where one adds no file, for then nothing would be looked for.
+    """
     files = []
     for path in sets:
         if not path.exists():
             raise UserError("no such evaluation set", path, "check the path")
-        files += sorted(p for p in path.rglob("*") if is_readable(p)) if path.is_dir() else [path]
+        if (path / MANIFEST).is_file():
+            manifest = Manifest.read(path)
+            found = [path / shard for split in manifest.splits for shard in shards_of(manifest, split)]
+        else:
+            found = readable_files(path) if path.is_dir() else [path]
+        if not found:
+            raise UserError("no file of this evaluation set can be read", path, "name files with their prompts")
+        files += found
     return files
 
 

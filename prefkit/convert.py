@@ -25,7 +25,7 @@ from prefkit.folder import claim_work, discard_work, full_disk, log_of, make_fol
 from prefkit.keys import Columns
 from prefkit.near import THRESHOLD, near_duplicates
 from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
-from prefkit.publish import Publication, publish
+from prefkit.publish import Publication, Published, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
 from prefkit.shards import WORK, Manifest, ledgers_out_of_balance
@@ -35,7 +35,7 @@ from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, jo
 from prefkit.tasks import Job, Mapped, Task, bucket_keys, count_slice, reads_together, run, write_table
 from prefkit.wording import counted
 
-TALLIED = {"records", "candidates", "repairs", "flags", "links"}  # parts of the manifest of their own
+TALLIED = {"records", "candidates", "repairs", "links"}  # parts of the manifest of their own
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
         except UserError:  # the same command would fail again: leave nothing to go on from
             discard_work(plan.job.work)
             raise
-        files = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
+        made = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
         lap("publish")
-        manifest = describe(plan, outcome, files)
+        manifest = describe(plan, outcome, made)
         write_text(out / CARD, card(manifest))
         manifest.files[CARD] = describe_file(out / CARD)
         manifest.write(out)
@@ -166,7 +166,6 @@ def _settle_conflicts(found: Resolved, severity: str, tally: Counter[str]) -> Re
     """Contradicted rows flagged, refused or left alone; a duplicate of an earlier row is none."""
     conflict = found.conflict & (found.split >= 0)
     if severity == "flag":
-        tally["flags.conflicting_labels"] += int(conflict.sum())
         return found._replace(conflict=conflict)
     if severity == "reject":
         tally["candidates.rejected.conflicting_labels"] += int(conflict.sum())
@@ -227,17 +226,17 @@ def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]
 # --- manifest -----------------------------------------------------------------------------------------------------
 
 
-def describe(plan: Plan, outcome: Outcome, files: dict[str, dict[str, Any]]) -> Manifest:
-    """The manifest of what was found."""
+def describe(plan: Plan, outcome: Outcome, made: Published) -> Manifest:
+    """The manifest of what was found and written."""
     nested = _nested(outcome.tally)
     manifest = Manifest(
         config=plan.config,
         inputs=plan.inputs,
         splits=outcome.publication.split_counts(),
         sources={plan.source.name: ledgers_of(outcome.tally)},
-        files=files,
+        files=made.files,
         repairs=nested.get("repairs", {}),
-        flags=nested.get("flags", {}),
+        flags=made.flags,
         links=nested.get("links", {}),
         tables={name: nested[name] for name in sorted(nested) if name not in TALLIED},
         warnings=outcome.warnings,

@@ -188,7 +188,7 @@ def rejects(
     data: Path,
     /,
     *,
-    n: Annotated[int, Parameter(name=["-n", "--number"], validator=Number(gte=0))] = 0,
+    n: Annotated[int, Parameter(name=["-n", "--number"], validator=Number(gte=0, lt=1 << 40))] = 0,
     reason: str | None = None,
     replay: bool = False,
     out: Path | None = None,

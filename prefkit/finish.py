@@ -54,7 +54,7 @@ def finish(
     seconds: dict[str, float],
 ) -> Finished:
     """Check and filter candidates and settle what became of each record; counts both ledgers in `tally`."""
-    found, reasons = checks.run(made, rules.checks, tally, seconds)
+    found, reasons = checks.run(made, rules.checks, seconds)
     matches: dict[int, dict] = {}
     if rules.evaluation is not None:
         matches = rules.evaluation.matches(found)
@@ -87,7 +87,8 @@ def _settle(fates: list[str], by_pairs: list[tuple[str, pa.Table]]) -> list[str]
 def reject_of(reasons: str, row: dict, match: dict | None) -> Reject:
     """A row with its messages as a reject; `match` is what it has in common with an evaluation set."""
     positions = json.loads(row["meta"]).get("positions", [])
-    kept = {k: v for k, v in row.items() if not k.startswith("_") and k not in ("id", "created")}
+    kept = {k: v for k, v in row.items() if not k.startswith("_") and k != "id"}
+    kept["created"] = row["created"].isoformat() if row["created"] else None
     kept |= {"matches": match} if match else {}
     return Reject(reasons, " ".join(positions), json.dumps(kept, ensure_ascii=False))
 

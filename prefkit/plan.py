@@ -22,17 +22,19 @@ from prefkit.contamination import FILE as EVALUATION
 from prefkit.contamination import evaluation_files, write_evaluation
 from prefkit.errors import UserError
 from prefkit.finish import matching
+from prefkit.keys import find
 from prefkit.near import THRESHOLD
+from prefkit.publish import JOINED, group_numbers
 from prefkit.readers import Piece, pieces, readable_files
 from prefkit.schema import SCHEMA_VERSION
-from prefkit.shards import MANIFEST, Manifest, open_pairs
+from prefkit.shards import MANIFEST, Manifest, open_pairs, read_shard
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
 from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
 from prefkit.tasks import Job
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
 SHOWN = 3  # inputs that an advice names
-WORK_FORMAT = 3  # of the files of a work folder: one of another format is not gone on from
+WORK_FORMAT = 4  # of the files of a work folder: one of another format is not gone on from
 TOOLS = ("prefkit", "html-to-markdown", "lxml", "py7zr", "pyarrow", "rensa")
 
 
@@ -155,18 +157,23 @@ def prepare(plan: Plan) -> None:
 def read_anchors(old: Path, names: list[str]) -> Anchors:
     """Where the groups and prompts of a data set lie; `UserError` where it has a split that is not among `names`."""
     manifest = Manifest.read(old)
+    if JOINED not in manifest.files:
+        raise UserError("an older version wrote this: which groups it joined is not known", old, "convert it again")
     if missing := [n for n in manifest.splits if n not in names and manifest.splits[n]["rows"]]:
         raise UserError(f"{old} has a split {missing[0]!r} that --splits does not name", old, "name the same splits")
     groups, prompts = [], []
     for name in manifest.splits:
         table = open_pairs(old, name)
         number = names.index(name) if name in names else 0
-        known = bytes.fromhex("".join(table["group_id"].unique().to_pylist()))
-        sets = tables.hash64(s for s in table["set_id"].unique().to_pylist() if s is not None)
-        groups.append((np.union1d(np.frombuffer(known, ">u8"), sets).astype(np.uint64), number))
+        groups.append((np.sort(group_numbers(table["group_id"].unique())), number))
         cells = table["prompt"].combine_chunks() if table.num_rows else tables.no_candidates().cells
         prompts.append((np.unique(tables.cell_hashes(cells)), number))
-    return Anchors(*_by_key(groups), *_by_key(prompts))
+    known, split = _by_key(groups)
+    joined = read_shard(old / JOINED)
+    here, place = find(group_numbers(joined["group_id"]), known)
+    more = group_numbers(joined["group_key"])[here]
+    order = np.argsort(every := np.concatenate([known, more]), kind="stable")
+    return Anchors(every[order], np.concatenate([split, split[place]])[order], *_by_key(prompts))
 
 
 def _by_key(found: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -215,6 +222,9 @@ def _slices(source: Source, paths: list[Path], options: Any, step: int) -> list[
         if again := {s.path.resolve() for s in slices} & {s.path.resolve() for s in found}:
             raise UserError("the same file is in two inputs", min(again), "give it once")
         slices += found
+    for piece in slices:
+        if not str(piece.path).isprintable() and str(piece.path) != str(piece.path).encode(errors="replace").decode():
+            raise UserError("the name of this file is not UTF-8", repr(str(piece.path)), "rename it")
     return _named_apart(slices)
 
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from prefkit.convert import describe, work
 from prefkit.plan import Settings, make_plan
-from prefkit.publish import publish
+from prefkit.publish import Published, publish
+from prefkit.records import count
 from prefkit.remote import local_copies
 from prefkit.shards import Manifest
 
@@ -42,17 +43,20 @@ def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> Preview:
         plan.job.work.mkdir()
         planned = time.perf_counter()
         outcome = work(plan, lambda phase, **more: phases.setdefault(phase, time.perf_counter()))
-        files = publish(Path(folder, "data"), outcome.publication, plan.job, plan.workers, plan.config["format"])
+        made = publish(Path(folder, "data"), outcome.publication, plan.job, plan.workers, plan.config["format"])
         ended = time.perf_counter()
         first_pass = phases.get("map", planned)
-        data = sum(entry["bytes"] for entry in files.values())
+        data = sum(entry["bytes"] for entry in made.files.values())
         kept_aside = {kind: 0 for kind in ("map", "rest")}
         for file in plan.job.work.iterdir():
             kept_aside["map" if file.name.startswith(("map-", "look-")) else "rest"] += file.stat().st_size
-        left_out = outcome.tally["records.unused.over_limit"]
-        share = 1 - left_out / max(outcome.tally["records.read"], 1)
+        read, left_out = outcome.tally["records.read"], outcome.tally["records.unused.over_limit"]
+        if plan.source.join is None and read == plan.job.limit:  # those beyond the limit were not read
+            left_out = count(plan.source, plan.job.options, plan.job.slices) - read
+            read += left_out
+        share = 1 - left_out / max(read, 1)
         return Preview(
-            manifest=describe(plan, outcome, {}),
+            manifest=describe(plan, outcome, Published({}, made.flags)),
             pairs=outcome.publication.head(plan.job, 3),
             share=share,
             seconds=first_pass - started + (ended - first_pass) / share,

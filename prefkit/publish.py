@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefkit import engine
 from prefkit.checks import with_flags
@@ -19,10 +21,12 @@ from prefkit.finish import REJECTS, reject_of, rejects_table
 from prefkit.keys import changes
 from prefkit.schema import PAIRS
 from prefkit.shards import BATCH_ROWS, NO_PAIR, SHARD_BYTES, describe, shard_name, write_datasets_files, write_shard
-from prefkit.split import REFUSED, Resolved
+from prefkit.split import REFUSED, Names, Resolved
 from prefkit.tables import Candidates
 from prefkit.tasks import Job, read_cells
 
+JOINED = f"_groups/{shard_name(0, 1)}"  # which groups of the sources were joined, and under what name
+GROUPS = pa.schema([pa.field("group_key", pa.string()), pa.field("group_id", pa.string())])
 LARGE_GROUP = 0.2  # of all pairs: worth a warning
 TAKE_ROWS = 4 * BATCH_ROWS  # at once: an array holds no more than 2 GB of text
 
@@ -45,6 +49,7 @@ class Publication:
     group: np.ndarray
     flagged: np.ndarray  # conflicting_labels
     names: list[str]
+    joined: Names
 
     @classmethod
     def of(
@@ -56,7 +61,7 @@ class Publication:
             here = found.split == number
             shard[here] = np.cumsum(sizes[here], dtype=np.int64) // SHARD_BYTES
         starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        return cls(stems, starts, found.split, shard, found.group, found.conflict, names)
+        return cls(stems, starts, found.split, shard, found.group, found.conflict, names, found.joined)
 
     @cached_property
     def group_sizes(self) -> list[np.ndarray]:
@@ -101,21 +106,47 @@ class Publication:
         return pa.concat_tables(pieces).slice(0, n) if pieces else PAIRS.empty_table()
 
 
-def publish(out: Path, publication: Publication, job: Job, workers: int, suffix: str) -> dict[str, dict[str, Any]]:
-    """Write shards, rejects and the files that `datasets` wants; returns manifest entries by file."""
+class Published(NamedTuple):
+    """The manifest's entries by file, and how many pairs have each flag."""
+
+    files: dict[str, dict[str, Any]]
+    flags: dict[str, int]
+
+
+def publish(out: Path, publication: Publication, job: Job, workers: int, suffix: str) -> Published:
+    """Write shards, rejects, which groups were joined, and the files that `datasets` wants."""
     planned = {n: publication.shards(i, out / n, suffix) for i, n in enumerate(publication.names)}
     shards = [s for found in planned.values() for s in found]
-    entries = engine.run_tasks(_write, shards, workers, "publish")
-    files = {s.path.relative_to(out).as_posix(): e for s, e in zip(shards, entries, strict=True)}
+    written = engine.run_tasks(_write, shards, workers, "publish")
+    files = {s.path.relative_to(out).as_posix(): entry for s, (entry, _) in zip(shards, written, strict=True)}
+    flags = sum((found for _, found in written), Counter[str]())
     rejects = f"_rejects/{shard_name(0, 1)}"
     sources = [job.work / "map.rejects.arrow", *(s.with_suffix(".rejects.arrow") for s in publication.stems)]
     refused = chain((_stream(p) for p in sources if p.exists()), _refused(publication, job.source))
     files[rejects] = write_shard(out / rejects, REJECTS, refused)
+    files[JOINED] = write_shard(out / JOINED, GROUPS, [_joined(publication.joined)])
     if suffix == "arrow":
         names = {n: [s.path.name for s in found] for n, found in planned.items()}
         prints = {n: _fingerprint([files[f"{n}/{s}"]["sha256"] for s in found]) for n, found in names.items()}
         files |= {name: describe(out / name) for name in write_datasets_files(out, names, prints)}
-    return dict(sorted(files.items()))
+    return Published(dict(sorted(files.items())), dict(sorted(flags.items())))
+
+
+def _joined(found: Names) -> pa.Table:
+    """The groups that go by another's name."""
+    other = found.groups != found.names
+    return pa.table([group_names(found.groups[other]), group_names(found.names[other])], schema=GROUPS)
+
+
+def group_names(groups: np.ndarray) -> pa.StringArray:
+    """Groups as `group_id` spells them, 16 hexadecimal digits each."""
+    digits, cuts = groups.astype(">u8").tobytes().hex().encode(), np.arange(0, 16 * len(groups) + 1, 16, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(groups), pa.py_buffer(cuts), pa.py_buffer(digits))
+
+
+def group_numbers(names: pa.StringArray | pa.ChunkedArray) -> np.ndarray:
+    """What `group_names` spelled: uint64[n]."""
+    return np.frombuffer(bytes.fromhex("".join(names.to_pylist())), ">u8").astype(np.uint64)
 
 
 def _refused(publication: Publication, source: str) -> Iterator[pa.Table]:
@@ -129,15 +160,23 @@ def _refused(publication: Publication, source: str) -> Iterator[pa.Table]:
             yield rejects_table(source, ["candidate"] * len(found), found)
 
 
-def _write(shard: _Shard) -> dict[str, Any]:
-    return write_shard(shard.path, PAIRS, _rows(shard))
+def _write(shard: _Shard) -> tuple[dict[str, Any], Counter[str]]:
+    """The shard's entry, and how many of its pairs have each flag."""
+    flags = Counter[str]()
+
+    def counted() -> Iterator[pa.Table]:
+        for table in _rows(shard):
+            flags.update({v["values"]: v["counts"] for v in pc.list_flatten(table["flags"]).value_counts().to_pylist()})
+            yield table
+
+    return write_shard(shard.path, PAIRS, counted()), flags
 
 
-def _rows(shard: _Shard) -> Any:
+def _rows(shard: _Shard) -> Iterator[pa.Table]:
     """The rows of a shard, table by table: here texts take the place of the numbers of their cells."""
     for path, rows, groups, flagged in shard.takes:
         made = Candidates(read_cells(path), _stream(path))
-        names = pa.array([f"{g:016x}" for g in groups.tolist()], pa.string())
+        names = group_names(groups)
         for a in range(0, len(rows), TAKE_ROWS):
             table = made.spelled(rows[a : a + TAKE_ROWS]).add_column(
                 1, PAIRS.field("group_id"), names[a : a + TAKE_ROWS]

@@ -7,10 +7,12 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefkit.errors import UserError
+from prefkit.shards import MANIFEST, WORK
 
 Record = dict[str, Any]
 Positioned = Iterator[
@@ -28,7 +31,8 @@ TABLE_ROWS = 1 << 14  # as a table
 
 
 class Piece(NamedTuple):
-    """Part of a file: bytes of its lines (`bytes`), row groups of its table (`groups`), or all of it (`""`)."""
+    """Part of a file: bytes of its lines (`bytes`), row groups or record batches of its table (`groups`), or all of it
+    (`""`)."""
 
     kind: str = ""
     start: int = 0
@@ -40,12 +44,21 @@ def pieces(path: Path, step: int) -> list[Piece]:
     size, name = path.stat().st_size, path.name.lower()
     if size > step and kind(path) == "jsonl" and not name.endswith((".gz", ".zst")):
         return [Piece("bytes", a, min(a + step, size)) for a in range(0, size, step)]
-    if size > step and kind(path) == "parquet":
-        with readable(path), pq.ParquetFile(path) as f:
-            n = f.metadata.num_row_groups
+    if size > step and kind(path) in ("parquet", "arrow") and not name.endswith((".gz", ".zst")):
+        with readable(path):
+            n = _row_groups(path)
         each = max(1, n * step // size)
         return [Piece("groups", a, min(a + each, n)) for a in range(0, n, each)]
     return [Piece()]
+
+
+def _row_groups(path: Path) -> int:
+    """How many row groups or record batches a table has."""
+    if kind(path) == "parquet":
+        with pq.ParquetFile(path) as f:
+            return f.metadata.num_row_groups
+    with pa.memory_map(str(path)) as source:
+        return sum(1 for _ in _record_batches(source))
 
 
 def count_lines(path: Path, piece: Piece) -> int:
@@ -120,8 +133,22 @@ def is_readable(path: Path) -> bool:
 
 
 def readable_files(path: Path) -> list[Path]:
-    """The files of a folder, or the file itself, where the name tells a format."""
-    return [p for p in (sorted(path.rglob("*")) if path.is_dir() else [path]) if is_readable(p)]
+    """The files of a folder, or the file itself, where the name tells a format.
+
+    Not looked into: hidden files and folders (`.` or `_` before the name), and data sets that lie in the folder, whole
+    or in the making.
+    """
+    if not path.is_dir():
+        return [path] if is_readable(path) else []
+    found = []
+    for folder, inner, names in os.walk(path):
+        inner[:] = [n for n in inner if not n.startswith((".", "_")) and not _is_data_set(Path(folder, n))]
+        found += [Path(folder, n) for n in names if not n.startswith((".", "_"))]
+    return [p for p in sorted(found) if is_readable(p)]
+
+
+def _is_data_set(folder: Path) -> bool:
+    return (folder / MANIFEST).exists() or (folder / WORK).exists()
 
 
 def column_names(path: Path) -> list[str]:
@@ -130,6 +157,17 @@ def column_names(path: Path) -> list[str]:
         with readable(path):
             return pq.read_schema(path).names
     return list(next((r for _, r in read_records(path) if isinstance(r, dict)), {}))
+
+
+def count_records(path: Path) -> int:
+    """How many records a file has; those of lines are read for it."""
+    with readable(path):
+        if kind(path) == "parquet":
+            return pq.read_metadata(path).num_rows
+        if kind(path) == "arrow":
+            with pa.memory_map(str(path)) as source:
+                return sum(batch.num_rows for batch in _record_batches(source))
+    return sum(1 for _ in read_records(path))
 
 
 READ_ERRORS = (
@@ -201,7 +239,8 @@ def _json(path: Path, tally: Counter[str]) -> Positioned:
     tally.update(of_whole)
     if isinstance(whole, dict):
         lists = [v for v in whole.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        whole = lists[0] if len(lists) == 1 else [whole]
+        alone = len(lists) == 1 and not {"role", "from"} & lists[0][0].keys()  # messages are no records
+        whole = lists[0] if alone else [whole]
     if not isinstance(whole, list):
         raise UserError("the JSON is no list of records", path, "give a list of objects, or JSON lines")
     for row, record in enumerate(whole, 1):
@@ -216,6 +255,7 @@ def _csv(path: Path, tally: Counter[str]) -> Positioned:
             delimiter="\t" if ".tsv" in path.name.lower() else ",",
             strict=True,  # a stray quote must not swallow the rest of the file
         )
+        _refuse_twins([n for n in rows.fieldnames or () if n], path)
         for record in rows:
             extra = cast(dict, record).pop(None, None)
             yield rows.line_num, record if extra is None else json.dumps([*record.values(), *extra], ensure_ascii=False)
@@ -243,8 +283,14 @@ def _batches(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.Reco
     read = _arrow if kind(path) == "arrow" else _parquet
     with readable(path):
         for before, batch in read(path, piece, rows):
+            _refuse_twins(batch.schema.names, path)
             batch.validate(full=True)
             yield before, batch
+
+
+def _refuse_twins(columns: Sequence[str], path: Path) -> None:
+    if twins := [name for name, n in Counter(columns).items() if n > 1]:
+        raise UserError(f"two columns are called {twins[0]!r}", path, "rename one of them")
 
 
 def _parquet(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -259,12 +305,18 @@ def _parquet(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.Reco
 def _arrow(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     before = 0
     with pa.memory_map(str(path)) as source:
-        is_file = source.read(6) == b"ARROW1"
-        source.seek(0)
-        file = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-        for batch in map(file.get_batch, range(file.num_record_batches)) if is_file else file:
-            yield before, batch
+        for n, batch in enumerate(islice(_record_batches(source), piece.stop if piece.kind else None)):
+            if n >= piece.start:
+                yield before, batch
             before += batch.num_rows
+
+
+def _record_batches(source: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
+    """Those of an Arrow file or stream; their bytes are read when they are looked at."""
+    is_file = source.read(6) == b"ARROW1"
+    source.seek(0)
+    file = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+    yield from map(file.get_batch, range(file.num_record_batches)) if is_file else file
 
 
 def _table(path: Path, tally: Counter[str]) -> Positioned:

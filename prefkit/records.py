@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit import columns, tables
-from prefkit.readers import Piece, batches, read_piece, readable
+from prefkit.errors import UserError
+from prefkit.readers import BATCH_ROWS, Piece, batches, count_records, read_piece, readable
 from prefkit.schema import Pair, Reject
 from prefkit.sources import PairOutput, Refused, Slice, Source, Unused
 from prefkit.tables import Candidates
@@ -45,6 +46,13 @@ def read(
     return out.close()
 
 
+def count(source: Source, options: Any, slices: Sequence[Slice]) -> int:
+    """How many records there are in all."""
+    if source.records is not None:
+        return sum(1 for _ in source.records(list(slices), options))
+    return sum(count_records(path) for path in {s.path for s in slices})
+
+
 class _Records:
     """What became of the records so far."""
 
@@ -69,8 +77,8 @@ class _Records:
     def take_rows(self, path: Path, name: str, before: int, batch: pa.RecordBatch) -> None:
         """Rows of a table: what the source cannot take by columns goes one by one."""
         batch = batch.slice(0, self.left())
-        found, first, names = None, len(self.fates), batch.schema.names
-        if self.source.to_columns is not None and len(set(names)) == len(names):
+        found, first = None, len(self.fates)
+        if self.source.to_columns is not None:
             with readable(path):
                 found = self.source.to_columns(batch, self.options)
         self.fates += [""] * batch.num_rows
@@ -81,9 +89,8 @@ class _Records:
             self.parts.append(columns.candidates(found, rows + first, name, rows + before + 1))
         rest = np.flatnonzero(~taken)
         with readable(path):
-            records = batch.take(pa.array(rest)).to_pylist() if len(rest) else []
-        for row, record in zip(rest.tolist(), records, strict=True):
-            self._one(first + row, f"{name}:{before + row + 1}", record)
+            for row, record in _records(batch, rest):
+                self._one(first + row, f"{name}:{before + row + 1}", record)
 
     def _one(self, number: int, position: str, record: Any) -> None:
         assert self.source.to_pairs is not None
@@ -113,9 +120,25 @@ class _Records:
     def close(self) -> PairOutput:
         """All candidates in the order of their records."""
         self.tally["records.read"] += len(self.fates)
-        one_by_one = [tables.candidates(self.pairs, self.owners, self.tally)] if self.pairs or not self.parts else []
-        made = tables.concat([*self.parts, *one_by_one])
+        try:
+            alone = self.pairs or not self.parts
+            one_by_one = [tables.candidates(self.pairs, self.owners, self.tally)] if alone else []
+            made = tables.concat([*self.parts, *one_by_one])
+        except (pa.ArrowInvalid, pa.ArrowCapacityError) as e:  # an array holds no more
+            what = f"more than 2 GB of text in one piece ({' '.join(str(e).split())})"
+            raise UserError(what, fix="cut the file up, or give it as JSON lines or Parquet, not packed") from None
         if self.parts and one_by_one:
             order = np.argsort(made.table["_records"].combine_chunks().flatten().to_numpy(), kind="stable")
             made = made._replace(table=made.table.take(pa.array(order)))
         return PairOutput(made, self.fates, self.rejects)
+
+
+def _records(batch: pa.RecordBatch, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
+    """Some rows of a batch as dicts, not many at a time: they take much memory. Not by `take`, which knows no views."""
+    for begin in range(0, batch.num_rows, BATCH_ROWS):
+        some = rows[(rows >= begin) & (rows < begin + BATCH_ROWS)].tolist()
+        if len(some) > BATCH_ROWS // 16:
+            all_of_them = batch.slice(begin, BATCH_ROWS).to_pylist()
+            yield from ((row, all_of_them[row - begin]) for row in some)
+        else:
+            yield from ((row, batch.slice(row, 1).to_pylist()[0]) for row in some)

@@ -31,13 +31,28 @@ DUPLICATE, REFUSED = -1, -2  # in place of a split
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
+class Names(NamedTuple):
+    """The groups that are joined to others, sorted, and the smallest group of each one's component; all other groups
+    stand alone and keep their own name."""
+
+    groups: np.ndarray  # uint64[g]
+    names: np.ndarray  # uint64[g]
+
+    def of(self, groups: np.ndarray) -> np.ndarray:
+        named = groups.copy()
+        rows, places = find(groups, self.groups)
+        named[rows] = self.names[places]
+        return named
+
+
 class Resolved(NamedTuple):
     """Per candidate row: the split it goes to (`DUPLICATE` of an earlier row: none), its group, and whether
-    another row has the same prompt and responses with the other one chosen."""
+    another row has the same prompt and responses with the other one chosen. Beside them the groups that were joined."""
 
     split: np.ndarray  # int32[n]
     group: np.ndarray  # uint64[n]
     conflict: np.ndarray  # bool[n]
+    joined: Names
 
 
 class Anchors(NamedTuple):
@@ -95,24 +110,10 @@ def resolve(
     of_run[here] = held[place, 1].astype(np.int32)
     split = np.repeat(of_run, np.diff(np.append(runs, len(group))))
     split[_repeated(rows)] = DUPLICATE
-    return Resolved(split, group, _contradicted(rows))
+    return Resolved(split, group, _contradicted(rows), names)
 
 
-class _Names(NamedTuple):
-    """The groups that are joined to others, sorted, and the smallest group of each one's component; all other groups
-    stand alone and keep their own name."""
-
-    groups: np.ndarray  # uint64[g]
-    names: np.ndarray  # uint64[g]
-
-    def of(self, groups: np.ndarray) -> np.ndarray:
-        named = groups.copy()
-        rows, places = find(groups, self.groups)
-        named[rows] = self.names[places]
-        return named
-
-
-def _joined(group: np.ndarray, prompt: np.ndarray, links: np.ndarray) -> _Names:
+def _joined(group: np.ndarray, prompt: np.ndarray, links: np.ndarray) -> Names:
     """What links join, and prompts that lie in several groups."""
     runs = changes(prompt, group)  # rows of one question mostly stand together: what is left is a third or less
     runs = runs[shared(prompt[runs])]
@@ -121,10 +122,10 @@ def _joined(group: np.ndarray, prompt: np.ndarray, links: np.ndarray) -> _Names:
     edges = np.concatenate([np.stack([group[runs][:-1][same], group[runs][1:][same]], 1), links])
     groups, nodes = np.unique(edges, return_inverse=True)
     nodes = nodes.reshape(-1, 2)
-    return _Names(groups, groups[components(len(groups), nodes[:, 0], nodes[:, 1])])
+    return Names(groups, groups[components(len(groups), nodes[:, 0], nodes[:, 1])])
 
 
-def _held(group: np.ndarray, prompt: np.ndarray, names: _Names, anchors: Anchors) -> np.ndarray:
+def _held(group: np.ndarray, prompt: np.ndarray, names: Names, anchors: Anchors) -> np.ndarray:
     """(group, split) of each group that holds something of the older data set: uint64[k, 2], sorted."""
     found = []
     for keys, groups, known, split in (

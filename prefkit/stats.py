@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,8 @@ class Stats:
     subsets: dict[str, dict[str, int]]
     scores: dict[str, int]
     years: dict[str, dict[str, int]]
-    margins: list[int]
+    margins: list[int]  # by tenths of 0 to 1
+    other_margins: int  # outside it: a source's own unit
     chars: dict[str, list[int]]
     doublings: dict[str, list[int]]  # responses and prompts of 0, 1, 2 to 3, 4 to 7, … characters
     longer_wins: Share | None
@@ -65,9 +67,10 @@ def describe(path: Path | str) -> Stats:
     return Stats(
         splits=manifest.splits,
         subsets={s: dict(_counts(t["subset"])) for s, t in tables.items()},
-        scores={f"{k:g}": n for k, n in sorted(_counts(gap))},
+        scores=_gaps(gap),
         years=_years(whole),
         margins=np.histogram(margins, bins=BINS, range=(0, 1))[0].tolist() if len(margins) else [],
+        other_margins=int(((margins < 0) | (margins > 1)).sum()),
         chars={k: [int(q) for q in np.quantile(v, QUANTILES)] for k, v in chars.items()} if whole.num_rows else {},
         doublings={k: np.bincount(np.ceil(np.log2(v + 1)).astype(int)).tolist() for k, v in chars.items()},
         longer_wins=_share((longer + 1) / 2, groups),
@@ -76,6 +79,14 @@ def describe(path: Path | str) -> Stats:
         rejects=dict(_counts(rejects["reason"])),
         flags=manifest.flags,
     )
+
+
+def _gaps(gap: pa.ChunkedArray) -> dict[str, int]:
+    """Pairs by score gap; gaps that read the same, as float32 has several of, are one."""
+    found = Counter[str]()
+    for k, n in sorted(_counts(gap)):
+        found[f"{k:.4g}"] += n
+    return dict(found)
 
 
 def _share(won: np.ndarray, groups: np.ndarray) -> Share | None:

@@ -61,7 +61,8 @@ def _years(found: Stats) -> dict:
 
 def _margins(found: Stats):
     edges = np.linspace(0, 1, BINS + 1).tolist()
-    return plots.histogram(edges, found.margins, "Pairs by margin") if found.margins else None
+    beyond = f" ({found.other_margins:,} more lie outside)" if found.other_margins else ""
+    return plots.histogram(edges, found.margins, f"Pairs by margin{beyond}") if found.margins else None
 
 
 def _lengths(side: str, counts: list[int]):

@@ -17,7 +17,8 @@ def lines(found: Stats) -> Iterator[str]:
         yield f"score gap  {', '.join(f'{gap}: {n:,}' for gap, n in found.scores.items())}"
     if found.margins:
         bins = (f"{i / 10:.1f} to {(i + 1) / 10:.1f}: {n:,}" for i, n in enumerate(found.margins) if n)
-        yield f"margin     {', '.join(bins)}"
+        beyond = [f"outside 0 to 1: {found.other_margins:,}"] if found.other_margins else []
+        yield f"margin     {', '.join([*bins, *beyond])}"
     if found.chars:
         names = ("min" if q == 0 else "max" if q == 1 else f"{q:.0%}" for q in QUANTILES)
         yield "characters " + "".join(f"{name:>9}" for name in names)

@@ -264,7 +264,7 @@ def _finish(task: Task, made: Candidates, fates: list[str], rejects: list[Reject
     write_table(task.stem.with_suffix(".cells.arrow"), pa.table({"cell": done.kept.cells}))
     write_table(
         task.stem.with_suffix(".arrow"),
-        done.kept.table.drop_columns(["group_key", *(c for c in made.table.column_names if c.startswith("_"))]),
+        done.kept.table.drop_columns([c for c in made.table.column_names if c.startswith("_")]),
     )
     _mark(task, tally=tally, rows=done.kept.rows, seconds=seconds)
 

@@ -11,7 +11,7 @@ import codecs
 import re
 from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -89,12 +89,23 @@ def byte_range(path: Path, start: int, stop: int) -> Iterator[bytes]:
                 return
 
 
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
 def utf16(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """A UTF-16 stream (with its BOM) as UTF-8."""
-    decoder = codecs.getincrementaldecoder("utf-16")(errors="replace")
+    decode = decoder(UTF16_MARKS[0])
     for data in chunks:
-        yield decoder.decode(data).encode()
-    yield decoder.decode(b"", True).encode()
+        yield decode(data, False)
+    yield decode(b"", True)
+
+
+def decoder(head: bytes) -> Callable[[bytes, bool], bytes]:
+    """What makes UTF-8 of a stream that begins so, if that is the mark of UTF-16: given a chunk and whether it ends."""
+    if not head.startswith(UTF16_MARKS):
+        return lambda data, last: data
+    found = codecs.getincrementaldecoder("utf-16")(errors="replace")
+    return lambda data, last: found.decode(data, last).encode()
 
 
 def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attributes | Damaged]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from prefkit.errors import UserError
 from prefkit.pairing import PAIRING, SCORES
 from prefkit.sources import Slice
+from prefkit.xmlrows import UTF16_MARKS
 
 TABLES = ("posts", "postlinks", "users", "votes")  # what is read; in this order
 NETWORK = re.compile(
@@ -152,4 +153,4 @@ def _file_slices(path: Path, name: str, site: str, step: int) -> list[Slice]:
 def is_utf16(path: Path) -> bool:
     """Whether a file begins with the byte order mark of UTF-16."""
     with path.open("rb") as f:
-        return f.read(2) in (b"\xff\xfe", b"\xfe\xff")
+        return f.read(2) in UTF16_MARKS

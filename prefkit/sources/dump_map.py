@@ -12,7 +12,7 @@ from prefkit.sources import MapOutput, Slice
 from prefkit.sources.dump_files import DumpOptions, address, is_utf16, members_of, tables_in
 from prefkit.sources.dump_posts import Posts
 from prefkit.sources.dump_tables import Links, Users, Votes
-from prefkit.xmlrows import Damaged, Framer, Row, byte_range, elements, line_ends, utf16
+from prefkit.xmlrows import Damaged, Framer, Row, byte_range, decoder, elements, line_ends, utf16
 
 UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site"
 NO_LINKS = "no PostLinks.xml, so no duplicate questions are known"
@@ -90,8 +90,7 @@ def _map_archive(piece: Slice, options: DumpOptions, out: MapOutput) -> None:
     archives.stream(piece.path, {m: reader.feed for m, reader in readers.items()})
     for table, member in members.items():
         reader = readers[member]
-        for line, block in reader.framer.close():
-            reader.taker.take(block, line)
+        reader.close()
         if table == "posts":
             _refuse_unless_post(reader.taker.first, piece.path)
         reader.taker.close()
@@ -116,11 +115,25 @@ class _Member:
     """A table of an archive, parsed block by block as it is pushed."""
 
     def __init__(self, taker: Any):
-        self.taker, self.framer, self.tail = taker, Framer(), b""
+        self.taker, self.framer, self.head, self.tail = taker, Framer(), b"", b""
+        self.decode: Callable[[bytes, bool], bytes] | None = None
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes, last: bool = False) -> None:
+        """The next bytes; UTF-16 is told by its mark."""
+        if self.decode is None:
+            self.head += data
+            if len(self.head) < 2 and not last:
+                return
+            self.decode, data = decoder(self.head), self.head
+        data = self.decode(data, last)
         self.tail = (self.tail + data[-256:])[-256:]
         for line, block in self.framer.feed(data):
+            self.taker.take(block, line)
+
+    def close(self) -> None:
+        """The end of the table."""
+        self.feed(b"", last=True)
+        for line, block in self.framer.close():
             self.taker.take(block, line)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
+from prefkit.checks import CHECKS
 from prefkit.errors import UserError
 from prefkit.schema import Pair
 from prefkit.shards import Manifest, read_shard
@@ -37,6 +39,8 @@ def to_pairs(record: Record, options: object) -> Iterator[Pair | Tie]:
     raw = _json(record)
     if record["kind"] == "candidate":
         kept = {k: raw[k] for k in KEPT if k in raw} | {k: raw.get(k) or [] for k in ("licenses", "urls", "authors")}
+        kept["flags"] = [f for f in raw["flags"] if f not in CHECKS]  # the source's own: the others are found anew
+        kept["created"] = datetime.fromisoformat(raw["created"]) if raw.get("created") else None
         texts = {side: raw[side] for side in ("prompt", "chosen", "rejected")}
         meta = json.loads(raw["meta"] or "{}")
         yield Pair(**({"source": record["source"]} | kept | texts), group_key=raw["group_key"], meta=meta)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from prefkit import columns, tables
 from prefkit.columns import Columns
+from prefkit.errors import UserError
 from prefkit.readers import column_names, readable_files
 from prefkit.schema import STRINGS, Pair
 from prefkit.sources import Record, Refused, Source
@@ -124,9 +125,11 @@ def files(path: Path, options: PairedOptions) -> list[Path]:
     """The set's files under a folder: one of its four, their parent, or any with Parquet or JSON in it."""
     if not path.is_dir():
         return [path]
-    wanted = set((options.folders or "").split(",")) - {""}
-    found = sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".json", ".jsonl") and p.is_file())
-    return [p for p in found if not wanted or wanted & set(p.relative_to(path.parent).parts)]
+    wanted = {name.strip() for name in (options.folders or "").split(",")} - {""}
+    found = {p: set(p.relative_to(path.parent).parts) for p in readable_files(path)}
+    if unknown := sorted(wanted - set().union(*found.values())):
+        raise UserError(f"no folder {unknown[0]!r} with files in it", path, "see --options.folders")
+    return [p for p, parts in found.items() if not wanted or wanted & parts]
 
 
 def recognises(path: Path) -> bool:

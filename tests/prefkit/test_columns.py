@@ -1,5 +1,6 @@
 """Sources by columns: what comes out is what the same rows make one by one, whatever they hold."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -10,10 +11,12 @@ from dumps import tree_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefkit import convert_dataset, records
+from prefkit import convert_dataset, open_pairs, plan, records
+from prefkit.errors import UserError
 from prefkit.sources import Slice, get_source, source_options
 from prefkit.tables import cell_json, single_turns
 
+NAMES = ("prompt", "chosen", "rejected")
 WORDS = [
     "",
     "yes",
@@ -135,14 +138,46 @@ def test_names_and_columns_of_ones_own(tmp_path):
     assert len(by_columns[2]) == 2
 
 
-def test_two_columns_of_one_name_go_one_by_one(tmp_path):
-    path = tmp_path / "in.arrow"
-    names = ["prompt", "chosen", "rejected", "rejected"]
+@pytest.mark.parametrize("name", ["in.arrow", "in.parquet", "in.csv"])
+def test_two_columns_of_one_name_are_refused(tmp_path, name):
+    path, names = tmp_path / name, ["prompt", "chosen", "rejected", "rejected"]
     batch = pa.RecordBatch.from_arrays([pa.array([t]) for t in "pcrs"], names=names)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as out:
-        out.write_batch(batch)
-    by_columns, one_by_one = read_both_ways(path, "pairs")
-    assert by_columns == one_by_one
+    if name == "in.arrow":
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as out:
+            out.write_batch(batch)
+    elif name == "in.parquet":
+        pq.write_table(pa.Table.from_batches([batch]), path)
+    else:
+        path.write_text(",".join(names) + "\np,c,r,s\n")
+    with pytest.raises(UserError, match="two columns are called 'rejected'"):
+        convert_dataset(path, tmp_path / "out")
+
+
+def test_string_views_are_read_one_by_one(tmp_path):
+    """As polars writes them; Arrow cannot take rows of them."""
+    columns = {n: pa.array([f"{n} {i}, of some length" for i in range(3000)], pa.string_view()) for n in NAMES}
+    table = pa.table(columns)
+    with pa.OSFile(str(tmp_path / "in.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table)
+    convert_dataset(tmp_path / "in.arrow", tmp_path / "out", splits="train=1")
+    rows = {
+        r["source_id"] or json.loads(r["meta"])["positions"][0]: r for r in open_pairs(tmp_path / "out").to_pylist()
+    }
+    assert rows["in.arrow:2718"]["chosen"][0]["content"] == "chosen 2717, of some length"
+    assert len(rows) == 3000
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_an_arrow_file_is_read_in_parts(tmp_path, monkeypatch, new):
+    table = pa.table({n: [f"{n} {i}, of some length" for i in range(900)] for n in NAMES})
+    with pa.OSFile(str(tmp_path / "in.arrow"), "wb") as sink, new(sink, table.schema) as out:
+        out.write_table(table, max_chunksize=100)
+    whole = convert_dataset(tmp_path / "in.arrow", tmp_path / "whole")
+    monkeypatch.setattr(plan, "SLICE_BYTES", 20_000)
+    assert len(plan.pieces(tmp_path / "in.arrow", 20_000)) > 3
+    parts = convert_dataset(tmp_path / "in.arrow", tmp_path / "parts", workers=2)
+    assert (parts.sources, parts.splits) == (whole.sources, whole.splits)
+    assert open_pairs(tmp_path / "parts").equals(open_pairs(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("name", ["stack-exchange-paired", "pairs"])

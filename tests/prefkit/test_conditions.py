@@ -26,6 +26,12 @@ def test_rows_are_those_for_which_it_is_true():
     assert rows_where(TABLE.slice(0, 0), "count > 1").tolist() == []
 
 
+@pytest.mark.parametrize("name", ["current_date", "CURRENT_TIMESTAMP", "localtime", "now()", "random()"])
+def test_neither_the_clock_nor_chance_decides(name):
+    with pytest.raises(UserError, match="differs from run to run"):
+        check_condition(f"subset = 'ale' and {name} is not null")
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

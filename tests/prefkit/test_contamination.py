@@ -65,3 +65,34 @@ def test_refusals(tmp_path, bad):
     write_eval(tmp_path / "few.jsonl", "too few words")
     with pytest.raises(UserError):
         convert_dataset(dump(tmp_path, "Clean"), tmp_path / "out", against=[tmp_path / bad])
+
+
+@pytest.mark.parametrize("names", [[], ["bench.txt"], ["_rejects/a.jsonl"]])
+def test_a_set_of_which_nothing_can_be_read_is_refused(tmp_path, names):
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    for name in names:
+        (sets / name).parent.mkdir(exist_ok=True)
+        (sets / name).write_text(SECRET)
+    with pytest.raises(UserError, match="no file of this evaluation set can be read"):
+        convert_dataset(dump(tmp_path, "Clean"), tmp_path / "out", against=[sets])
+
+
+def test_of_a_data_set_its_pairs_are_compared_and_not_its_rejects(tmp_path):
+    convert_dataset(dump(tmp_path, SECRET), tmp_path / "old", splits="train=.5,test=.5")
+    manifest = convert_dataset(tmp_path / "in", tmp_path / "new", against=[tmp_path / "old"])
+    assert manifest.sources["stack-exchange-dump"]["candidates"]["rejected"] == {"contaminated_eval": 1}
+    assert all(e["name"].startswith("data-") for e in manifest.config["against"])
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    found, folder = write_eval(tmp_path / "e.jsonl", SECRET), dump(tmp_path, SECRET)
+    monkeypatch.setattr(pa.ipc.RecordBatchFileWriter, "write_table", full)
+    with pytest.raises(UserError, match="make room"):
+        convert_dataset(folder, tmp_path / "out", against=[found])
+    monkeypatch.undo()
+    manifest = convert_dataset(tmp_path / "in", tmp_path / "out", against=[found])
+    assert manifest.sources["stack-exchange-dump"]["candidates"]["rejected"] == {"contaminated_eval": 1}

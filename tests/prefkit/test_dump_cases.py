@@ -315,6 +315,9 @@ def test_utf16_with_stray_spaces(tmp_path):
     (pair,) = open_pairs(tmp_path / "out").to_pylist()
     assert pair["prompt"][0]["content"].startswith("Brûlée 🍮?")
     assert manifest.sources["stack-exchange-dump"]["records"]["read"] == 3
+    archive = pack(tmp_path, "beer.stackexchange.com.7z", {"Posts.xml": text.encode("utf-16")})
+    assert convert_dataset(archive, tmp_path / "packed", splits="train=1").sources == manifest.sources
+    assert open_pairs(tmp_path / "packed").to_pylist()[0]["prompt"] == pair["prompt"]
 
 
 def test_a_count_of_answers_is_not_believed(tmp_path):

@@ -374,3 +374,37 @@ def test_several_responses_become_the_pairs_of_a_set_in_order(tmp_path):
     (tmp_path / "x").mkdir()
     _, pairs = converted(tmp_path / "x", named)
     assert {p["set_id"] for p in pairs} == {"pairs/4"}
+
+
+def test_one_record_with_a_message_list_is_no_wrapper(tmp_path):
+    (tmp_path / "one.json").write_text(json.dumps(ROW | {"prompt": WHOLE}))
+    (tmp_path / "wrapped.json").write_text(json.dumps({"version": 1, "data": [ROW | {"prompt": WHOLE}]}))
+    for name in ("one", "wrapped"):
+        manifest = convert_dataset(tmp_path / f"{name}.json", tmp_path / name, splits="train=1")
+        assert manifest.sources["pairs"]["candidates"]["pairs"] == 1
+
+
+def test_a_data_set_in_the_folder_is_no_input(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "x.jsonl").mkdir(parents=True)  # a folder, whatever its name
+    for name in ("a.jsonl", "sub/b.jsonl", ".hidden/c.jsonl", "._a.jsonl"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(ROW | {"prompt": name}) + "\n")
+    first = convert_dataset(folder, folder / "one")
+    (folder / "cut/.work").mkdir(parents=True)
+    (folder / "cut/.work/read-000000.jsonl").write_text("{}")
+    second = convert_dataset(folder, folder / "two")
+    assert [i["name"] for i in first.inputs] == ["in/a.jsonl", "in/sub/b.jsonl"]
+    assert second.inputs == first.inputs
+
+
+def test_folders_of_the_published_set_are_named_as_they_are(tmp_path):
+    for name in ("reward", "rl"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        row = {"qid": 1, "question": f"{name}?", "response_j": "so it is", "response_k": "it is not"}
+        (tmp_path / "set" / name / "x.jsonl").write_text(json.dumps(row) + "\n")
+    arguments = {"source": "stack-exchange-paired", "splits": "train=1"}
+    both = convert_dataset(tmp_path / "set", tmp_path / "out", options={"folders": "reward, rl"}, **arguments)
+    assert both.sources["stack-exchange-paired"]["records"]["read"] == 2
+    with pytest.raises(UserError, match="no folder 'rewrd' with files in it"):
+        convert_dataset(tmp_path / "set", tmp_path / "new", options={"folders": "rewrd,rl"}, **arguments)

@@ -1,5 +1,9 @@
 """A dry run tells what the real one will be."""
 
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dumps import many, write_dump
 
@@ -29,3 +33,14 @@ def test_a_limit_gives_a_fair_estimate_of_the_whole(tmp_path, monkeypatch):
     assert seen.data_bytes == pytest.approx(whole, rel=0.3)
     assert 0 < seen.seconds < 300
     assert seen.work_bytes > folder.joinpath("Posts.xml").stat().st_size / 2
+
+
+def test_of_lines_a_limit_tells_the_share_too(tmp_path):
+    rows = [
+        {"prompt": f"{i} why?", "chosen": f"yes {i}, it is so", "rejected": f"no {i}, not at all"} for i in range(300)
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    for name in ("in.jsonl", "in.parquet"):
+        assert preview_dataset([tmp_path / name], limit=30).share == pytest.approx(0.1)
+        assert preview_dataset([tmp_path / name], limit=300).share == 1

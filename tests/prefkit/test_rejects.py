@@ -47,8 +47,8 @@ def test_replayed_pairs_are_what_they_would_have_been(refused, tmp_path):
     lenient = {r["id"]: r for r in open_pairs(tmp_path / "lenient").to_pylist()}
     assert len(again) == 2
     for number, row in again.items():
-        assert {k: v for k, v in row.items() if k not in ("created", "group_id", "meta")} == {
-            k: v for k, v in lenient[number].items() if k not in ("created", "group_id", "meta")
+        assert {k: v for k, v in row.items() if k not in ("group_id", "meta")} == {
+            k: v for k, v in lenient[number].items() if k not in ("group_id", "meta")
         }
         assert json.loads(row["meta"]) == json.loads(lenient[number]["meta"])
     assert verify(tmp_path / "again") == []
@@ -120,3 +120,24 @@ def test_nothing_to_replay_writes_nothing(tmp_path, capsys):
 def test_flags_that_would_be_passed_over_are_refused(refused, flags, capsys):
     assert run(app, ["rejects", str(refused), *flags]) == 2
     assert "--replay" in capsys.readouterr().err
+
+
+def test_contradicted_labels_and_flags_of_the_source_come_back(tmp_path):
+    one = {
+        "prompt": "Why is it so?",
+        "chosen": "Because of the tide, which comes and goes.",
+        "rejected": "I do not know that, and why should I?",
+    }
+    other = one | {"chosen": one["rejected"], "rejected": one["chosen"]}
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (one, other)))
+    convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", checks={"conflicting_labels": "reject"}, splits="train=1")
+    assert summarise(tmp_path / "out")["candidate"] == {"conflicting_labels": 2}
+    lenient = {"conflicting_labels": "flag"}
+    again = convert_dataset(tmp_path / "out", tmp_path / "again", source="rejects", checks=lenient, splits="train=1")
+    assert again.flags == {"conflicting_labels": 2}
+    posts = [question(1, OwnerUserId=7), answer(2, 1, 5, body="<p>Yes.</p>", OwnerUserId=7), answer(3, 1, 1)]
+    convert_dataset(write_dump(tmp_path / "dump", posts), tmp_path / "strict", checks={"too_short": "reject"})
+    convert_dataset(tmp_path / "strict", tmp_path / "mended", source="rejects", checks={"too_short": "off"})
+    (row,) = open_pairs(tmp_path / "mended").to_pylist()
+    assert row["flags"] == ["self_answer"]
+    assert row["created"].year == 2019

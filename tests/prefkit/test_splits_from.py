@@ -1,5 +1,6 @@
 """What stays where it was when data is added, and what is said about the rest."""
 
+import json
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from test_near import HALVES, WORDS, body, edited
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
+from prefkit.publish import JOINED
 
 
 def site(texts):
@@ -94,3 +96,38 @@ def test_splits_from_wants_the_same_names(old, tmp_path):
     folder = write_dump(tmp_path / "in", site({1: " ".join(WORDS)}))
     with pytest.raises(UserError, match="has a split"):
         convert_dataset(folder, tmp_path / "new", splits="a=.5,b=.5", splits_from=tmp_path / "old")
+
+
+def test_a_group_that_was_joined_to_another_stays_too(tmp_path):
+    """B was joined to A by a prompt that both have; of new prompts of B nothing but its name tells."""
+
+    def lines(name, *rows):
+        made = ({"prompt": f"{p}?", "chosen": f"Yes, {p} {g}.", "rejected": f"No, {p}.", "g": g} for g, p in rows)
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in made))
+        return tmp_path / name
+
+    names = [f"{a}{b}" for a in "ABCDEFGH" for b in "12345"]
+    old = lines("old.jsonl", *((g, f"{g[0]} shared") for g in names))
+    new = lines("new.jsonl", *((g, f"{g} anew") for g in names))
+    convert_dataset(old, tmp_path / "old", splits=HALVES, options={"group": "g"}, near=0)
+    convert_dataset(
+        new, tmp_path / "new", splits=HALVES, options={"group": "g"}, near=0, seed=9, splits_from=tmp_path / "old"
+    )
+    where = [
+        {
+            json.loads(r["meta"])["g"]: split
+            for split in ("train", "test")
+            for r in open_pairs(tmp_path / d, split).to_pylist()
+        }
+        for d in ("old", "new")
+    ]
+    assert where[0] == where[1]
+    assert set(where[0].values()) == {"train", "test"}
+
+
+def test_a_data_set_that_does_not_tell_its_groups_is_refused(old, tmp_path):
+    manifest = json.loads((tmp_path / "old/manifest.json").read_text())
+    del manifest["files"][JOINED]
+    (tmp_path / "old/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="an older version wrote this"):
+        convert_dataset(tmp_path / "in", tmp_path / "new", splits=HALVES, splits_from=tmp_path / "old")

@@ -10,6 +10,7 @@ from prefkit.errors import UserError
 from prefkit.formats import FORMATS, format_counts
 from prefkit.stats import describe
 from prefkit.stats_page import write_page
+from prefkit.stats_text import lines
 
 HOLDS = {
     "code block": "Do\n```\nx\n```",
@@ -101,3 +102,23 @@ def test_years_are_those_of_the_posts(tmp_path):
     assert sum(n for subset in years.values() for n in subset.values()) == len(pairs)
     for year in years["s.example"]:
         assert years["s.example"][year] == sum(str(p["created"].year) == year for p in pairs)
+
+
+def test_what_does_not_fit_the_scale_is_counted_too(tmp_path):
+    rows = [
+        {"prompt": f"{i} why?", "chosen": f"yes {i}", "rejected": "no", "score_chosen": i + 0.1, "score_rejected": i}
+        | {"margin": 2.5 if i else 0.1}
+        for i in range(9)
+    ]
+    found = describe(made(tmp_path, rows))
+    assert found.scores == {"0.1": 9}
+    assert (sum(found.margins), found.other_margins) == (1, 8)
+    assert "margin     0.1 to 0.2: 1, outside 0 to 1: 8" in list(lines(found))
+
+
+def test_flags_are_those_of_the_pairs_that_are_left(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"{i} why?", "chosen": f"yes {i}", "rejected": "no", "margin": i / 10} for i in range(9)]
+    file.write_text("".join(json.dumps(r) + "\n" for r in [*rows, rows[8]]))
+    convert_dataset(file, tmp_path / "out", where="margin > 0.35")
+    assert describe(tmp_path / "out").flags == {"too_short": 5}
