@@ -30,9 +30,11 @@ def check(run: Run) -> Run:
     coerce_trainer(given)
     if run.data.template is not None:
         Template.named(run.data.template)
+    if not 0 <= run.seed < 2**32:
+        raise UserError(f"seed is {run.seed}", fix="give a whole number from 0 to 4294967295")
     _positive(run, "data.max_tokens", "data.max_prompt_tokens", "data.limit", "data.eval_limit")
     if run.lora.enabled:
-        _positive(run, "lora.r")
+        _positive(run, "lora.r", "lora.alpha")
         if not run.lora.targets:
             raise UserError("lora.targets is empty", fix="name modules, e.g. q_proj v_proj, or all-linear")
     if isinstance(run, DpoRun):
@@ -44,6 +46,9 @@ def check(run: Run) -> Run:
             raise UserError(f"loss {run.dpo.loss} has no label smoothing", "dpo.label_smoothing", "leave it out")
     else:
         _positive(run, "sft.examples_per_step")
+    section = run.dpo if isinstance(run, DpoRun) else run.sft
+    if section.tokens_per_forward < 0:
+        raise UserError(f"{kind}.tokens_per_forward is {section.tokens_per_forward}", fix="it must be above 0")
     if run.model.four_bit and not run.lora.enabled:
         raise UserError("4-bit weights cannot be trained themselves", "model.four_bit", "keep lora.enabled")
     return dataclasses.replace(run, trainer=DEFAULTS["both"] | DEFAULTS[kind] | given)

@@ -21,9 +21,11 @@ from train.core.cache import LogpCache
 from train.core.head import TokenLogps
 from train.core.locate import is_adapter, locate
 from train.core.logprobs import response_logps, sum_tokens, token_logps
+from train.core.plan import single_responses
 from train.core.policies import add_reference, reference_context
 from train.core.rewards import pair_rewards, reward_sums
 from train.core.rows import Row, sequence_key
+from train.core.sharing import Sharing
 from train.losses import Loss, PairLogps, find_loss
 from train.run import Session, default_budget, examine, fit, load_trainable, prepare
 from train.trainer import Outcome, token_sums, training_arguments
@@ -65,7 +67,12 @@ class DpoObjective:
                 "count": batch.pairs_P2.new_full((), len(batch.pairs_P2)),
             }
         )
-        return Outcome(self.loss(pairs, self.beta, self.label_smoothing), batch.ids, sums)
+        losses = self.loss(pairs, self.beta, self.label_smoothing)
+        if getattr(losses, "shape", None) != pairs.policy_chosen.shape:
+            shape = f"shape {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            what = f"the loss gives {shape}, not one number for each of {len(batch.ids)} pairs"
+            raise UserError(what, "dpo.loss", "return a tensor like pair_logps.margins(beta), without a mean")
+        return Outcome(losses, batch.ids, sums)
 
     def reference_logps(self, model: Any, batch: Batch) -> Tensor:
         """logps_R under the reference: as the rows carry them, else computed; zeros without one."""
@@ -121,17 +128,17 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     set_seed(run.seed)
     model, reference, frozen = load_start(run)
     disable_dropout(model)
-    packed = examine(session, model)
+    sharing = examine(session, model)
     kind = reference if run.dpo.reference != "none" else "none"
     say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
     if run.dpo.reference == "cached":
-        session = with_reference(session, run, model, kind, frozen, packed)
+        session = with_reference(session, run, model, kind, frozen, sharing)
         kind, frozen = "none", None  # the rows carry it
     objective = DpoObjective(loss, run.dpo.beta, run.dpo.label_smoothing, kind, frozen)
-    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, packed)
+    return fit(session, model, objective, run.dpo.pairs_per_step, run.dpo.tokens_per_forward, sharing.packed)
 
 
-def with_reference(session: Session, run: DpoRun, model: Any, kind: str, frozen: Any, packed: bool) -> Session:
+def with_reference(session: Session, run: DpoRun, model: Any, kind: str, frozen: Any, sharing: Sharing) -> Session:
     """The session whose rows carry their log-probabilities under the reference, from the cache or computed now.
 
     Several processes share the work, each its part of the rows. UserError names a pair whose reference is not finite.
@@ -142,10 +149,12 @@ def with_reference(session: Session, run: DpoRun, model: Any, kind: str, frozen:
     budget = run.dpo.tokens_per_forward or default_budget()
     processes = PartialState(cpu=not torch.cuda.is_available())
     mine = (session.rows + session.eval_rows)[processes.process_index :: processes.num_processes]
+    if sharing.alone:  # what is kept must not depend on what lay beside it
+        mine, budget = single_responses(mine), 1
     total = sum(len(r.response_ids) for r in mine)
     autocast = torch.autocast(processes.device.type, mixed, enabled=mixed is not None)
     with reference_context(model, kind, frozen) as reference, progress("reference", total) as advance, autocast:
-        response_logps(reference, mine, budget, packed, cache, advance)
+        response_logps(reference, mine, budget, sharing.packed, cache, advance)
     say(f"reference of this process: {cache.hits} responses from the cache, {cache.misses} computed")
     processes.wait_for_everyone()
     return replace(session, rows=_with_logps(session.rows, cache), eval_rows=_with_logps(session.eval_rows, cache))
@@ -154,7 +163,7 @@ def with_reference(session: Session, run: DpoRun, model: Any, kind: str, frozen:
 def mixed_precision(session: Session) -> torch.dtype | None:
     """What the trainer's autocast computes in: a reference computed before it starts must not differ."""
     args = training_arguments(session.run.trainer, session.out, session.run.seed, 1)
-    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision)
 
 
 def _with_logps(rows: list[Row], cache: LogpCache) -> list[Row]:

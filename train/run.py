@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -29,9 +30,9 @@ from train.core.logprobs import check_fits, check_head
 from train.core.memory import peak_megabytes, trim_holes
 from train.core.models import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row, Rows
-from train.core.sharing import decide_sharing
+from train.core.sharing import Sharing, decide_sharing
 from train.schedule import schedule
-from train.trainer import Layout, Objective, StepTrainer, training_arguments
+from train.trainer import Layout, Objective, StepTrainer, trainer_mistakes, training_arguments
 from train.trainer_keys import coerce_trainer
 from train.weights import save_policy
 
@@ -81,7 +82,7 @@ class Session:
 def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     """Open the run folder, the tokenizer and the data; return them with the resolved run."""
     check_places(run, out)
-    training_arguments(run.trainer, out, run.seed, 1)  # what only transformers can refuse, before the data is read
+    args = training_arguments(run.trainer, out, run.seed, 1)  # may be refused, before the data is read
     path = Path(run.model.path).expanduser()
     known = data_digest(run.data.path)
     tokenizer = load_tokenizer(run.model.path)
@@ -97,13 +98,17 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     data = replace(run.data, template=template.source, path=str(Path(run.data.path).resolve()))
     data = replace(data, max_tokens=_max_tokens(run.data.max_tokens, run.model.path))
     trainer = run.trainer
-    if full and torch.cuda.is_available():  # fp32 weights, bf16 arithmetic
+    if args.mixed_precision in ("fp16", "bf16"):  # also as `accelerate launch` asks: it holds for the reference too
+        trainer = trainer | {args.mixed_precision: "true"}
+    elif full and torch.cuda.is_available():  # fp32 weights, bf16 arithmetic
         trainer = {"bf16": "true"} | trainer
     run = replace(run, model=model, data=data, trainer=trainer)
     if earlier and bool(earlier["model"].get("four_bit")) != run.model.four_bit:
         then = "plain" if run.model.four_bit else "4-bit"
         say(f"note: {run.model.path} was trained on a {then} base, this run is not")
     digests = {"data": known, "model": weights_digest(run.model.path)}
+    if isinstance(run, DpoRun) and (file := Path(run.dpo.loss.rpartition(":")[0])).suffix == ".py":
+        digests["loss"] = hashlib.sha256(file.read_bytes()).hexdigest()
     resume = open_folder(run, digests, out)
     more = f"… ({len(template.source)} characters)" if len(template.source) > 200 else ""
     say(f"template: {template.source[:200]!r}{more}")
@@ -229,17 +234,18 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
             write_text(out / DROPPED, json.dumps(session.dropped, indent=1))
         write_text(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **settings(run), **session.noted}))
     interrupt = Interrupt()
-    trainer = StepTrainer(
-        model,
-        args,
-        objective,
-        Layout(budget or default_budget(), packed, objective.loss_on),
-        session.rows,
-        plan,
-        session.eval_rows,
-        processing_class=session.tokenizer,
-        callbacks=[interrupt, RunLog(out, session.unit, sum(units), plan.epoch_ends[:-1])],
-    )
+    with trainer_mistakes():
+        trainer = StepTrainer(
+            model,
+            args,
+            objective,
+            Layout(budget or default_budget(), packed, objective.loss_on),
+            session.rows,
+            plan,
+            session.eval_rows,
+            processing_class=session.tokenizer,
+            callbacks=[interrupt, RunLog(out, session.unit, sum(units), plan.epoch_ends[:-1])],
+        )
     trainer.remove_callback(PrinterCallback)
     begin = f", from {session.resume}" if session.resume else ""
     say(f"{len(plan.steps)} steps over {len(session.rows)} rows{begin}")
@@ -289,8 +295,8 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("prefkit", "torch", "transformers", "peft")}
 
 
-def examine(session: Session, model: Any) -> bool:
-    """Whether rows are packed, by what the model computes; says what is trained. UserError where data do not fit."""
+def examine(session: Session, model: Any) -> Sharing:
+    """How rows are computed, by what the model makes of them; says what is trained. UserError where data do not fit."""
     rows, config = session.rows + session.eval_rows, session.run.model
     check_fits(model, rows)
     check_head(model)
@@ -300,4 +306,4 @@ def examine(session: Session, model: Any) -> bool:
     say(f"model: {loaded}; {trained:,} of {total:,} stored weights trained")
     sharing = decide_sharing(model, rows)
     say(sharing.line)
-    return sharing.packed
+    return sharing

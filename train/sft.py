@@ -44,6 +44,6 @@ def train_sft(run: SftRun, out: Path) -> dict[str, Any]:
     session, run = prepare(run, out, "examples")
     set_seed(run.seed)
     model = load_trainable(run.model, run.lora)
-    packed = examine(session, model)
+    packed = examine(session, model).packed
     objective = SftObjective(run.sft.loss_on)
     return fit(session, model, objective, run.sft.examples_per_step, run.sft.tokens_per_forward, packed)

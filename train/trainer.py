@@ -30,7 +30,7 @@ from train.core.logprobs import PairPolicy
 from train.core.plan import plan_rows
 from train.core.rows import Row
 from train.schedule import Schedule
-from train.trainer_keys import coerce_trainer
+from train.trainer_keys import WHOLE, coerce_trainer
 from train.weights import load_weights, save_policy
 
 
@@ -104,6 +104,15 @@ class Sums:
         return {n: v / (tokens if n in PER_TOKEN else count) for n, v in total.items()} if count else {}
 
 
+@contextlib.contextmanager
+def trainer_mistakes() -> Iterator[None]:
+    """What transformers makes of a value, or of a library that is not there, as one line."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ImportError) as e:
+        raise UserError(f"trainer: {' '.join(str(e).split())[:300]}", fix="change this value of --trainer") from e
+
+
 def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int) -> TrainingArguments:
     """TrainingArguments from the trainer section; UserError for keys and values it does not take."""
     given = coerce_trainer(values)
@@ -114,7 +123,7 @@ def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int)
     given |= {"max_steps": steps, "num_train_epochs": 1.0}
     given.setdefault("use_cpu", not torch.cuda.is_available())
     given.setdefault("ddp_find_unused_parameters", False)
-    try:
+    with trainer_mistakes():
         args = TrainingArguments(
             **given,
             output_dir=str(out),
@@ -126,8 +135,6 @@ def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int)
             logging_nan_inf_filter=False,
             disable_tqdm=True,
         )
-    except (ValueError, TypeError) as e:
-        raise UserError(f"trainer: {' '.join(str(e).split())}") from e
     args._n_gpu = min(args.n_gpu, 1)  # one process drives one GPU: torchrun for more
     return args
 
@@ -151,6 +158,18 @@ class StepTrainer(Trainer):
         self.rows, self.eval_rows = rows, eval_rows
         self.window = Sums()
         super().__init__(PairPolicy(model), args, train_dataset=plan.steps, eval_dataset=eval_rows, **kwargs)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # an accelerate configuration can ask for them too
+            raise UserError("weights cannot be sharded over processes", "FSDP, DeepSpeed", WHOLE)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer does; what it does not take is the user's mistake."""
+        with trainer_mistakes():
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """The same."""
+        with trainer_mistakes():
+            return super().create_scheduler(*args, **kwargs)
 
     # -- data ----------------------------------------------------------------------------------------------------
 

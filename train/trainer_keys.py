@@ -13,6 +13,7 @@ from prefkit.wording import TYPES
 from train.declared import fields_of
 
 OURS = "it is decided by the plan of a step"
+WHOLE = "every process holds a whole model: use lora or model.four_bit where memory is short, torchrun for several GPUs"
 OWNED = {  # TrainingArguments fields that the house decides -> what to set instead
     "per_device_train_batch_size": "set dpo.pairs_per_step or sft.examples_per_step",
     "per_device_eval_batch_size": "set tokens_per_forward",
@@ -31,6 +32,10 @@ OWNED = {  # TrainingArguments fields that the house decides -> what to set inst
     "neftune_noise_alpha": "not supported",
     "use_liger_kernel": "the tiled head is always on",
     "push_to_hub": "push the finished run folder",
+    "include_num_input_tokens_seen": "summary.json counts tokens",
+    "deepspeed": WHOLE,
+    "fsdp": WHOLE,
+    "fsdp_config": WHOLE,
 }
 DEFAULTS: dict[str, dict[str, str]] = {
     "sft": {"learning_rate": "1e-4"},

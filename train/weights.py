@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prefkit.errors import UserError
+from train.core.models import load_model
 
 
 def save_policy(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -32,8 +33,14 @@ def load_weights(model: Any, folder: Path) -> None:
 
         set_peft_model_state_dict(model, tensors, adapter_name="default")
         return
+    if _lacks(model, tensors):  # fused experts lie under other names, which transformers knows
+        tensors = load_model(str(folder), str(model.dtype).removeprefix("torch.")).state_dict()
+    if lacking := _lacks(model, tensors):
+        raise UserError(f"the checkpoint does not fit the model: {lacking[:3]}", folder, "start a new run")
+
+
+def _lacks(model: Any, tensors: dict[str, Tensor]) -> list[str]:
+    """What is missing of the model's weights, or unknown to it, once these are loaded."""
     result = model.load_state_dict(tensors, strict=False)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = set(result.missing_keys) - tied
-    if missing or result.unexpected_keys:
-        raise UserError(f"the checkpoint does not fit the model: {sorted(missing)[:3]}", folder, "start a new run")
+    return sorted({*result.missing_keys, *result.unexpected_keys} - tied)

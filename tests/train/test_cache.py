@@ -12,20 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 from test_runs import dpo_run
-from train_toys import make_model, make_pairs, make_tokenizer, metrics, save_model, write_data
+from train_toys import make_model, make_pairs, make_tokenizer, metrics, save_model, user, write_data
 
 from prefkit.cli import app, run
 from prefkit.errors import UserError
+from prefkit.schema import pair_id
+from prefkit.shards import open_pairs
 from train.cached_files import entries
 from train.config import LoraConfig
 from train.core import cache as caches
 from train.core.cache import LogpCache, SequenceLogp, cached_rows
 from train.core.dataset import load_rows
 from train.core.encode import Limits, Template
-from train.core.logprobs import response_logps
-from train.core.rows import Row, Rows
+from train.core.locate import weights_digest
+from train.core.logprobs import collect_logps, response_logps, separate_logps
+from train.core.models import load_model, load_tokenizer
+from train.core.rows import Row, Rows, build_rows, pair_texts
+from train.core.sharing import decide_sharing
 from train.dpo import _with_logps, train_dpo
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +75,32 @@ def test_under_autocast_the_reference_is_computed_as_the_policy_is(model_path, d
     assert metrics(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics(tmp_path / "run", "rewards/margins")[0] == pytest.approx(0, abs=2e-5)
     assert metrics(tmp_path / "run")[1] == pytest.approx(metrics(tmp_path / "fp32")[1], abs=0.02)
+
+
+def test_what_accelerate_launch_asks_for_holds_for_the_reference_too(model_path, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    run = dpo_run(model_path, data, reference="cached", dtype="float32", trainer={"max_steps": "1"})
+    train_dpo(run, tmp_path / "run")
+    assert metrics(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert yaml.safe_load((tmp_path / "run/run.yaml").read_text())["trainer"]["bf16"] is True
+
+
+def test_what_is_kept_of_a_model_by_length_does_not_depend_on_what_lay_beside_it(data, tmp_path):
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 30}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, **factors}
+    model = save_model(tmp_path / "longrope", rope_parameters=rope, max_position_embeddings=120)
+    pairs = make_pairs(12, 2)
+    pairs[0]["prompt"] = user("the hop " * 8 + "?")
+    pairs[0]["id"] = pair_id(*(pairs[0][k] for k in ("prompt", "chosen", "rejected")))
+    mixed = write_data(tmp_path / "mixed", {"train": pairs})
+    train_dpo(dpo_run(model, mixed, reference="cached", trainer={"max_steps": "1"}), tmp_path / "run")
+    loaded, tokenizer = load_model(str(model)), load_tokenizer(str(model))
+    rows = build_rows(pair_texts(open_pairs(mixed, "train")), tokenizer, Template.of(None, tokenizer), Limits()).rows
+    assert decide_sharing(loaded, rows).alone
+    cache = LogpCache(weights_digest(str(model)), "float32", False, str(model))
+    kept = collect_logps(rows, lambda missing: pytest.fail("not in the cache") if missing else (), cache)
+    for one, other in zip(kept, separate_logps(loaded, rows), strict=True):
+        assert one.logps_R == pytest.approx(other.logps_R, abs=1e-5)
 
 
 def test_nothing_but_data_and_weights_decides_what_is_computed_again(model_path, data, tmp_path, capsys):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 from train_toys import make_tokenizer, reply, user
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -129,7 +130,7 @@ def test_properties(name, prompt, answers):
         if name in ("chatml", "llama-2"):
             text = tokenizer.apply_chat_template([*user(prompt), *reply(answer)], tokenize=False)
             wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
-            wanted = [tokenizer.bos_token_id, *wanted] if name == "chatml" else wanted
+            wanted = [tokenizer.bos_token_id, *wanted] if uses_bos(name) and name == "chatml" else wanted
             wanted = wanted[: max(i for i, t in enumerate(wanted) if t in stops) + 1]  # without what follows the turn
         else:
             text = f"Question: {prompt}\n\nAnswer: {answer}"
@@ -379,3 +380,40 @@ def test_mistakes_are_named(tmp_path):
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS token"):
         encode_prompt_group(tokenizer, Template("{prompt}{response}"), user("a"), [reply("b")], WIDE)
+
+
+def test_a_template_may_refuse_a_conversation_but_must_be_one():
+    tokenizer = make_tokenizer()
+    gemma = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+    )
+    prompt = [{"role": "system", "content": "Be brief."}, *user("Why?")]
+    got = encode_prompt_group(tokenizer, Template(gemma), prompt, [reply("So.")], WIDE)
+    assert got == Dropped("the template refuses it: System role not supported")
+    assert isinstance(encode_prompt_group(tokenizer, Template(gemma), user("Why?"), [reply("So.")], WIDE), Encoded)
+    with pytest.raises(UserError, match="refuses a prompt: System role not supported"):
+        encode_prompt(tokenizer, Template(gemma), prompt)
+    with pytest.raises(UserError, match=r"the chat template is no Jinja: .* \(line 1\)"):
+        encode_prompt_group(tokenizer, Template("{% for m in %}{{ m }}"), user("Why?"), [reply("So.")], WIDE)
+
+
+def test_where_a_template_writes_no_bos_there_is_none():
+    """As Yi's and SmolLM2's: one is declared, and neither tokenizer nor template writes it."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    got = encode_prompt_group(tokenizer, Template(CHATML), user("Why?"), [reply("So.")], WIDE)
+    text = tokenizer.apply_chat_template([*user("Why?"), *reply("So.")], tokenize=False)
+    assert [*got.prompt_ids, *got.response_ids[0]] == tokenizer(text, add_special_tokens=False)["input_ids"][:-1]
+
+
+def test_of_two_ends_the_first_is_trained():
+    """As Phi-3's template writes them: `<|im_end|>`, a line break, and then EOS."""
+    tokenizer = chatml()
+    template = Template(CHATML + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}")
+    got = encode_prompt_group(tokenizer, template, user("Why?"), [reply("So.")], WIDE)
+    assert tokenizer.convert_ids_to_tokens(got.response_ids[0].tolist())[-1] == "<|im_end|>"
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert got.response_ids[0].tolist().count(end) == 1
+    assert end in stop_ids(tokenizer, template)

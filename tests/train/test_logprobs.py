@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from train_toys import FAMILIES, make_model
+from train_toys import FAMILIES, make_model, save_model
 
 from prefkit.errors import UserError
 from train.core.batch import collate
 from train.core.flex import FLEX
 from train.core.head import Head, tiled_logps
 from train.core.logprobs import PairPolicy, check_head, response_logps, separate_logps, token_logps
-from train.core.models import new_adapter
+from train.core.models import load_model, new_adapter
 from train.core.rows import Row
 from train.core.sharing import decide_sharing, probe
 
@@ -236,6 +236,12 @@ def test_a_batch_of_nothing_still_reaches_every_weight():
     logps.sum().backward()
     assert logps.shape == (0,)
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_packed_when_it_is_loaded(family, tmp_path):
+    path = save_model(tmp_path / family, family)
+    assert decide_sharing(load_model(str(path)), random_rows()).packed
 
 
 def test_sharing_is_probed():

@@ -77,6 +77,16 @@ def test_split_rows_hold_every_pair_once_with_both_responses(data):
             assert (part.response_ids[w][0], part.response_ids[x][0]) == (left, right)
 
 
+def test_rows_side_by_side_keep_to_the_budget_too():
+    whole = row(50, [50] * 20, [(i, (i + 1) % 20) for i in range(20)])
+    for budget in (250, 600, 5000):
+        micro = plan_rows([whole], 1, budget, packed=False)[0]
+        assert sorted(name for rows in micro for r in rows for name in r.pair_ids) == sorted(whole.pair_ids)
+        computed = [sum(len(r.response_ids) for r in rows) * max(r.longest for r in rows) for rows in micro]
+        assert max(computed) <= budget
+    assert len(plan_rows([whole], 1, 2000, packed=False)[0]) == 1
+
+
 def test_rows_are_laid_end_to_end_with_positions_of_their_own():
     batch = collate([row(2, [2, 1], [(0, 1)]), row(1, [1, 1], [(0, 1)])])
     assert batch.ids_BL.shape == (1, 8), "no padding"

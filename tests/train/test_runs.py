@@ -17,6 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from train_toys import make_pairs, metrics, reply, save_model, user, write_data
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
@@ -35,6 +36,7 @@ from train.run import is_whole
 from train.sft import train_sft
 from train.tiny_model import write_tiny_model
 from train.trainer import StepTrainer
+from train.weights import load_weights, save_policy
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("chosen", "rejected")
@@ -310,6 +312,50 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_pairs(model_path, data, t
     assert len(recorded["ids"]) == 1
     assert recorded["ids"][0] in known
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return x.margins(beta).mean()", r"the loss gives shape \[\], not one number for each of 8 pairs"),
+        ("x.margins(beta)", "the loss gives NoneType, not one number for each of 8 pairs"),
+    ],
+)
+def test_a_loss_that_gives_no_number_a_pair_is_refused(model_path, data, tmp_path, body, said):
+    (tmp_path / "mine.py").write_text(f"def bad(x, beta, s):\n    {body}\n")
+    with pytest.raises(UserError, match=said):
+        train_dpo(dpo_run(model_path, data, loss=f"{tmp_path / 'mine.py'}:bad"), tmp_path / "run")
+
+
+def test_a_run_does_not_go_on_with_another_loss_of_that_name(model_path, data, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("def own(x, beta, s):\n    return -x.margins(beta)\n")
+    run = dpo_run(model_path, data, loss=f"{mine}:own", trainer={"max_steps": "1"})
+    train_dpo(run, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    mine.write_text("def own(x, beta, s):\n    return x.margins(beta)\n")
+    with pytest.raises(UserError, match="holds another run: loss has changed"):
+        train_dpo(run, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "trainer", [{"lr_scheduler_type": "warmup_stable_decay"}, {"report_to": "nope"}, {"optim": "lomo"}]
+)
+def test_what_only_transformers_can_refuse_is_one_line(model_path, data, tmp_path, trainer):
+    with pytest.raises(UserError, match=r"^trainer: .*: change this value of --trainer$"):
+        train_dpo(dpo_run(model_path, data, trainer=trainer), tmp_path / "run")
+
+
+def test_a_model_whose_experts_are_fused_goes_on(tmp_path):
+    """transformers stores each expert under a name of its own."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = MixtralConfig(vocab_size=60, num_key_value_heads=2, num_local_experts=4, **sizes)
+    one, other = (MixtralForCausalLM(config).eval() for _ in range(2))
+    save_policy(one, None, tmp_path / "model")
+    ids = torch.arange(12)[None]
+    assert not torch.allclose(one(ids).logits, other(ids).logits)
+    load_weights(other, tmp_path / "model")
+    assert torch.equal(one(ids).logits, other(ids).logits)
 
 
 def test_weights_that_are_not_finite_are_not_saved(model_path, data, tmp_path):

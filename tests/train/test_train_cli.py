@@ -19,6 +19,7 @@ from prefkit.cli import train as app
 from prefkit.errors import UserError
 from train.check import check
 from train.config import DpoRun, ModelConfig
+from train.core.locate import _is_whole
 from train.trainer import training_arguments
 from train.trainer_keys import OWNED, coerce_trainer
 
@@ -137,6 +138,11 @@ OWN_MISTAKES = {
     "smoothing": (["--dpo.label-smoothing", "0.5"], "0 ≤ ε < 0.5"),
     "beta": (["--dpo.beta", "0"], "above 0"),
     "limit": (["--data.limit=-5"], "data.limit is -5: it must be above 0"),
+    "seed": (["--seed=-1"], "seed is -1: give a whole number from 0"),
+    "alpha": (["--lora.alpha", "0"], "lora.alpha is 0: it must be above 0"),
+    "budget": (["--dpo.tokens-per-forward=-5"], "dpo.tokens_per_forward is -5"),
+    "sharding": (["--trainer.fsdp", "full_shard"], "every process holds a whole model"),
+    "counting tokens": (["--trainer.include-num-input-tokens-seen", "true"], "summary.json counts tokens"),
     "4-bit in full": (["--model.four-bit", "--lora.no-enabled"], "keep lora.enabled"),
     "trainer key": (
         ["--trainer.learning-rte", "1"],
@@ -365,3 +371,15 @@ def test_recipes_are_valid():
         command = yaml.safe_load(file.read_text()).get("command", file.stem.rpartition("_")[2])
         done = cli(command, "--config", file, *REQUIRED, "--trainer.seed", "1")  # stops at the owned key
         assert_one_line(done, "trainer.seed is not yours to set")
+
+
+def test_a_download_that_was_cut_is_not_taken_for_whole(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert not _is_whole(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"")
+    assert _is_whole(tmp_path)
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    assert not _is_whole(tmp_path)
+    (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"")
+    assert _is_whole(tmp_path)

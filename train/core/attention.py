@@ -91,7 +91,8 @@ def row_attention(
     windowed = sliding_window is not None and sliding_window < max(
         s.shared + max(s.own, default=0) for s in packing.spans
     )
-    if query.device.type == "cpu" and softcap is None and not windowed and not dropout:
+    alike = query.shape[-1] == value.shape[-1]  # not where keys are longer than values, as in latent attention
+    if query.device.type == "cpu" and alike and softcap is None and not windowed and not dropout:
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         return FlashRows.apply(query, key, value, packing, scale).transpose(1, 2), None
     lengths = [n for span in packing.spans for n in (span.shared, *span.own)]

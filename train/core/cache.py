@@ -23,7 +23,7 @@ from prefkit.errors import UserError
 from prefkit.files import renamed
 from train.core.rows import Row, Rows
 
-ENCODING_VERSION = 3  # of what encode.py and rows.py make of a text: raised when that changes
+ENCODING_VERSION = 4  # of what encode.py and rows.py make of a text: raised when that changes
 LOGPS_VERSION = 1  # of what logprobs.py makes of a sequence
 BUSY_SECONDS = 60
 CHUNK = 500  # keys in one IN (…)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from prefkit.errors import UserError, unknown_name
 from prefkit.schema import Message
@@ -120,7 +121,10 @@ class Template:
         if self.asks_for_the_date:
             found.append(f"the template asks for today's date and is always told {TODAY}: the same tokens every day")
         asked, answered = ([Message(role=role, content="a")] for role in ("user", "assistant"))
-        head, whole = self.render(tokenizer, asked, [answered])
+        try:
+            head, whole = self.render(tokenizer, asked, [answered])
+        except TemplateError as e:
+            raise UserError(f"the chat template refuses a question and an answer: {e.message}") from None
         if not whole.startswith(head):
             n = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), len(whole))
             what = f"{head[n:]!r}, with which the template ends a prompt, is not what it writes before an answer"
@@ -128,11 +132,19 @@ class Template:
         return found
 
     def render(self, tokenizer: Any, prompt: Sequence[Message], responses: Sequence[Sequence[Message]]) -> list[str]:
-        """Text of the prompt ready for an answer, then of prompt + response for each response."""
+        """Text of the prompt ready for an answer, then of prompt + response for each response.
+
+        `TemplateError` where a chat template refuses the conversation; `UserError` where it is none, or a format string
+        is given several turns.
+        """
         if self.is_chat:
             chat: dict[str, Any] = {"chat_template": _CLOCK * self.asks_for_the_date + self.source, "tokenize": False}
-            head = tokenizer.apply_chat_template(list(prompt), **chat, add_generation_prompt=True)
-            return [head, *(tokenizer.apply_chat_template([*prompt, *r], **chat) for r in responses)]
+            try:
+                head = tokenizer.apply_chat_template(list(prompt), **chat, add_generation_prompt=True)
+                return [head, *(tokenizer.apply_chat_template([*prompt, *r], **chat) for r in responses)]
+            except TemplateSyntaxError as e:
+                fix = "mend it, or give another one (--data.template in train, --template in evalkit)"
+                raise UserError(f"the chat template is no Jinja: {e.message}", f"line {e.lineno}", fix) from None
         longest = max(responses, key=len, default=())
         roles = [m["role"] for m in prompt]
         if roles not in (["user"], ["system", "user"]) or len(longest) > 1:
@@ -163,14 +175,18 @@ def encode_prompt_group(
     usable = [literal or not _holds(messages, traits.special_tokens) for messages in (prompt, *responses)]
     if not usable[0]:
         return marked
-    texts = template.render(tokenizer, prompt, list(compress(responses, usable[1:])))
+    try:
+        texts = template.render(tokenizer, prompt, list(compress(responses, usable[1:])))
+    except TemplateError as e:
+        return Dropped(f"the template refuses it: {e.message}")
     prompt_ids, *full = _tokenize(tokenizer, texts, literal, traits)
     cut = common_start([prompt_ids, *full])
     if cut == 0:
         return Dropped("prompt and responses share no token")
     ends = frozenset() if literal else traits.end_ids
     tails = [_one_end(ids[cut:], tokenizer, traits.eos, ends) for ids in full]
-    encoded = _apply_limits(prompt_ids[:cut], tails, limits, keep=int(prompt_ids[0] == traits.bos))
+    keep = int(prompt_ids[0] == tokenizer.bos_token_id)  # the tokenizer's, or one that the template wrote
+    encoded = _apply_limits(prompt_ids[:cut], tails, limits, keep)
     if isinstance(encoded, Dropped) or all(usable):
         return encoded
     found = zip(encoded.response_ids, encoded.truncated, strict=True)
@@ -182,7 +198,11 @@ def encode_prompt(tokenizer: Any, template: Template, prompt: list[Message]) -> 
     """Token ids of a prompt that awaits its answer, for generation."""
     traits = _traits(tokenizer)
     literal = template.is_literal(traits.special_tokens)
-    return _tokenize(tokenizer, template.render(tokenizer, prompt, []), literal, traits)[0]
+    try:
+        texts = template.render(tokenizer, prompt, [])
+    except TemplateError as e:
+        raise UserError(f"the chat template refuses a prompt: {e.message}", str(prompt)[:60], "leave it out") from None
+    return _tokenize(tokenizer, texts, literal, traits)[0]
 
 
 def stop_ids(tokenizer: Any, template: Template) -> list[int]:
@@ -211,9 +231,11 @@ def _traits(tokenizer: Any) -> _Traits:
             "set eos_token in its tokenizer_config.json",
         )
     bos = tokenizer.bos_token_id
-    # A tokenizer uses BOS if it adds one itself, or declares one that is not just another name of EOS or padding.
+    # A tokenizer uses BOS if it adds one itself. One with a chat template leaves that to it, and may declare what it
+    # never adds (`<|im_start|>`); of one without, a BOS counts that is not just another name of EOS or padding.
     adds = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
-    uses = adds or (bos is not None and bos not in (tokenizer.eos_token_id, tokenizer.pad_token_id))
+    apart = bos is not None and bos not in (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    uses = adds or (apart and not tokenizer.chat_template)
     special = {i: t.content for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     ends = frozenset(special) - {tokenizer.unk_token_id}
@@ -238,15 +260,13 @@ def _one_bos(ids: list[int], traits: _Traits) -> list[int]:
 
 
 def _one_end(ids: list[int], tokenizer: Any, eos: int, ends: frozenset[int]) -> list[int]:
-    """The response up to its end-of-turn token, or with EOS added; what a template writes after the turn is cut."""
-    end = len(ids)
-    while ends and end and ids[end - 1] not in ends and not tokenizer.decode(ids[end - 1 : end]).strip():
-        end -= 1
-    if not end or ids[end - 1] not in ends:
-        return [*ids, eos]
-    while end > 1 and ids[end - 2] == ids[end - 1]:
-        end -= 1
-    return ids[:end]
+    """The response up to its end-of-turn token, or with EOS added; what a template writes after the turn is cut: line
+    breaks, and another end (`<|end|>` and then EOS)."""
+    at, end = len(ids), None
+    while ends and at and (ids[at - 1] in ends or not tokenizer.decode(ids[at - 1 : at]).strip()):
+        at -= 1
+        end = at + 1 if ids[at] in ends else end
+    return [*ids, eos] if end is None else ids[:end]
 
 
 def common_start(sequences: Sequence[Sequence[int] | Ids]) -> int:

@@ -43,7 +43,7 @@ def locate(path: str) -> Path:
 
     try:
         cached = Path(snapshot_download(path, allow_patterns=WEIGHTS, local_files_only=True))
-        if any(cached.glob("*.safetensors")):
+        if _is_whole(cached):
             return cached
     except OSError:
         pass  # not in the cache: ask the hub
@@ -58,6 +58,14 @@ def locate(path: str) -> Path:
         raise UserError("no such folder, and no such model on the hub", path, "check the name") from e
     except (HfHubHTTPError, OSError) as e:
         raise UserError(f"cannot download the model: {e}", path, "try again, or give a local folder") from e
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a snapshot has its configuration and all weights that its index names: a download may have been cut."""
+    configured = is_adapter(folder) or (folder / "config.json").is_file()
+    index = folder / "model.safetensors.index.json"
+    named = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else set()
+    return configured and any(folder.glob("*.safetensors")) and all((folder / name).is_file() for name in named)
 
 
 def _similar(folder: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -19,6 +20,8 @@ from train.core.lora import lean_lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PACKED = {"rows": ROWS, "flex": FLEX}  # kinds of attention that take packed rows, and their names in configurations
+# what transformers makes of damaged files, or of sizes that do not fit the weights
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, StrictDataclassError)
 DTYPES = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16", "float64")}
 
 
@@ -45,7 +48,7 @@ def context_length(path: str) -> int | None:
             folder = locate(_base_of(folder))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as e:
+    except UNREADABLE as e:
         raise UserError(f"no model configuration can be read: {_first_line(e)}", path, "give a model folder") from e
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
@@ -79,7 +82,7 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
         if attn not in PACKED or _attention_replaceable(config):
             options["attn_implementation"] = PACKED.get(attn, attn)
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
+    except UNREADABLE as e:
         raise UserError(f"no model can be loaded: {_first_line(e)}", path, "give a causal language model") from e
     model, info = loaded
     if missing := sorted(info["missing_keys"]):  # transformers would fill them with noise and go on
@@ -94,11 +97,14 @@ def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn
 
 
 def _attention_replaceable(config: Any) -> bool:
-    """Whether the architecture calls its attention through transformers' interface, in a form that sdpa can compute."""
+    """Whether the architecture calls its attention through transformers' interface, in a form that ours can compute:
+    that of sdpa, or with a soft-cap, which sdpa has not."""
     from transformers import AutoModelForCausalLM
 
     kind = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    return all(getattr(kind, name, False) for name in ("_supports_attention_backend", "_supports_sdpa"))
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    known = getattr(kind, "_supports_sdpa", False) or capped is not None
+    return known and getattr(kind, "_supports_attention_backend", False)
 
 
 def _nf4(compute: torch.dtype) -> Any:

@@ -60,7 +60,7 @@ def deal(micro: list[Micro], costs: Sequence[int], ranks: int) -> list[list[Micr
 
 def plan_rows(rows: Sequence[Row], ranks: int, budget: int, packed: bool = True) -> list[list[list[Row]]]:
     """Micro-batches of rows for each rank, after rows over the budget were split."""
-    units = [part for row in rows for part in split_row(row, budget)] if packed else list(rows)
+    units = [part for row in rows for part in split_row(row, budget, packed)]
     if packed:
         indices = plan([u.tokens for u in units], ranks, budget)
     else:
@@ -77,25 +77,35 @@ def padding(rows: Sequence[Row], budget: int) -> float:
     return 1 - real / computed
 
 
-def split_row(row: Row, budget: int) -> list[Row]:
+def split_row(row: Row, budget: int, packed: bool = True) -> list[Row]:
     """Parts of a row within `budget` tokens that hold each pair once, both responses together; the prompt is repeated.
 
-    Exact: every pair's loss depends on its own two responses only. Greedy: each part takes the pair that adds the
-    fewest tokens, until none fits; a single pair may exceed the budget. Without pairs nothing ties responses together.
+    Not packed, a part counts as its responses side by side, each with its prompt and padded to the longest. Exact:
+    every pair's loss depends on its own two responses only. Greedy: each part takes the pair that adds the fewest
+    tokens, until none fits; a single pair may exceed the budget. Without pairs nothing ties responses together.
     """
-    if row.tokens <= budget or len(row.parts) == 1:
+    n, prompt = [len(r) for r in row.response_ids], len(row.prompt_ids)
+    whole = row.tokens if packed else len(n) * row.longest
+    if whole <= budget or len(row.parts) == 1:
         return [row]
     left, rows = list(range(len(row.parts))), []
     while left:
         used: set[int] = set()
         taken: list[int] = []
-        size = len(row.prompt_ids)
+        size = longest = 0  # of the responses taken so far
+
+        def cost(part: int) -> int:
+            new = {*row.parts[part]} - used  # noqa: B023 - called within this turn only
+            if packed:
+                return prompt + size + sum(n[r] for r in new)  # noqa: B023
+            return (len(used) + len(new)) * (prompt + max([longest, *(n[r] for r in new)]))  # noqa: B023
+
         while left:
-            added, best = min((sum(len(row.response_ids[r]) for r in {*row.parts[p]} - used), p) for p in left)
-            if taken and size + added > budget:
+            tokens, best = min((cost(p), p) for p in left)
+            if taken and tokens > budget:
                 break
-            size += added
             used |= set(row.parts[best])
+            size, longest = sum(n[r] for r in used), max(n[r] for r in used)
             taken.append(best)
             left.remove(best)
         rows.append(row.select(sorted(taken)) if row.pairs else row.only(sorted(taken)))
