@@ -223,8 +223,8 @@ def _slices(source: Source, paths: list[Path], options: Any, step: int) -> list[
             raise UserError("the same file is in two inputs", min(again), "give it once")
         slices += found
     for piece in slices:
-        if not str(piece.path).isprintable() and str(piece.path) != str(piece.path).encode(errors="replace").decode():
-            raise UserError("the name of this file is not UTF-8", repr(str(piece.path)), "rename it")
+        if any("\ud800" <= c <= "\udfff" for c in str(piece.path)):  # bytes that are no UTF-8, as Python holds them
+            raise UserError("the name of this file is not UTF-8", ascii(str(piece.path)), "rename it")
     return _named_apart(slices)
 
 

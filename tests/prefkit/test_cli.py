@@ -1,6 +1,7 @@
 """The real commands: what they print, and one line with exit code 2 for each mistake."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -39,6 +40,9 @@ MISTAKES = {
     "no 7z": (["convert", "bad.7z", "--out", "new"], "cannot read the 7z archive"),
     "empty folder": (["convert", "empty", "--out", "new", "--source", "stack-exchange-dump"], "no Posts.xml in the folder"),
     "no guess": (["convert", "empty", "--out", "new"], "cannot tell the source"),
+    "a name that is no UTF-8": (["convert", "caf\udce9.jsonl", "--out", "new"], "the name of this file is not UTF-8"),
+    "a name too long": (["convert", "n" * 300, "--out", "new"], "File name too long"),
+    "a huge number": (["show", "data", "-n", "9" * 20], "Must be < 1099511627776"),
     "a folder of dumps": (["convert", "dumps", "--out", "new"], "give what is in the folder: dumps/a.7z dumps/b.xml\n"),
     "no record": (["convert", "lines.jsonl", "--out", "new"], "no record of lines.jsonl could be read, is it what its name says?"),
     "finished": (["convert", "beer.stackexchange.com", "--out", "data"], "already holds a data set"),
@@ -75,6 +79,7 @@ def test_a_mistake_is_one_line(name, folder):
     (folder / "dumps").mkdir(exist_ok=True)
     for dump in ("a.7z", "b.xml", "notes.txt"):
         (folder / "dumps" / dump).write_bytes(b"")
+    Path(os.fsdecode(bytes(folder) + b"/caf\xe9.jsonl")).write_text("{}")
     (folder / "lines.jsonl").write_text("no line\nof this is JSON\n")
     (folder / "text.xml").write_text("no xml at all")
     (folder / "bad.7z").write_bytes(b"7z\xbc\xaf\x27\x1c rubbish")
