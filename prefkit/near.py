@@ -39,7 +39,8 @@ THRESHOLD = 0.8
 AT_A_TIME = 1 << 18  # bytes of text
 AT_ONCE = 500  # proposed pairs that are confirmed by one task
 CROWD = 32  # texts with one key in a band: pairs of more are not listed, their texts are compared all with all
-TILE, COLUMNS = 2048, 4096  # texts on a side, and 3-grams, of a matrix by which a crowd is compared
+RARE = 32  # texts of a crowd that hold a 3-gram, at most, for it to tell which may be alike
+TILE, COLUMNS = 2048, 4096  # texts on a side, and 3-grams, of a matrix by which the others are compared
 
 # Words are runs of ASCII letters and digits, their case ignored, and of other characters but punctuation; each CJK
 # character is one.
@@ -207,8 +208,12 @@ def may_overlap(sketches: np.ndarray, pairs: np.ndarray, threshold: float) -> np
 def jaccard_of(cells: pa.ListArray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The Jaccard index of the word 3-grams of cells, pair by pair: float64[n]."""
     used, place = np.unique(np.concatenate([one, other]), return_inverse=True)
-    grams = shingles(texts_of(cells.take(pa.array(used))))
-    a, b = (_of_pairs(grams, side) for side in (place[: len(one)], place[len(one) :]))
+    return _jaccard(shingles(texts_of(cells.take(pa.array(used)))), place[: len(one)], place[len(one) :])
+
+
+def _jaccard(grams: Grams, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The same of texts by their numbers."""
+    a, b = (_of_pairs(grams, side) for side in (one, other))
     common = np.isin(a.keys, b.keys, assume_unique=True)
     shared = np.bincount(a.pairs[common], minlength=len(one))
     either = np.bincount(a.pairs, minlength=len(one)) + np.bincount(b.pairs, minlength=len(one)) - shared
@@ -218,42 +223,58 @@ def jaccard_of(cells: pa.ListArray, one: np.ndarray, other: np.ndarray) -> np.nd
 def joined(texts: pa.Array, threshold: float) -> np.ndarray:
     """Of each of many texts the first that it reaches over pairs whose word 3-grams overlap by the threshold: int64[n].
 
-    Overlaps are counted tile by tile, as products of matrices of texts by those 3-grams that both sides have.
+    Pairs with a rare 3-gram in common are few, and looked at one by one. All others have only 3-grams of many in common
+    (a preamble), so they are alike only where these make up most of both texts: of such texts the overlaps are counted
+    tile by tile, as products of matrices of texts by 3-grams.
     """
     grams, n = shingles(texts), len(texts)
     text = np.repeat(np.arange(n), np.diff(grams.cuts))
-    order = np.lexsort((grams.hashes, text))
+    order = np.lexsort((text, grams.hashes))
     hashes, text = grams.hashes[order], text[order]
     once = changes(hashes, text)
     hashes, text = hashes[once], text[once]
-    sizes, some = np.bincount(text, minlength=n), shared(hashes)
-    hashes, text = hashes[some], text[some]
-    cuts = np.searchsorted(text, np.arange(0, n + TILE, TILE))
-    first = np.arange(n)
-    for a, b in combinations_with_replacement(range(len(cuts) - 1), 2):
-        rows, columns = slice(a * TILE, (a + 1) * TILE), slice(b * TILE, (b + 1) * TILE)
-        if len(np.unique(np.concatenate([first[rows], first[columns]]))) == 1:
-            continue
-        sides = [(hashes[cuts[k] : cuts[k + 1]], text[cuts[k] : cuts[k + 1]] - k * TILE) for k in (a, b)]
-        common = _counts(sides, len(first[rows]), len(first[columns]))
-        one, other = np.nonzero(common / (sizes[rows, None] + sizes[None, columns] - common) >= threshold)
-        edges = np.stack([one + rows.start, other + columns.start])
-        one, other = np.concatenate([np.stack([np.arange(n), first]), edges], axis=1)
-        first = components(n, one, other)
+    sizes, runs = np.bincount(text, minlength=n), changes(hashes)
+    holders = np.diff(np.append(runs, len(hashes)))  # texts of each 3-gram
+    rare = np.repeat(holders <= RARE, holders)
+    pairs = _holding_the_same(hashes[rare], text[rare], n)
+    parts = [pairs[a : a + AT_ONCE] for a in range(0, len(pairs), AT_ONCE)]
+    alike = [part[_jaccard(grams, *part.T) >= threshold] for part in parts]
+    first = components(n, *np.concatenate([np.zeros((0, 2), np.int64), *alike]).T)
+    hashes, text = hashes[~rare], text[~rare]
+    most = np.flatnonzero(np.bincount(text, minlength=n) >= threshold * sizes)
+    for a, b in combinations_with_replacement(range(0, len(most), TILE), 2):
+        rows, columns = most[a : a + TILE], most[b : b + TILE]
+        if len(np.unique(first[np.concatenate([rows, columns])])) > 1:
+            common = _in_common(hashes, text, rows, columns)
+            one, other = np.nonzero(common / (sizes[rows, None] + sizes[None, columns] - common) >= threshold)
+            one, other = np.append(np.arange(n), rows[one]), np.append(first, columns[other])
+            first = components(n, one, other)
     return first
 
 
-def _counts(sides: list[tuple[np.ndarray, np.ndarray]], n: int, m: int) -> np.ndarray:
-    """How many hashes each text of a side has in common with each of the other, of their (hashes, texts): [n, m]."""
+def _holding_the_same(hashes: np.ndarray, text: np.ndarray, n: int) -> np.ndarray:
+    """The pairs of n texts that hold one hash, from all (hash, text), sorted: int64[m, 2], the smaller first."""
+    found = np.zeros(0, np.int64)
+    for lag in range(1, min(RARE, len(hashes))):
+        same = hashes[lag:] == hashes[:-lag]
+        found = np.union1d(found, text[:-lag][same] * n + text[lag:][same])
+    return np.stack(np.divmod(found, n), 1)
+
+
+def _in_common(hashes: np.ndarray, text: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """How many hashes each text of `rows` has in common with each of `columns`, both ascending: float64[n, m]."""
+    sides = []
+    for side in (rows, columns):
+        here, place = find(text, side)
+        sides.append((hashes[here], place))
     both = np.intersect1d(sides[0][0], sides[1][0])
-    total = np.zeros((n, m))
+    total = np.zeros((len(rows), len(columns)))
     for begin in range(0, len(both), COLUMNS):
-        part = both[begin : begin + COLUMNS]
-        matrices = []
-        for (hashes, text), rows in zip(sides, (n, m), strict=True):
-            here, place = find(hashes, part)
-            matrix = np.zeros((rows, len(part)), np.float32)
-            matrix[text[here], place] = 1
+        part, matrices = both[begin : begin + COLUMNS], []
+        for (hashed, place), side in zip(sides, (rows, columns), strict=True):
+            here, column = find(hashed, part)
+            matrix = np.zeros((len(side), len(part)), np.float32)
+            matrix[place[here], column] = 1
             matrices.append(matrix)
         total += matrices[0] @ matrices[1].T
     return total

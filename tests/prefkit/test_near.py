@@ -92,9 +92,10 @@ def crowd(rng, originals, twins):
     return dict(rng.sample(sorted(named.items()), len(named)))
 
 
-@pytest.mark.parametrize("tile", [7, 64, 2048])
-def test_a_crowd_is_joined_as_plain_sets_say(tile, monkeypatch):
+@pytest.mark.parametrize(("tile", "rare"), [(7, 2), (64, 10), (2048, 32), (7, 100)])
+def test_a_crowd_is_joined_as_plain_sets_say(tile, rare, monkeypatch):
     monkeypatch.setattr(near, "TILE", tile)
+    monkeypatch.setattr(near, "RARE", rare)
     monkeypatch.setattr(near, "COLUMNS", 50)
     texts = list(crowd(random.Random(5), 60, 20).values())
     for threshold in (0.75, 0.8, 0.83, 1.0):
