@@ -50,7 +50,7 @@ def check(
         raise UserError("nothing is demanded", report, "give --min-accuracy, --no-worse-than or --max-displacement")
     whole, checks = read_report(report), []
     for r in (whole, *whole["others"]):
-        notes = noted(r["caveats"])
+        notes = noted([*r["caveats"], *_unchecked(r)])
         checks += [Check(False, f"{r['policy']}: {why}") for why in _unsound(r, allow_trained, allow_outcome)]
         if min_accuracy is not None:
             met = r["accuracy"]["low"] >= min_accuracy
@@ -77,6 +77,12 @@ def _unsound(r: dict[str, Any], allow_trained: float, allow_outcome: bool) -> It
         yield f"{counts}; more than --allow-trained {allow_trained:g}"
     if r["on_outcome"] and not allow_outcome:
         yield f"only pairs where {r['where']}, which looks at the outcome; --allow-outcome lets that pass"
+
+
+def _unchecked(r: dict[str, Any]) -> Iterator[str]:
+    """What no demand could be held against: a continuous integration without the training data, say."""
+    if not ((r["run"] or {}).get("overlap") or {}).get("run_data"):
+        yield "overlap with training data was not checked"
 
 
 def _no_worse(found: dict[str, Any], allow_missing: float) -> Check:

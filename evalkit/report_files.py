@@ -15,6 +15,8 @@ from evalkit.scores import sha256
 from prefkit.errors import UserError
 
 SCHEMA_VERSION = 6
+# of every policy, what is read back of it
+NEEDED = ("policy", "mode", "where", "on_outcome", "caveats", "accuracy", "displacement", "run", "scores_sha256")
 
 
 def write_report(report: dict[str, Any], pairs: pa.Table, out: Path, html: str | None = None) -> None:
@@ -42,6 +44,12 @@ def read_report(path: Path | str) -> dict[str, Any]:
         raise UserError("this is no report.json, or a damaged one", file, "report again") from e
     if version != SCHEMA_VERSION:
         raise UserError(f"a report of version {version}, this is for {SCHEMA_VERSION}", file, "report again")
+    others = report.get("others")
+    whole = isinstance(others, list) and all(isinstance(r, dict) for r in others)
+    if lacking := [k for r in (report, *(others if whole else ())) for k in NEEDED if k not in r]:
+        raise UserError(f"report.json is not whole, it lacks {lacking[0]}", file, "report again")
+    if not whole:
+        raise UserError("report.json is damaged: others is no list of reports", file, "report again")
     return report
 
 

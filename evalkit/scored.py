@@ -269,7 +269,7 @@ def _matching(table: pa.Table, rewards: PairRewards, where: str) -> tuple[np.nda
     if not len(rows):
         raise UserError(f"--where {where!r} leaves no pair of {table.num_rows}", fix="widen it")
     try:
-        rows_where(table.drop_columns(list(OUTCOMES)), where)
+        blind = rows_where(table.drop_columns(list(OUTCOMES)), where)
     except UserError:
         return rows, True
-    return rows, False
+    return rows, not np.array_equal(rows, blind)  # a condition may reach a column without its name

@@ -168,4 +168,7 @@ def read_record(scores: Path) -> dict | None:
         record = json.loads(file.read_text("utf-8"))
     except ValueError as e:
         raise UserError("the record of the scores is damaged", file, "score again") from e
-    return record if isinstance(record, dict) else {}
+    parts = [record.get(k) or {} for k in ("noise", "overlap", "asked")] if isinstance(record, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError("the record of the scores is damaged", file, "score again")
+    return record

@@ -132,7 +132,10 @@ def from_dict(given: Any, where: object = "") -> Sections:
         raise UserError(f"these are no sections: {type(e).__name__} {e}", where, FIX) from None
     for unknown in (m for m in (metric, *metrics.values()) if m not in METRICS):
         raise unknown_name("metric", unknown, METRICS)
-    numbers = [*weights.values(), *(w for s in subsets.values() for w in s.values())]
+    for section, counted_here in counts.items():
+        for unknown in counted_here.keys() - subsets[section].keys():
+            raise unknown_name("subset", unknown, subsets[section])
+    numbers = [*weights.values(), *(w for d in (subsets, counts) for s in d.values() for w in s.values())]
     sound = all(np.isfinite(n) and n >= 0 for n in numbers) and sum(weights.values()) > 0
     if not sound or not all(sum(s.values()) > 0 for s in subsets.values()):
         raise UserError("a weight is negative, not finite, or all are zero", where, FIX)

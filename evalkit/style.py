@@ -18,7 +18,7 @@ def style(s: Scored) -> dict | None:
     the change of the margin with one more, the others held. None where scores hold no counts, or no response any style.
     """
     sides = [s.table[f"style_{side}"].combine_chunks() for side in ("chosen", "rejected")]
-    if any(side.null_count for side in sides):
+    if any(side.null_count or any(side.field(n).null_count for n in STYLES) for side in sides):
         return None
     counts = [np.stack([side.field(n).to_numpy() for n in STYLES], axis=1).astype(float) for side in sides]
     if not (counts[0].any() or counts[1].any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -39,7 +40,14 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
 
     UserError where there is no readable report.
     """
+    for given in (*(scores or ()), *((runs,) if runs else ())):
+        if not given.exists():
+            raise UserError("no such file or folder", given, "check the path")
     whole = read_report(report)
+    if len(scores or ()) > (n := 1 + len(whole["others"])):
+        raise UserError(
+            f"{len(scores or ())} scores are given, the report is of {n}", report, "give each policy's once"
+        )
     folder = report if report.is_dir() else report.parent
     places = _places(folder, scores, data, runs)
     yield from _files(folder, whole)
@@ -63,11 +71,7 @@ def check_chain(report: Path, scores: list[Path] | None, data: Path | None, runs
 
 
 def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Path | None) -> Places:
-    log = folder / "_run.log"
-    try:
-        note = json.loads(log.read_text("utf-8")) if log.is_file() else {}
-    except ValueError:
-        note = {}  # only a hint
+    note = next(_notes(folder / "_run.log"), {})
     files = [scores_path(p) for p in scores] if scores else [Path(p) for p in note.get("scores", [])]
     near = [p for f in files for p in (f.resolve().parent, f.resolve().parent.parent)]
     if data is None:
@@ -76,6 +80,14 @@ def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Pa
         data = next((d for d in hints if (d / MANIFEST).is_file()), None)
     near += [data.resolve().parent] if data else []
     return Places(files, data, [runs] if runs else near, runs is not None)
+
+
+def _notes(log: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a `_run.log`, which is only a hint: a torn one is passed over."""
+    for line in log.read_text("utf-8", "replace").splitlines() if log.is_file() else ():
+        with contextlib.suppress(ValueError):
+            if isinstance(note := json.loads(line), dict):
+                yield note
 
 
 def _files(folder: Path, report: dict[str, Any]) -> Iterator[Link]:
@@ -190,9 +202,7 @@ def _data_links(data: Path | None, records: list[dict[str, Any]]) -> Iterator[Li
 
 
 def _dump_links(data: Path, manifest: Manifest) -> Iterator[Link]:
-    log = data / "_run.log"
-    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
-    paths = [Path(note["input"]) for note in map(json.loads, lines) if "input" in note]
+    paths = [Path(note["input"]) for note in _notes(data / "_run.log") if "input" in note]
     for entry in manifest.inputs:
         name, wanted = f"shards ← {entry['name']}", entry["sha256"]
         at = [p for p in paths if p.name == Path(entry["name"]).name and p.is_file()]

@@ -52,9 +52,11 @@ def check_condition(where: str | None) -> None:
     if where is None:
         return
     with _database() as db:
-        (tree,) = db.execute("SELECT json_serialize_sql(?)", [f"SELECT 1 WHERE ({where}\n)"]).fetchone() or ("{}",)
+        tree, plain = (_tree(db, f"SELECT 1 WHERE ({text}\n)") for text in (where, "true"))
         unsteady = db.execute("SELECT function_name FROM duckdb_functions() WHERE stability != 'CONSISTENT'").fetchall()
-    nodes = list(_nodes(json.loads(tree)))
+    nodes = list(_nodes(tree))
+    if "statements" in tree and _frame(tree) != _frame(plain):
+        raise UserError(f"bad --where {where!r}: it is more than a condition", fix="close every bracket that it opens")
     if any(node.get("class") in ("SUBQUERY", "WINDOW") for node in nodes):
         raise UserError(f"bad --where {where!r}: it looks beyond its row", fix="leave out SELECT and OVER")
     called = {name for node in nodes if (name := node.get("function_name"))} & {name for (name,) in unsteady}
@@ -62,6 +64,19 @@ def check_condition(where: str | None) -> None:
     if called:
         what = f"bad --where {where!r}: {', '.join(sorted(called))} differs from run to run"
         raise UserError(what, fix="use hash(id) for a sample, and dates written out")
+
+
+def _tree(db: duckdb.DuckDBPyConnection, sql: str) -> dict:
+    """The statement as DuckDB reads it; without `statements` where it is none."""
+    (text,) = db.execute("SELECT json_serialize_sql(?)", [sql]).fetchone() or ("{}",)
+    return json.loads(text)
+
+
+def _frame(tree: Any) -> Any:
+    """All of a statement but its condition and the places in its text."""
+    if isinstance(tree, dict):
+        return {k: _frame(v) for k, v in tree.items() if k not in ("where_clause", "query_location")}
+    return [_frame(v) for v in tree] if isinstance(tree, list) else tree
 
 
 def _database() -> duckdb.DuckDBPyConnection:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefkit.errors import UserError
-from prefkit.web.options import Db, Host, Judge, Port, Seed
+from prefkit.web.options import Db, Host, Judge, Port, Seed, judge_name
 
 if TYPE_CHECKING:
     from prefkit.web.session import Results
@@ -38,10 +37,10 @@ def side_by_side(
     from prefkit.web.session import BlindSession
 
     matched = match(read_answers(a), read_answers(b))
+    who = judge_name(judge)
     listening = bind(host, port)
     store = Store(db)
     shown, alike = store_items(store, matched, "Side by side", seed)
-    who = judge or getpass.getuser()
 
     def score() -> Results:
         return results(tally(store, shown.batch_id, matched.names, alike.items), matched.names)

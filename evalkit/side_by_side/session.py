@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
+import numpy as np
+
 from prefkit.errors import UserError
 from prefkit.judgements.drafts import as_messages
 from prefkit.judgements.store import Draft, Imported, Judgement, Response, Store, item_id
 from prefkit.readers import read_records
 from prefkit.schema import Message, prompt_hash
-from prefkit.statistics import wilson
+from prefkit.shares import share
 from prefkit.web.session import Results
 from prefkit.wording import counts_text
 
@@ -41,16 +43,24 @@ class Matched:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Judgements of a comparison: wins of either side, and what was no win; `a_chosen` counts the left (upper) side."""
+    """Judgements of a comparison: of each that decided, whether the first file won, whether the left (upper) answer was
+    chosen, and the group of its prompt; and what was no win."""
 
-    wins: tuple[int, int]
+    first_D: np.ndarray
+    left_D: np.ndarray
+    group_D: np.ndarray
     ties: int
     skips: int
-    a_chosen: int
     after_reveal: int
     judges: int
     items: int
     identical: int
+
+    @property
+    def wins(self) -> tuple[int, int]:
+        """Of either side."""
+        won = int(self.first_D.sum())
+        return won, len(self.first_D) - won
 
 
 def read_answers(path: Path) -> Answers:
@@ -126,12 +136,13 @@ def tally(store: Store, batch_id: str, names: tuple[str, str], identical: int = 
     made_by = {(p.item_id, p.response): p.name for p in store.producers(ids, batch_id)}
     votes = store.votes(ids)
     decided = [v for v in votes if v.outcome == "better"]
-    winners = Counter(made_by[v.item_id, v.winner] for v in decided)
+    groups = store.groups(v.item_id for v in decided)
     return Tally(
-        wins=(winners[names[0]], winners[names[1]]),
+        first_D=np.array([made_by[v.item_id, v.winner] == names[0] for v in decided], bool),
+        left_D=np.array([v.winner == v.shown[0] for v in decided], bool),
+        group_D=np.array([groups[v.item_id] for v in decided], str),
         ties=sum(v.outcome in ("tie", "both_bad") for v in votes),
         skips=sum(v.outcome == "skip" for v in votes),
-        a_chosen=sum(v.winner == v.shown[0] for v in decided),
         after_reveal=sum("after_reveal" in v.flags for v in votes),
         judges=len({v.judge_name for v in votes}),
         items=len(ids),
@@ -140,24 +151,28 @@ def tally(store: Store, batch_id: str, names: tuple[str, str], identical: int = 
 
 
 def results(t: Tally, names: tuple[str, str]) -> Results:
-    """The tally in words: wins, ties, losses, share of decided with its 95 % Wilson interval, and position bias."""
-    decided = sum(t.wins)
+    """The tally in words: wins, ties, losses, share of decided with its 95 % interval, and position bias.
+
+    The interval is that of `shares.share`: several judgements of one prompt count for less than as many prompts.
+    """
+    decided = len(t.first_D)
+    sides = (t.first_D, ~t.first_D)
     rows = [
-        [name, str(won), str(t.ties), str(lost), _share(won, decided)]
-        for name, won, lost in zip(names, t.wins, t.wins[::-1], strict=True)
+        [name, str(int(won.sum())), str(t.ties), str(int((~won).sum())), _share(won, t.group_D)]
+        for name, won in zip(names, sides, strict=True)
     ]
     remarks = [
         f"{decided + t.ties} judgements on {t.items} prompts by {t.judges} judge{'s' * (t.judges != 1)}; "
         f"{t.skips} skipped. Ties are left out of the share.",
-        f"Side A was chosen in {t.a_chosen} of {decided} decided: {_share(t.a_chosen, decided)}. "
+        f"Side A was chosen in {int(t.left_D.sum())} of {decided} decided: {_share(t.left_D, t.group_D)}. "
         "Far from 50 % means that the position swayed the judge.",
     ]
     if t.identical:
         remarks.append(f"{t.identical} more prompts had the same answer from both and were not shown.")
     if t.after_reveal:
         remarks.append(f"{t.after_reveal} judgements were made after the results had been seen: not blind.")
-    if t.judges > 1:
-        remarks.append("Several judges saw the same prompts: the interval takes their answers as independent.")
+    if len(np.unique(t.group_D)) < decided:
+        remarks.append("Some prompts were judged more than once: the intervals allow for it.")
     return Results(["", "wins", "ties", "losses", "share of decided, 95 % interval"], rows, remarks)
 
 
@@ -165,16 +180,16 @@ def _answer(record: dict | str) -> tuple[str, list[Message], list[Message], str]
     if isinstance(record, str):
         raise ValueError("a damaged line")
     response = record.get("response")
-    if response == "":  # a model that says nothing has answered, badly
-        answer: list[Message] = [{"role": "assistant", "content": ""}]
+    if isinstance(response, str) and not response.strip():  # a model that says nothing has answered, badly
+        answer: list[Message] = [{"role": "assistant", "content": response}]
     else:
         answer = as_messages(response, "assistant")
     prompt = as_messages(record.get("prompt"), "user")
     return str(record.get("id") or prompt_hash(prompt)), prompt, answer, str(record.get("model") or "")
 
 
-def _share(k: int, n: int) -> str:
-    if n == 0:
+def _share(hits_D: np.ndarray, group_D: np.ndarray) -> str:
+    if not len(hits_D):
         return "–"
-    low, high = wilson(k, n)
-    return f"{100 * k / n:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    found = share(hits_D.astype(float), group_D)
+    return f"{100 * found.value:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f})"

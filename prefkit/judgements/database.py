@@ -16,14 +16,13 @@ BUSY_SECONDS = 30  # how long a writer waits for another: an import of many item
 
 def database_url(db: str) -> URL:
     """`labels.db`, `sqlite:///labels.db` or `postgresql://…` as a URL with the driver we install."""
-    if "://" not in db:
-        return URL.create("sqlite", database=db)
+    wanted = "give a path such as labels.db, or postgresql://user@host/name"
     try:
-        url = make_url(db)
-    except ArgumentError:
-        raise UserError(
-            "not a database URL", db, "give a path such as labels.db, or postgresql://user@host/name"
-        ) from None
+        url = make_url(db) if "://" in db else URL.create("sqlite", database=db)
+    except (ArgumentError, ValueError):
+        raise UserError("not a database URL", db, wanted) from None
+    if url.get_backend_name() == "sqlite" and not url.database:
+        raise UserError("no file to keep judgements in", f"--db {db!r}", wanted)
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
 
@@ -31,7 +30,7 @@ def open_engine(db: str, *, create: bool) -> Engine:
     """An engine on a database of our schema, made if absent and `create`; raises `UserError` naming what is wrong."""
     url = database_url(db)
     shown = url.render_as_string(hide_password=True) if "://" in db else db
-    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+    if url.get_backend_name() == "sqlite" and url.database != ":memory:":
         _check_path(Path(str(url.database)), create=create)
     unknown = UserError("unknown kind of database", shown, "use SQLite (a path) or postgresql://…")
     if url.get_backend_name() not in ("sqlite", "postgresql"):
@@ -49,9 +48,9 @@ def open_engine(db: str, *, create: bool) -> Engine:
         if engine.dialect.name == "sqlite":  # kept in the file, so only once it is known to be ours
             with engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA journal_mode=WAL")  # readers never wait
-    except DBAPIError as e:
+    except (DBAPIError, ValueError) as e:
         engine.dispose()
-        why = " ".join(str(e.orig).split())
+        why = " ".join(str(getattr(e, "orig", e)).split())
         raise UserError(
             f"cannot open the database: {why}", shown, "is it a labels database, and may you write there?"
         ) from e

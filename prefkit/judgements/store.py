@@ -177,10 +177,7 @@ class Store:
                 return
             j = t.standing.c
             before = select(j.id).where(j.judge_id == judge_id, j.item_id == judgement.item_id)
-            revealed = select(t.reveal.c.time).where(
-                t.reveal.c.judge_id == judge_id, t.reveal.c.batch_id == judgement.batch_id
-            )
-            flags = [*judgement.flags, *(["after_reveal"] if c.execute(revealed).first() else [])]
+            flags = [*judgement.flags, *(["after_reveal"] if _has_seen(c, judge_id, judgement.batch_id) else [])]
             _append(c, judge_id, judgement, flags, supersedes=c.execute(before).scalar())
 
     def undo(self, event_id: str, judge_id: int, batch_id: str) -> str | None:
@@ -207,6 +204,12 @@ class Store:
         j = t.standing.c
         with self.engine.connect() as c:
             return {i: o for i, o in c.execute(select(j.item_id, j.outcome).where(j.judge_id == judge_id))}
+
+    def groups(self, item_ids: Iterable[str]) -> dict[str, str]:
+        """Item id → the group it is of."""
+        query = select(t.item.c.id, t.item.c.group_id)
+        with self.engine.connect() as c:
+            return {i: g for ids in _chunks(item_ids) for i, g in c.execute(query.where(t.item.c.id.in_(ids)))}
 
     def votes(self, item_ids: Iterable[str], kinds: Sequence[str] = ("person",)) -> list[Row]:
         """Standing judgements of the given items, oldest first, with the judge's kind and name. Names no producer."""
@@ -260,6 +263,18 @@ def _check(j: Judgement) -> None:
         raise ValueError(f"shown order {j.shown} is no permutation")
     if (j.outcome == "better") != (j.winner is not None) or (j.winner is not None and j.winner not in j.shown):
         raise ValueError(f"outcome {j.outcome!r} with winner {j.winner} of responses {j.shown}")
+
+
+def _has_seen(c: Connection, judge_id: int, batch_id: str) -> bool:
+    """Whether a judge has seen who made what in a batch, or in another one of the same producers."""
+    seen = [b for (b,) in c.execute(select(t.reveal.c.batch_id).where(t.reveal.c.judge_id == judge_id))]
+    if not seen or batch_id in seen:
+        return bool(seen)
+    p = t.producer.c
+    names = [
+        {name for (name,) in c.execute(select(p.name).where(p.batch_id == b).distinct())} for b in (batch_id, *seen)
+    ]
+    return names[0] in names[1:]
 
 
 def _known(c: Connection, judge_id: int, j: Judgement) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 
 from prefkit.errors import UserError
-from prefkit.web.options import Db, Host, Judge, Port, Seed
+from prefkit.web.options import Db, Host, Judge, Port, Seed, judge_name
 from prefkit.wording import counted
 
 
@@ -50,6 +49,7 @@ def label(
         raise UserError("no such data set or file", data, "make one with `prefkit convert`")
     if not drafts.items:
         raise UserError("nothing to judge", data, f"look at it with `prefkit show {data}`")
+    who = judge_name(judge)
     listening = bind(host, port)
     store = Store(db)
     added = store.add_batch("labels", data.name, drafts.items, {"seed": seed})
@@ -62,6 +62,6 @@ def label(
         left_out["same prompt and responses"] = len(drafts.items) - added.items
     reasons = "".join(f" · {n} left out: {why}" for why, n in left_out.items())
     print(f"{data.name}: {counted(added.items, 'pair')} to judge{reasons}")
-    serve_session(session, judge or getpass.getuser(), listening, db)
+    serve_session(session, who, listening, db)
     store.close()
     print(f"next: prefkit convert {db} --source judgements --out DIR")

@@ -353,3 +353,39 @@ def test_what_is_no_report_is_refused(tmp_path, text):
         list(check_chain(tmp_path, None, None, None))
     with pytest.raises(UserError, match="there is no report"):
         list(check_chain(tmp_path / "absent.json", None, None, None))
+
+
+@pytest.mark.parametrize("where", ["hit = 1", "to_json(pairs)->>'hit' = '1.0'", "COLUMNS('^(n_chosen|margin)$') > 0"])
+def test_a_condition_on_the_outcome_is_seen_however_it_is_put(tmp_path, where):
+    scored = load(write(right(18, 40).table, tmp_path / "s"), None, where)
+    assert scored.on_outcome
+    (first, *_) = check(reported(scored, tmp_path / "r"), 0.5, None, None)
+    assert not first.passed
+    assert not load(write(right(18, 40).table, tmp_path / "t"), None, "n_chosen > 0").on_outcome
+
+
+def test_a_gate_says_what_it_could_not_check(tmp_path):
+    (found,) = check(reported(right(70, 100), tmp_path), 0.5, None, None)
+    assert found.text.endswith("note: overlap with training data was not checked")
+
+
+def test_places_that_are_not_there_are_mistakes(tmp_path):
+    folder = reported(right(70, 100), tmp_path)
+    for given in ({"scores": [tmp_path / "gone"]}, {"runs": tmp_path / "gone"}):
+        with pytest.raises(UserError, match="no such file or folder"):
+            list(check_chain(folder, **{"scores": None, "data": None, "runs": None} | given))
+    with pytest.raises(UserError, match="2 scores are given, the report is of 1"):
+        list(check_chain(folder, [folder, folder], None, None))
+
+
+def test_a_report_that_lacks_something_is_refused(tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({"schema_version": 6}))
+    with pytest.raises(UserError, match=r"report\.json is not whole"):
+        check(tmp_path, 0.5, None, None)
+
+
+def test_a_torn_log_is_only_a_hint(tmp_path):
+    folder = reported(right(70, 100), tmp_path)
+    for text in ("[]\n", '{"scores": ["/x'):
+        (folder / "_run.log").write_text(text)
+        assert list(check_chain(folder, None, None, None))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 
+import numpy as np
 import pytest
 
 from evalkit.side_by_side.session import Tally, match, read_answers, results, store_items, tally
@@ -121,7 +122,8 @@ def test_the_tally_counts_sides_by_who_made_them(tmp_path):
 
 
 def test_results_say_wins_ties_losses_interval_and_position_bias():
-    found = results(Tally((8, 2), 3, 1, 5, 2, 2, 14, 4), (ALPHA, BETA))
+    n = np.arange(10)
+    found = results(Tally(n < 8, n % 2 == 0, n, 3, 1, 2, 2, 14, 4), (ALPHA, BETA))
     assert found.rows == [[ALPHA, "8", "3", "2", "80 % (49 to 94)"], [BETA, "2", "3", "8", "20 % (6 to 51)"]]
     words = " ".join(found.remarks)
     for part in (
@@ -131,7 +133,16 @@ def test_results_say_wins_ties_losses_interval_and_position_bias():
         "2 judgements were made after",
     ):
         assert part in words
-    assert results(Tally((0, 0), 0, 0, 0, 0, 0, 1, 0), ("a", "b")).rows[0][-1] == "–"
+    none = np.zeros(0, bool)
+    assert results(Tally(none, none, none, 0, 0, 0, 0, 1, 0), ("a", "b")).rows[0][-1] == "–"
+
+
+def test_three_judges_who_agree_are_no_sixty_prompts():
+    """65 % of 20 prompts is 43 to 82 by Wilson's interval, whoever repeats it."""
+    prompts, won = np.repeat(np.arange(20), 3), np.repeat(np.arange(20) < 13, 3)
+    found = results(Tally(won, won, prompts, 0, 0, 0, 3, 20, 0), (ALPHA, BETA))
+    assert found.rows[0][-1] == "65 % (42 to 83)"
+    assert "Some prompts were judged more than once" in found.remarks[-1]
 
 
 def test_side_by_side_stays_blind_in_the_browser_and_reveals_at_the_end(files, tmp_path, visit_address):

@@ -26,6 +26,21 @@ def test_rows_are_those_for_which_it_is_true():
     assert rows_where(TABLE.slice(0, 0), "count > 1").tolist() == []
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        "true) LIMIT (3",
+        "true) ORDER BY (margin",
+        "true) UNION SELECT 1 WHERE (true",
+        "true) GROUP BY (margin",
+        "true); SELECT (1",
+    ],
+)
+def test_what_leaves_its_bracket_is_no_condition(where):
+    with pytest.raises(UserError, match="it is more than a condition"):
+        check_condition(where)
+
+
 @pytest.mark.parametrize("name", ["current_date", "CURRENT_TIMESTAMP", "localtime", "now()", "random()"])
 def test_neither_the_clock_nor_chance_decides(name):
     with pytest.raises(UserError, match="differs from run to run"):

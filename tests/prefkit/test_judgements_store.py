@@ -271,3 +271,9 @@ def test_sides_are_random_by_item_and_judge_and_fixed_by_the_seed():
     assert {blind_order(str(i), "ann", 0, 3) for i in range(100)} == {
         (a, b, 3 - a - b) for a in range(3) for b in range(3) if a != b
     }
+
+
+@pytest.mark.parametrize("db", ["", "sqlite://", "postgresql://h:abc/x"])
+def test_a_store_that_could_keep_nothing_is_refused(db):
+    with pytest.raises(UserError, match=r"no file to keep judgements in|not a database URL"):
+        Store(db)

@@ -87,6 +87,19 @@ def test_votes_after_the_reveal_say_so(session):
     assert flags == [[], ["after_reveal"]]
 
 
+def test_votes_on_more_of_the_same_models_say_so_too(session):
+    """The comparison is run again with more prompts: another batch, of which the judge knows the sides."""
+    session.vote("ann", vote_on(session.view("ann"), "a"))
+    session.end("ann")
+    for names, flags in ((("SECRET-A", "SECRET-B"), ["after_reveal"]), (("SECRET-A", "SECRET-C"), [])):
+        responses = [Response(text(f"{n} again"), n) for n in names]
+        batch = session.store.add_batch("labels", "more", [Draft(text("more", "user"), responses, "g")])
+        more = BlindSession(session.store, batch.batch_id, title="More", seed=0)
+        more.vote("ann", vote_on(more.view("ann"), "a"))
+        (found,) = session.store.votes(session.store.item_ids(batch.batch_id))
+        assert found.flags == flags
+
+
 def test_no_query_before_the_reveal_names_the_producer(session):
     asked = []
     event.listen(session.store.engine, "before_cursor_execute", lambda c, cur, sql, *rest: asked.append(sql.lower()))
