@@ -237,8 +237,7 @@ def joined(texts: pa.Array, threshold: float) -> np.ndarray:
     holders = np.diff(np.append(runs, len(hashes)))  # texts of each 3-gram
     rare = np.repeat(holders <= RARE, holders)
     pairs = _holding_the_same(hashes[rare], text[rare], n)
-    parts = [pairs[a : a + AT_ONCE] for a in range(0, len(pairs), AT_ONCE)]
-    alike = [part[_jaccard(grams, *part.T) >= threshold] for part in parts]
+    alike = [part[_jaccard(grams, *part.T) >= threshold] for part in _batches(pairs)]
     first = components(n, *np.concatenate([np.zeros((0, 2), np.int64), *alike]).T)
     hashes, text = hashes[~rare], text[~rare]
     most = np.flatnonzero(np.bincount(text, minlength=n) >= threshold * sizes)
