@@ -12,7 +12,7 @@ from train.check import check, check_places
 from train.config import DpoRun, Run, SftRun
 from train.config_file import from_yaml
 from train.core.memory import keep_pages
-from train.core.quiet import quiet_libraries
+from train.core.quiet import UNNEEDED, quiet_libraries
 
 RunFolder = Annotated[
     Path,
@@ -55,7 +55,7 @@ def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
     check_places(checked, out)
     keep_pages()
-    quiet_libraries()
+    quiet_libraries(UNNEEDED)
     module, _, function = trainer.partition(":")
     getattr(importlib.import_module(module), function)(checked, out)
 
@@ -80,7 +80,7 @@ def tiny_model(
     out
         Model folder.
     """
-    quiet_libraries()
+    quiet_libraries(UNNEEDED)
     from train.tiny_model import write_tiny_model
 
     write_tiny_model(data, out, vocab_size, hidden, layers, heads, max_positions, seed)

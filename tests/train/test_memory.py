@@ -55,3 +55,21 @@ def test_holes_are_given_back_and_the_gradient_is_the_same():
         found[kind] = (int(megabytes), gradient)
     assert found["trim"][1] == found["keep"][1]
     assert found["trim"][0] < 0.75 * found["keep"][0], "60 tensors of 3 MB are kept: 186 MB"
+
+
+LEAN = """
+import sys
+from train.core.quiet import UNNEEDED, quiet_libraries
+quiet_libraries(UNNEEDED)
+import evalkit.models, train.dpo, train.sft
+from transformers import AutoModelForCausalLM
+from transformers.models.llama import modeling_llama
+print(*(name for name in UNNEEDED if name in sys.modules))
+import datasets, scipy
+print(datasets.Dataset.__name__)
+"""
+
+
+def test_a_command_does_not_load_what_only_others_need():
+    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["", "Dataset", ""], "and whoever imports them himself still can"
