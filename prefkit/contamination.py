@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from prefkit.errors import UserError
 from prefkit.files import renamed
-from prefkit.near import shingles, texts_of
 from prefkit.readers import read_records, readable_files
 from prefkit.shards import MANIFEST, Manifest, shards_of
+from prefkit.shingles import shingles, texts_of
 from prefkit.tables import SIDES, Candidates, clean_column, string_offsets
 
 N_WORDS, FEWEST = 13, 8

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefkit.near import texts_of
+from prefkit.shingles import texts_of
 from prefkit.tables import SIDES, Candidates
 
 RESPONSES = SIDES[1:]

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefkit.near import jaccard_of, shingles, texts_of
 from prefkit.patterns import RESPONSES
+from prefkit.shingles import jaccard_of, shingles, texts_of
 from prefkit.tables import SIDES, Candidates, edges, offsets
 
 ROLES = ("system", "user", "assistant", "tool")

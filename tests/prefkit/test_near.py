@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefkit import convert_dataset, near, open_pairs, plan
-from prefkit.near import jaccard_of, joined, may_overlap, proposals, shingles, signatures
+from prefkit.near import joined, may_overlap, proposals, signatures
+from prefkit.shingles import jaccard_of, shingles
 from prefkit.split import components
 from prefkit.tables import single_turns
 
