@@ -15,7 +15,7 @@ from pathlib import Path
 
 from train_vs_trl import MAX_TOKENS, PAIRS_PER_STEP, REAL, prepare
 
-from train.core.memory import keep_pages
+from train.models.memory import keep_pages
 
 KINDS = {
     "matrix products": ("mm", "linear", "einsum"),

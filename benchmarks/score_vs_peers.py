@@ -40,7 +40,7 @@ def ours(folder: Path, cache: str) -> dict:
     import os
 
     os.environ["PREFKIT_CACHE"] = str(folder / cache)
-    from train.core.memory import keep_pages
+    from train.models.memory import keep_pages
 
     keep_pages()
     import evalkit.models as models
@@ -69,7 +69,7 @@ def ours(folder: Path, cache: str) -> dict:
 
 def peer(folder: Path, batch: str, limit: str) -> dict:
     """The loop of RewardBench, over both models at once."""
-    from train.core.memory import keep_pages
+    from train.models.memory import keep_pages
 
     keep_pages()
     import torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from train.core.quiet import quiet_libraries
+from train.models.libraries import quiet_libraries
 
 _HOMES = {
     "score_pairs": "evalkit.score",

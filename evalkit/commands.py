@@ -18,9 +18,9 @@ from evalkit.scores import scores_path
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
 from train.core.encode import Template
-from train.core.locate import locate
-from train.core.memory import keep_pages
-from train.core.quiet import UNNEEDED, quiet_libraries
+from train.models.libraries import lean_libraries
+from train.models.locate import locate
+from train.models.memory import keep_pages
 
 
 def score(
@@ -61,7 +61,7 @@ def score(
     found = open_data(data, source, options, say)
     open_pairs(found.folder, how.split)  # like all above: a mistake is told before torch is loaded
     keep_pages()
-    quiet_libraries(UNNEEDED)
+    lean_libraries()
     from evalkit.models import short_names
     from evalkit.results import already_scored, write_result
     from evalkit.score import find_models, made_of
@@ -133,7 +133,7 @@ def generate(
     locate(model)
     pairs = open_pairs(data, split)
     text = Template.named(template).source if template is not None else None
-    quiet_libraries(UNNEEDED)
+    lean_libraries()
     prompts = distinct_prompts(pairs, limit)
     chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size, text)
     cut = write_answers(model, prompts, out, chosen, name=name)

@@ -12,9 +12,8 @@ from typing import Any
 
 from evalkit.models import Models, Role
 from prefkit.errors import UserError
-from train.core.cache import SequenceLogp
 from train.core.plan import plan
-from train.core.rows import Row
+from train.core.rows import Row, SequenceLogp
 
 Say = Callable[[str], None]
 Found = Iterable[dict[bytes, SequenceLogp]]

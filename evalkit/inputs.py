@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from prefkit.errors import UserError
 from prefkit.readers import is_readable, read_records
 from prefkit.shards import MANIFEST, ledger_lines
-from train.core.cache import cache_folder
+from train.data.cache import cache_folder
 
 SPLIT = "test"  # where pairs that came without a split lie
 

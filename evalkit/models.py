@@ -11,13 +11,13 @@ from time import monotonic
 from typing import Any, Literal
 
 from prefkit.errors import UserError
-from train.core.cache import LogpCache, SequenceLogp
-from train.core.locate import weights_digest
 from train.core.logprobs import check_fits, check_head, sequence_logps
 from train.core.plan import padding, single_responses
-from train.core.policies import Loaded, Policy, load_policy, reference_context
-from train.core.rows import Row
-from train.core.sharing import Sharing, decide_sharing
+from train.core.rows import Row, SequenceLogp
+from train.data.cache import LogpCache
+from train.models.locate import weights_digest
+from train.models.policies import Loaded, Policy, load_policy, reference_context
+from train.models.sharing import Sharing, decide_sharing
 
 Role = Literal["policy", "reference"]
 

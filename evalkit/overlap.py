@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from prefkit.errors import UserError
 from prefkit.schema import Message, prompt_hash
-from train.core.dataset import data_digest, trained_prompts
-from train.core.locate import locate, run_config
+from train.data.dataset import data_digest, trained_prompts
+from train.models.locate import locate, run_config
 
 WORDS = 5
 NEAR = 0.8  # Jaccard similarity of the sets of 5-grams

@@ -29,13 +29,13 @@ from evalkit.template_check import disagreements
 from prefkit.errors import UserError
 from prefkit.progress import progress
 from prefkit.shards import open_pairs, read_manifest
-from train.core.cache import tokenizer_digest
-from train.core.dataset import load_rows
 from train.core.encode import Limits
 from train.core.logprobs import Scored, collect_logps
-from train.core.models import context_length
-from train.core.policies import Policy, describe_policy
 from train.core.rows import Row, Rows
+from train.data.cache import tokenizer_digest
+from train.data.dataset import load_rows
+from train.models.load import context_length
+from train.models.policies import Policy, describe_policy
 
 if TYPE_CHECKING:
     import pandas as pd

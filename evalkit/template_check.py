@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from train.core.policies import Policy
+from train.models.policies import Policy
 
 MARKS = (
     "<|im_start|>",

@@ -21,7 +21,7 @@ from evalkit.shown import data_folders
 from prefkit.errors import UserError
 from prefkit.shards import MANIFEST, Manifest, open_pairs
 from prefkit.shards import verify as verify_shards
-from train.core.locate import run_config, weights_digest
+from train.models.locate import run_config, weights_digest
 
 FILES = ("pairs.parquet", "report.md", "report.html")
 

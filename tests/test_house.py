@@ -48,9 +48,21 @@ def test_train_does_not_know_evalkit(path):
 
 
 @pytest.mark.parametrize("path", modules("evalkit"), ids=str)
-def test_evalkit_imports_only_the_core_of_train(path):
+def test_evalkit_imports_numbers_models_and_data_of_train_but_no_run(path):
     names = {n for n in imports(path) if n.partition(".")[0] == "train"}
-    assert all(n == "train.core" or n.startswith("train.core.") for n in names), names
+    assert all(n.split(".")[1] in ("core", "models", "data") for n in names), names
+
+
+@pytest.mark.parametrize("path", modules("train/core"), ids=str)
+def test_the_core_of_train_stands_on_its_own(path):
+    names = {n for n in imports(path) if n.partition(".")[0] == "train"}
+    assert all(n.split(".")[1] == "core" for n in names), names
+
+
+@pytest.mark.parametrize("path", modules("train/models") + modules("train/data"), ids=str)
+def test_models_and_data_of_train_know_no_run(path):
+    names = {n for n in imports(path) if n.partition(".")[0] == "train"}
+    assert all(n.split(".")[1] in ("core", "models", "data") for n in names), names
 
 
 @pytest.mark.parametrize(

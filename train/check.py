@@ -7,10 +7,10 @@ from pathlib import Path
 
 from prefkit.errors import UserError, unknown_name
 from train.config import DpoRun, Run
-from train.core.dataset import splits_of
 from train.core.encode import Template
-from train.core.locate import RUN_FILE, SUMMARY, locate
+from train.data.dataset import splits_of
 from train.declared import keys_of
+from train.models.locate import RUN_FILE, SUMMARY, locate
 from train.trainer_keys import DEFAULTS, OURS, OWNED, coerce_trainer
 
 UNSMOOTHED = {"ipo", "hinge"}  # losses that do not read label_smoothing

@@ -11,8 +11,8 @@ from cyclopts import App, Parameter
 from train.check import check, check_places
 from train.config import DpoRun, Run, SftRun
 from train.config_file import from_yaml
-from train.core.memory import keep_pages
-from train.core.quiet import UNNEEDED, quiet_libraries
+from train.models.libraries import lean_libraries
+from train.models.memory import keep_pages
 
 RunFolder = Annotated[
     Path,
@@ -55,7 +55,7 @@ def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
     check_places(checked, out)
     keep_pages()
-    quiet_libraries(UNNEEDED)
+    lean_libraries()
     module, _, function = trainer.partition(":")
     getattr(importlib.import_module(module), function)(checked, out)
 
@@ -80,7 +80,7 @@ def tiny_model(
     out
         Model folder.
     """
-    quiet_libraries(UNNEEDED)
+    lean_libraries()
     from train.tiny_model import write_tiny_model
 
     write_tiny_model(data, out, vocab_size, hidden, layers, heads, max_positions, seed)
@@ -96,9 +96,9 @@ def cache(*, prune: bool = False, days: float = 30) -> None:
     days
         What was not used for so long; 0 is everything.
     """
-    from train.cached_files import entries
-    from train.cached_files import prune as remove
-    from train.core.cache import cache_folder
+    from train.data.cache import cache_folder
+    from train.data.cached_files import entries
+    from train.data.cached_files import prune as remove
 
     found = remove(days) if prune else entries()
     for e in found:

@@ -17,16 +17,16 @@ from prefkit.progress import progress
 from train.callbacks import say
 from train.config import DpoRun
 from train.core.batch import Batch
-from train.core.cache import LogpCache
 from train.core.head import TokenLogps
-from train.core.locate import is_adapter, locate
 from train.core.logprobs import response_logps, sum_tokens, token_logps
 from train.core.plan import single_responses
-from train.core.policies import add_reference, reference_context
 from train.core.rewards import pair_rewards, reward_sums
 from train.core.rows import Row, sequence_key
-from train.core.sharing import Sharing
+from train.data.cache import LogpCache
 from train.losses import Loss, PairLogps, find_loss
+from train.models.locate import is_adapter, locate
+from train.models.policies import add_reference, reference_context
+from train.models.sharing import Sharing
 from train.run import Session, default_budget, examine, fit, load_trainable, prepare
 from train.trainer import Outcome, token_sums, training_arguments
 

@@ -23,14 +23,14 @@ from prefkit.files import write_text
 from train.callbacks import Interrupt, RunLog, is_main, say
 from train.check import check_places
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
-from train.core.dataset import Kind, data_digest, load_rows, splits_of
 from train.core.encode import Limits, Template
-from train.core.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
 from train.core.logprobs import check_fits, check_head
-from train.core.memory import peak_megabytes, trim_holes
-from train.core.models import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.core.rows import Row, Rows
-from train.core.sharing import Sharing, decide_sharing
+from train.data.dataset import Kind, data_digest, load_rows, splits_of
+from train.models.load import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
+from train.models.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
+from train.models.memory import peak_megabytes, trim_holes
+from train.models.sharing import Sharing, decide_sharing
 from train.schedule import schedule
 from train.trainer import Layout, Objective, StepTrainer, trainer_mistakes, training_arguments
 from train.trainer_keys import coerce_trainer

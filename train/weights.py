@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from prefkit.errors import UserError
-from train.core.models import load_model
+from train.models.load import load_model
 
 
 def save_policy(model: Any, tokenizer: Any, folder: str | Path) -> None:

@@ -15,7 +15,7 @@ from evalkit.generate.base import Backend, Settings
 from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.schema import Message, prompt_hash
-from train.core.locate import weights_digest
+from train.models.locate import weights_digest
 
 BACKENDS = {"local": "evalkit.generate.local"}  # name -> module with `answers`
 

@@ -10,7 +10,7 @@ import torch
 from evalkit.generate.base import Answer, Settings
 from prefkit.schema import Message
 from train.core.encode import encode_prompt, stop_ids
-from train.core.policies import describe_policy, load_policy
+from train.models.policies import describe_policy, load_policy
 
 
 @torch.no_grad()

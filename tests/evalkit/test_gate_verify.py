@@ -19,7 +19,7 @@ from evalkit.verify import check_chain
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
 from prefkit.shards import read_manifest
-from train.core.locate import weights_digest
+from train.models.locate import weights_digest
 
 
 def reported(scored, out):

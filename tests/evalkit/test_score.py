@@ -36,9 +36,9 @@ from prefkit import convert_dataset, open_pairs
 from prefkit.cli import run as run_cli
 from prefkit.errors import UserError
 from prefkit.shards import read_manifest
-from train.core.locate import weights_digest
-from train.core.policies import load_policy
-from train.core.sharing import Sharing
+from train.models.locate import weights_digest
+from train.models.policies import load_policy
+from train.models.sharing import Sharing
 
 BIN = Path(sys.executable).parent
 
@@ -484,7 +484,7 @@ def test_a_killed_run_goes_on(road, tmp_path):
     slow = tmp_path / "sitecustomize.py"
     slow.write_text(
         "import os, signal\n"
-        "import train.core.cache as c\n"
+        "import train.data.cache as c\n"
         "plain, calls = c.LogpCache.add, []\n"
         "def add(self, scored):\n"
         "    plain(self, scored); calls.append(1)\n"

@@ -21,18 +21,18 @@ from prefkit.cli import app, run
 from prefkit.errors import UserError
 from prefkit.schema import pair_id
 from prefkit.shards import open_pairs
-from train.cached_files import entries
 from train.config import LoraConfig
-from train.core import cache as caches
-from train.core.cache import LogpCache, SequenceLogp, cached_rows
-from train.core.dataset import load_rows
 from train.core.encode import Limits, Template
-from train.core.locate import weights_digest
 from train.core.logprobs import collect_logps, response_logps, separate_logps
-from train.core.models import load_model, load_tokenizer
-from train.core.rows import Row, Rows, build_rows, pair_texts
-from train.core.sharing import decide_sharing
+from train.core.rows import Row, Rows, SequenceLogp, build_rows, pair_texts
+from train.data import cache as caches
+from train.data.cache import LogpCache, cached_rows
+from train.data.cached_files import entries
+from train.data.dataset import load_rows
 from train.dpo import _with_logps, train_dpo
+from train.models.load import load_model, load_tokenizer
+from train.models.locate import weights_digest
+from train.models.sharing import decide_sharing
 
 ROOT = Path(__file__).parents[2]
 
@@ -238,7 +238,8 @@ def test_damaged_files_are_made_again_or_refused(damage, tmp_path):
 def test_two_processes_fill_one_cache_at_once(tmp_path):
     program = """
 import numpy as np, sys
-from train.core.cache import LogpCache, SequenceLogp
+from train.core.rows import SequenceLogp
+from train.data.cache import LogpCache
 cache = LogpCache("w", "float32", False, "m")
 for i in range(200):
     cache.add({f"{sys.argv[1]}-{i}".encode(): SequenceLogp(-3.0 * i, np.full(3, -i, np.float32)),

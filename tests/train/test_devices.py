@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaCo
 from train.core.attention import ROWS
 from train.core.batch import collate
 from train.core.logprobs import PairPolicy
-from train.core.models import new_adapter
+from train.models.load import new_adapter
 from train.core.rows import Row
 from train.dpo import DpoObjective
 from train.losses import find_loss

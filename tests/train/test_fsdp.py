@@ -10,9 +10,9 @@ from train_toys import make_model
 
 from train.core.batch import collate
 from train.core.logprobs import PairPolicy
-from train.core.models import new_adapter
 from train.core.plan import plan_rows
 from train.core.rows import Row
+from train.models.load import new_adapter
 
 HERE = Path(__file__).parent
 BUDGET = 60

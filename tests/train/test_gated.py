@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from train_toys import FAMILIES, make_model
 
-from train.core.gated import Gated, keep_less
+from train.models.gated import Gated, keep_less
 
 GATED = ["llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "gemma2", "gemma3_text", "cohere", "granite"]
 

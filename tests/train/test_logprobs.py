@@ -10,12 +10,12 @@ from train_toys import FAMILIES, make_model, save_model
 
 from prefkit.errors import UserError
 from train.core.batch import collate
-from train.core.flex import FLEX
 from train.core.head import Head, tiled_logps
 from train.core.logprobs import PairPolicy, check_head, response_logps, separate_logps, token_logps
-from train.core.models import load_model, new_adapter
 from train.core.rows import Row
-from train.core.sharing import decide_sharing, probe
+from train.models.flex import FLEX
+from train.models.load import load_model, new_adapter
+from train.models.sharing import decide_sharing, probe
 
 V, D, N = 23, 8, 37
 
@@ -278,7 +278,7 @@ def test_the_line_says_what_was_measured_decided_and_paid(monkeypatch):
             f"{rounding}; each response repeats its prompt, 1.56 times the tokens",
         ),  # 56 of 36
     ):
-        monkeypatch.setattr("train.core.sharing.probe", lambda *args, off=off: off)
+        monkeypatch.setattr("train.models.sharing.probe", lambda *args, off=off: off)
         assert decide_sharing(model, rows).line == said
 
 

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from train_toys import make_model
 
-from train.core.lora import lean_lora
-from train.core.models import new_adapter
+from train.models.load import new_adapter
+from train.models.lora import lean_lora
 
 X = torch.arange(3, 40)[None]
 

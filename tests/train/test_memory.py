@@ -9,7 +9,7 @@ STEP = """
 import sys, torch
 from torch import nn
 from torch.nn.functional import linear
-from train.core.memory import keep_pages, trim_holes
+from train.models.memory import keep_pages, trim_holes
 keep_pages()
 
 class Layer(nn.Module):  # keeps one tensor of 3 MB for backward, and makes temporaries of other sizes
@@ -58,18 +58,41 @@ def test_holes_are_given_back_and_the_gradient_is_the_same():
 
 
 LEAN = """
-import sys
-from train.core.quiet import UNNEEDED, quiet_libraries
-quiet_libraries(UNNEEDED)
-import evalkit.models, train.dpo, train.sft
-from transformers import AutoModelForCausalLM
-from transformers.models.llama import modeling_llama
-print(*(name for name in UNNEEDED if name in sys.modules))
-import datasets, scipy
-print(datasets.Dataset.__name__)
+import inspect, sys
+from train.models.libraries import UNNEEDED, lean_libraries
+lean_libraries()
+import evalkit.models, pyarrow, train.dpo, train.sft
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig
+sizes = dict(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=64)
+def adapted(model):
+    return get_peft_model(model, LoraConfig(target_modules=["q_proj"])).base_model.model.model.layers[0].self_attn.q_proj
+
+model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes))
+model.save_pretrained(sys.argv[1])
+print(type(adapted(model)).__module__)
+inspect.getmodule(sys._getframe())
+pyarrow.array([1])
+print(*(name for name in (*UNNEEDED, "bitsandbytes.functional", "networkx", "pandas") if name in sys.modules))
 """
+USES = {
+    "datasets": "import datasets, scipy.stats, pandas\n"
+    "print(pandas.Series(datasets.Dataset.from_list([{'a': 1}])['a']).sum())",
+    "a submodule": "from bitsandbytes.nn import Linear4bit; print(Linear4bit(64, 64).in_features - 63)",
+    "an attribute": "import bitsandbytes as bnb; print(bnb.nn.Linear4bit(64, 64).in_features - 63)",
+    "a class of peft": "from peft.tuners.lora import Linear4bit; print(bool(Linear4bit) + 0)",
+    "four bits": "from transformers import BitsAndBytesConfig\n"
+    "four = BitsAndBytesConfig(load_in_4bit=True)\n"
+    "model = AutoModelForCausalLM.from_pretrained(sys.argv[1], quantization_config=four)\n"
+    "print((type(adapted(model)).__name__ == 'Linear4bit') + 0)",
+}
 
 
-def test_a_command_does_not_load_what_only_others_need():
-    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n") == ["", "Dataset", ""], "and whoever imports them himself still can"
+@pytest.mark.parametrize("use", USES)
+def test_a_command_does_not_load_what_only_others_need(use, tmp_path):
+    code = LEAN + USES[use]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    layer, loaded, used, _ = done.stdout.split("\n")
+    assert (layer, loaded) == ("peft.tuners.lora.layer", "")
+    assert used == "1", "whoever imports them himself still can"

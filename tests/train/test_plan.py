@@ -11,7 +11,7 @@ from train.core.attention import ROWS, Packing, Span
 from train.core.batch import collate
 from train.core.plan import padding, plan, plan_padded, plan_rows, split_row
 from train.core.rows import Row
-from train.core.sharing import unpackable
+from train.models.sharing import unpackable
 from train.schedule import schedule
 
 lengths = st.lists(st.integers(1, 300), max_size=40)

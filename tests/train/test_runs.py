@@ -24,14 +24,14 @@ from prefkit.shards import open_pairs
 from train.check import check
 from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun
 from train.core.batch import collate
-from train.core.dataset import load_rows
 from train.core.encode import Limits
 from train.core.logprobs import PairPolicy, response_logps
-from train.core.models import load_model, load_tokenizer
-from train.core.policies import describe_policy, load_policy, reference_context
 from train.core.rewards import hits
 from train.core.rows import build_rows, pair_texts
+from train.data.dataset import load_rows
 from train.dpo import load_start, train_dpo
+from train.models.load import load_model, load_tokenizer
+from train.models.policies import describe_policy, load_policy, reference_context
 from train.run import is_whole
 from train.sft import train_sft
 from train.tiny_model import write_tiny_model

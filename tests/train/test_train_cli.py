@@ -19,7 +19,7 @@ from prefkit.cli import train as app
 from prefkit.errors import UserError
 from train.check import check
 from train.config import DpoRun, ModelConfig
-from train.core.locate import _is_whole
+from train.models.locate import _is_whole
 from train.trainer import training_arguments
 from train.trainer_keys import OWNED, coerce_trainer
 

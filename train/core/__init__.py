@@ -2,7 +2,5 @@
 
 To trust the numbers, read in this order: `encode` (text becomes token ids), `rows` (a prompt with its responses, each
 computed once), `plan` (which rows go together), `batch` (rows as tensors), `attention` (who sees whom), `head` (logits
-in tiles), `logprobs` (what all of it is for), `rewards`. The rest makes it fast or convenient: `sharing` asks whether
-a model may see packed rows, `flex`, `gated`, `lora` and `memory` cost less, `cache` and `dataset` keep what is known,
-`locate`, `models` and `policies` find and load what computes.
+in tiles), `logprobs` (what all of it is for), `rewards`. Nothing here imports anything else of train.
 """

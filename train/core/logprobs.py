@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 
 from prefkit.errors import UserError
 from train.core.batch import Batch, collate
-from train.core.cache import LogpCache, SequenceLogp, cache_folder
 from train.core.head import Head, TokenLogps, tiled_logps
 from train.core.plan import plan_rows, single_responses
-from train.core.rows import Row, sequence_key
+from train.core.rows import Row, SequenceLogp, sequence_key
 
 
 def base_model(model: Any) -> Any:
@@ -92,10 +92,22 @@ class Scored:
         return np.array([len(t) for t in self.token_logps])
 
 
+class Kept(Protocol):
+    """Log-probabilities that are known by `sequence_key`, in a file: `train.data.cache.LogpCache`."""
+
+    path: Path
+
+    def get(self, keys: Iterable[bytes]) -> dict[bytes, SequenceLogp]:
+        """Those of the keys that are known."""
+
+    def add(self, scored: dict[bytes, SequenceLogp]) -> None:
+        """Keep these, all or none."""
+
+
 def collect_logps(
     rows: Sequence[Row],
     compute: Callable[[list[Row]], Iterable[dict[bytes, SequenceLogp]]],
-    cache: LogpCache | None = None,
+    cache: Kept | None = None,
     progress: Callable[[int], None] = lambda responses: None,
 ) -> list[Scored]:
     """Scores of every response of every row, in the order given; what `cache` holds is not computed again.
@@ -120,9 +132,9 @@ def collect_logps(
         progress(len(fresh))
     if cache is not None:
         found |= cache.get(wanted - found.keys())
-    if lost := len(wanted - found.keys()):
-        what = f"{lost} log-probabilities that other processes computed are not finite, or not in this cache"
-        raise UserError(what, cache_folder(), "let all processes share PREFKIT_CACHE, and check the model's dtype")
+        if lost := len(wanted - found.keys()):
+            what = f"{lost} log-probabilities that other processes computed are not finite, or not in this cache"
+            raise UserError(what, cache.path, "let all processes share PREFKIT_CACHE, and check the model's dtype")
     scored = [[found[k] for k in ks] for ks in keys]
     return [Scored(np.array([s.total for s in row]), tuple(s.tokens for s in row)) for row in scored]
 
@@ -132,7 +144,7 @@ def response_logps(
     rows: Sequence[Row],
     budget: int,
     packed: bool = True,
-    cache: LogpCache | None = None,
+    cache: Kept | None = None,
     progress: Callable[[int], None] = lambda responses: None,
 ) -> list[Scored]:
     """`collect_logps` of a model that is at hand, in forwards of `budget` tokens."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -80,6 +81,13 @@ def sequence_key(prompt_ids: Ids, response_ids: Ids) -> bytes:
     """Names a prompt with a response, boundary included: blake2b-128 of their token ids."""
     known = len(prompt_ids).to_bytes(8, "little") + prompt_ids.tobytes() + response_ids.tobytes()
     return hashlib.blake2b(known, digest_size=16).digest()
+
+
+class SequenceLogp(NamedTuple):
+    """log π of a response: the sum over its tokens (fp64), and each token's own (float32)."""
+
+    total: float
+    tokens: np.ndarray
 
 
 class PairText(NamedTuple):

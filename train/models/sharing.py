@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from train.core.logprobs import base_model, response_logps, separate_logps
-from train.core.models import PACKED
 from train.core.rows import Row
+from train.models.load import PACKED
 
 _PLAIN_ROPE = {"default", "linear", "llama3", "yarn"}  # frequencies do not depend on the length of the input
 _LEARNED = {"gpt2", "gpt_bigcode"}  # learned positions, looked up by position_ids

@@ -11,7 +11,8 @@ import torch
 
 from prefkit.errors import UserError, unknown_name
 from train.core.encode import Template
-from train.core.locate import (
+from train.models.load import add_adapter, default_dtype, load_adapter, load_model, load_tokenizer
+from train.models.locate import (
     ADAPTER_FILE,
     RUN_FILE,
     SUMMARY,
@@ -22,7 +23,6 @@ from train.core.locate import (
     run_config,
     weights_digest,
 )
-from train.core.models import add_adapter, default_dtype, load_adapter, load_model, load_tokenizer
 
 
 def add_reference(model: Any, path: str) -> str:

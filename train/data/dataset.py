@@ -15,9 +15,9 @@ from prefkit.errors import UserError
 from prefkit.readers import is_readable, read_records
 from prefkit.schema import Message
 from prefkit.shards import open_pairs, read_manifest
-from train.core.cache import ENCODING_VERSION, cached_rows, digest, tokenizer_digest
 from train.core.encode import Limits, Template
 from train.core.rows import PairText, Rows, build_examples, build_rows, pair_texts, without_ties
+from train.data.cache import ENCODING_VERSION, cached_rows, digest, tokenizer_digest
 
 Kind = Literal["pairs", "one_pair_per_row", "examples"]
 BUILD: dict[Kind, Callable[..., Rows]] = {  # kind -> (pairs, tokenizer, template, limits) -> Rows

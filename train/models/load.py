@@ -13,10 +13,10 @@ from torch import nn
 
 from prefkit.errors import UserError, unknown_name
 from train.core.attention import ROWS
-from train.core.flex import FLEX
-from train.core.gated import keep_less
-from train.core.locate import adapter_config, as_base_of, is_adapter, locate
-from train.core.lora import lean_lora
+from train.models.flex import FLEX
+from train.models.gated import keep_less
+from train.models.locate import adapter_config, as_base_of, is_adapter, locate
+from train.models.lora import lean_lora
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PACKED = {"rows": ROWS, "flex": FLEX}  # kinds of attention that take packed rows, and their names in configurations
@@ -61,7 +61,7 @@ def default_dtype() -> str:
 def load_model(path: str, dtype: str | None = None, four_bit: bool = False, attn: str = "rows") -> Any:
     """A causal language model from safetensors, in `dtype` (`default_dtype` if None), frozen NF4 when `four_bit`.
 
-    `attn` "rows" is `train.core.attention`, "flex" is `train.core.flex`, where the architecture lets its attention be
+    `attn` "rows" is `train.core.attention`, "flex" is `train.models.flex`, where the architecture lets its attention be
     replaced, else its own. NF4 means double quantisation and an explicit compute dtype: `dtype` again. UserError for an
     adapter folder, pickled weights, or a folder that holds no model.
     """

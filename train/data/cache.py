@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from prefkit.errors import UserError
 from prefkit.files import renamed
-from train.core.rows import Row, Rows
+from train.core.rows import Row, Rows, SequenceLogp
 
 ENCODING_VERSION = 4  # of what encode.py and rows.py make of a text: raised when that changes
 LOGPS_VERSION = 1  # of what logprobs.py makes of a sequence
@@ -126,13 +126,6 @@ def _rows(table: pa.Table) -> Iterator[Row]:
 
 
 # ----------------------------------------------------------------------------------------------- log-probabilities
-
-
-class SequenceLogp(NamedTuple):
-    """log π of a response: the sum over its tokens (fp64), and each token's own (float32)."""
-
-    total: float
-    tokens: np.ndarray
 
 
 class LogpCache:
