@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefkit.errors import UserError
+from prefkit.no_pandas import forget_pandas
 from prefkit.shards import MANIFEST, Manifest, open_pairs
 from prefkit.shards import verify as problems_of
 from prefkit.terminal import STDOUT, print_pair
@@ -48,6 +49,7 @@ def show(
     split
         Of this split only.
     """
+    forget_pandas()
     for pair in open_pairs(data, split).slice(0, n).to_pylist():
         print_pair(pair)
 
@@ -85,6 +87,7 @@ def stats(data: Path, /, *, html: Path | None = None) -> None:
     from prefkit.stats import describe
     from prefkit.stats_text import lines
 
+    forget_pandas()
     found = describe(data)
     if html is not None:
         from prefkit.stats_page import write_page
@@ -109,6 +112,7 @@ def diff(a: Path, b: Path, /) -> int:
     from prefkit.diff import diff as compare
     from prefkit.diff import lines
 
+    forget_pandas()
     found = compare(a, b)
     for line in lines(found, a, b):
         STDOUT.print(line)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefkit.errors import FEW, UserError
+from prefkit.no_pandas import forget_pandas
 from prefkit.shards import Manifest
 from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
@@ -83,6 +84,7 @@ def convert(
         raise UserError("--ray-address goes with --engine ray", fix="add --engine ray")
     if engine == "local" and not dry_run:
         warm_up(inputs, workers)  # before the imports, which take as long as its own
+    forget_pandas()
     from prefkit.convert import convert_dataset
     from prefkit.remote import is_url
 
@@ -216,6 +218,7 @@ def rejects(
     from prefkit.sources.rejects import rows, summarise
     from prefkit.unseen import visible
 
+    forget_pandas()
     if replay and (n or reason):
         raise UserError("--replay converts all that was refused", fix="leave -n and --reason out")
     if not replay and (out or check):

@@ -24,17 +24,6 @@ from typing import Any, TypeVar
 from prefkit.errors import UserError, unknown_name
 from prefkit.progress import progress
 
-# Imported once by the process that workers are forked from: it knows no threads, and a worker starts in milliseconds.
-# (pyarrow imports pandas, if it is there, with the first list that becomes an array.)
-PRELOAD = [
-    "pandas",
-    "prefkit.tasks",
-    "prefkit.publish",
-    "prefkit.sources.stack_exchange_dump",
-    "prefkit.sources.pairs",
-    "prefkit.sources.stack_exchange_paired",
-]
-
 ENGINES = ("local", "ray")
 SMALL_BYTES = 16 << 20  # of inputs: below it, starting processes costs more than they save
 _cluster = False  # whether `on` has a Ray cluster
@@ -60,7 +49,7 @@ def warm_up(inputs: Sequence[Path | str] | Path | str, workers: int | None) -> N
     if sum(f.stat().st_size for f in files if f.is_file()) <= SMALL_BYTES:
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(["prefkit.preloaded"])
     with _interrupt_waits():
         forkserver.ensure_running()
 
@@ -121,7 +110,7 @@ def _in_processes(
     global _pool
     if _pool is None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
+        context.set_forkserver_preload(["prefkit.preloaded"])
         _pool = ProcessPoolExecutor(workers, context, initializer=_begin_worker)  # starts them as they are needed
     try:
         with _interrupt_waits():

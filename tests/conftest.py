@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas  # noqa: F401  # commands make pyarrow forget it: those that tests call in this process find it loaded
 import pytest
 from hypothesis import settings
 

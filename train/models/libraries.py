@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
+from prefkit.no_pandas import forget_pandas
 
 # What transformers imports wherever it is installed, for data sets and for losses of object detection.
 UNNEEDED = ("datasets", "scipy")
@@ -46,11 +46,7 @@ def lean_libraries() -> None:
     finally:
         for name in hidden:
             del sys.modules[name]
-    sys.meta_path.insert(0, _NoPandas)
-    try:
-        pa.array([])  # so does pyarrow
-    finally:
-        sys.meta_path.remove(_NoPandas)
+    forget_pandas()
     import_at_first_use(SELDOM_NEEDED)
     quiet_libraries()
 
@@ -58,15 +54,6 @@ def lean_libraries() -> None:
 
     for ask in ("is_bnb_available", "is_bnb_4bit_available"):  # asked for every layer: is it one of bitsandbytes?
         setattr(lora, ask, partial(_if_loaded, SELDOM_NEEDED, getattr(lora, ask)))
-
-
-class _NoPandas:
-    """Finds no pandas. None in sys.modules does not do: what is compiled by Cython takes it for the module."""
-
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name, name=name)
 
 
 def import_at_first_use(name: str) -> None:

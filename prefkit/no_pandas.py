@@ -1,0 +1,29 @@
+"""pyarrow without pandas, which it imports, wherever it is installed, with the first list that becomes an array."""
+
+from __future__ import annotations
+
+import sys
+
+import pyarrow as pa
+
+
+class _Finder:
+    """Finds no pandas. None in sys.modules does not do: what is compiled by Cython takes it for the module."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name, name=name)
+
+
+def forget_pandas() -> None:
+    """For the rest of this process pyarrow takes pandas for not installed: a fifth of a second and 35 MB less.
+
+    For processes of our own only, for `to_pandas` fails from then on. Others import pandas as ever; nothing happens
+    where it is loaded already.
+    """
+    sys.meta_path.insert(0, _Finder)
+    try:
+        pa.array([])  # it remembers what it found the first time
+    finally:
+        sys.meta_path.remove(_Finder)
