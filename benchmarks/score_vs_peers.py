@@ -40,9 +40,12 @@ def ours(folder: Path, cache: str) -> dict:
     import os
 
     os.environ["PREFKIT_CACHE"] = str(folder / cache)
+    from train.models.libraries import lean_libraries, lean_peft
     from train.models.memory import keep_pages
 
-    keep_pages()
+    keep_pages()  # and the two others: as `evalkit score` begins
+    lean_libraries()
+    lean_peft()
     import evalkit.models as models
     from evalkit.options import ScoreOptions
     from evalkit.score import score

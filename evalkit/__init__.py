@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from train.models.libraries import quiet_libraries
-
 _HOMES = {
     "score_pairs": "evalkit.score",
     "build_report": "evalkit.report",
@@ -22,6 +20,6 @@ __all__ = ["build_report", "compare_scores", "pair_frame", "score_pairs"]
 def __getattr__(name: str):
     if name in _HOMES:
         if name == "score_pairs":
-            quiet_libraries()
+            import_module("train.models.libraries").quiet_libraries()
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from evalkit.scores import scores_path
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
 from train.core.encode import Template
-from train.models.libraries import lean_libraries
+from train.models.libraries import lean_libraries, lean_peft
 from train.models.locate import locate
 from train.models.memory import keep_pages
 
@@ -62,6 +62,7 @@ def score(
     open_pairs(found.folder, how.split)  # like all above: a mistake is told before torch is loaded
     keep_pages()
     lean_libraries()
+    lean_peft()
     from evalkit.models import short_names
     from evalkit.results import already_scored, write_result
     from evalkit.score import find_models, made_of
@@ -134,6 +135,7 @@ def generate(
     pairs = open_pairs(data, split)
     text = Template.named(template).source if template is not None else None
     lean_libraries()
+    lean_peft()
     prompts = distinct_prompts(pairs, limit)
     chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size, text)
     cut = write_answers(model, prompts, out, chosen, name=name)

@@ -90,7 +90,7 @@ def count_overlap(evaluated: dict[str, str], trained: Iterable[str]) -> Overlap:
     """
     texts = list(evaluated.values())
     exact = set(texts)
-    sets = [shingles(t) for t in texts]
+    sets = [grams_of(t) for t in texts]
     gram_M = np.concatenate([*sets, np.empty(0, np.uint64)])
     owner_M = np.repeat(np.arange(len(texts)), [len(s) for s in sets])
     order = np.argsort(gram_M, kind="stable")
@@ -100,7 +100,7 @@ def count_overlap(evaluated: dict[str, str], trained: Iterable[str]) -> Overlap:
     for text in trained:
         if text in exact:
             same.add(text)
-        found = shingles(text)
+        found = grams_of(text)
         first, last = (np.searchsorted(gram_M, found, side=side) for side in ("left", "right"))
         hits = [owner_M[a:b] for a, b in zip(first, last, strict=True) if a < b]
         if hits:
@@ -110,7 +110,7 @@ def count_overlap(evaluated: dict[str, str], trained: Iterable[str]) -> Overlap:
     return Overlap("", len(texts), len(same), near)
 
 
-def shingles(text: str) -> np.ndarray:
+def grams_of(text: str) -> np.ndarray:
     """Distinct hashes [M] of the 5-grams of a text's words, case aside; a shorter text is one gram."""
     words = text.casefold().split()
     grams = (" ".join(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1)))

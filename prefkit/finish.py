@@ -14,6 +14,7 @@ from prefkit import checks, near, tables
 from prefkit.conditions import rows_where
 from prefkit.contamination import Evaluation
 from prefkit.schema import Reject
+from prefkit.shingles import texts_of
 from prefkit.split import KEYS
 from prefkit.tables import Candidates
 
@@ -142,4 +143,4 @@ def prompt_signatures(made: Candidates) -> np.ndarray:
     prompts = made.cells.take(pa.array(made.side("prompt")[first]))
     keys = made.table["_prompt"].to_numpy()[first]
     groups = tables.hash64_column(made.table["group_key"].take(pa.array(first)))
-    return near.signatures(near.texts_of(prompts), keys, groups, first)
+    return near.signatures(texts_of(prompts), keys, groups, first)

@@ -17,10 +17,10 @@ class _Finder:
 
 
 def forget_pandas() -> None:
-    """For the rest of this process pyarrow takes pandas for not installed: a fifth of a second and 35 MB less.
+    """For the rest of this process pyarrow reads no objects of pandas, and need not import it: 0.2 s and 35 MB less.
 
-    For processes of our own only, for `to_pandas` fails from then on. Others import pandas as ever; nothing happens
-    where it is loaded already.
+    For processes of our own only. A frame that is asked for (`to_pandas`) imports pandas after all, and others may;
+    nothing happens where it is loaded already.
     """
     sys.meta_path.insert(0, _Finder)
     try:

@@ -285,7 +285,26 @@ def _batches(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.Reco
         for before, batch in read(path, piece, rows):
             _refuse_twins(batch.schema.names, path)
             batch.validate(full=True)
-            yield before, batch
+            yield before, _in_microseconds(batch)
+
+
+def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Times as Python can hold them: of nanoseconds pyarrow makes objects of pandas, or fails where there is none."""
+    schema = pa.schema([field.with_type(_microseconds(field.type)) for field in batch.schema])
+    return batch if schema.equals(batch.schema) else batch.cast(schema, safe=False)
+
+
+def _microseconds(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz) if kind.unit == "ns" else kind
+    if pa.types.is_duration(kind):
+        return pa.duration("us") if kind.unit == "ns" else kind
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        made = pa.large_list if pa.types.is_large_list(kind) else pa.list_
+        return made(kind.value_field.with_type(_microseconds(kind.value_type)))
+    return kind
 
 
 def _refuse_twins(columns: Sequence[str], path: Path) -> None:

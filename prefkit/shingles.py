@@ -72,7 +72,7 @@ def _shingles(data: np.ndarray, cuts: np.ndarray, n_words: int) -> Grams:
 
 
 def mix(h: np.ndarray) -> np.ndarray:
-    """Each bit of a hash changes each bit of what comes out with about probability ½: uint64[n]."""
+    """Spreads the bits of hashes, as the first round of MurmurHash3's finaliser does: uint64[n]."""
     h = (h ^ (h >> np.uint64(33))) * _MIX
     return h ^ (h >> np.uint64(29))
 
@@ -122,12 +122,6 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     return _all_powers(max(2 * AT_A_TIME, 1 << n.bit_length()))
 
 
-def jaccard_of(cells: pa.ListArray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The same of the word 3-grams of cells."""
-    used, place = np.unique(np.concatenate([one, other]), return_inverse=True)
-    return jaccard(shingles(texts_of(cells.take(pa.array(used)))), place[: len(one)], place[len(one) :])
-
-
 def jaccard(grams: Grams, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The Jaccard index of n-grams of texts by their numbers, pair by pair: float64[n]."""
     a, b = (_of_pairs(grams, side) for side in (one, other))
@@ -137,13 +131,19 @@ def jaccard(grams: Grams, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return shared / np.maximum(either, 1)
 
 
+def jaccard_of(cells: pa.ListArray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The same of the word 3-grams of cells by their numbers."""
+    used, place = np.unique(np.concatenate([one, other]), return_inverse=True)
+    return jaccard(shingles(texts_of(cells.take(pa.array(used)))), place[: len(one)], place[len(one) :])
+
+
 class _Keyed(NamedTuple):
     keys: np.ndarray
     pairs: np.ndarray
 
 
 def _of_pairs(grams: Grams, texts: np.ndarray) -> _Keyed:
-    """The distinct 3-grams of text `texts[i]` for each i, as hashes that i is mixed into, with their i."""
+    """The distinct n-grams of text `texts[i]` for each i, as hashes that i is mixed into, with their i."""
     counts = np.diff(grams.cuts)[texts]
     begin = np.concatenate([[0], np.cumsum(counts)])
     pairs = np.repeat(np.arange(len(texts)), counts)

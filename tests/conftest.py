@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas  # noqa: F401  # commands make pyarrow forget it: those that tests call in this process find it loaded
+import pandas  # noqa: F401  # loaded first, so that commands called in this process cannot hide it from later tests
 import pytest
 from hypothesis import settings
 

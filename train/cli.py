@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from train.check import check, check_places
 from train.config import DpoRun, Run, SftRun
 from train.config_file import from_yaml
-from train.models.libraries import lean_libraries
+from train.models.libraries import lean_libraries, lean_peft
 from train.models.memory import keep_pages
 
 RunFolder = Annotated[
@@ -56,6 +56,7 @@ def _start(trainer: str, run: Run, out: Path) -> None:
     check_places(checked, out)
     keep_pages()
     lean_libraries()
+    lean_peft()
     module, _, function = trainer.partition(":")
     getattr(importlib.import_module(module), function)(checked, out)
 

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -198,6 +200,22 @@ def test_json_lines_under_a_json_name_are_cut_at_line_feeds_alone(tmp_path):
     (tmp_path / "a.json").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8")
     manifest = convert_dataset(tmp_path / "a.json", tmp_path / "out", splits="train=1")
     assert manifest.sources["pairs"]["records"] == {"read": 3, "used": 3, "unused": {}, "rejected": {}}
+
+
+def test_times_in_nanoseconds_are_read_with_and_without_pandas(tmp_path):
+    when = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    nested = pa.StructArray.from_arrays([pa.array([[1]], pa.list_(pa.duration("ns")))], ["took"])
+    talk = {side: pa.array([SHAPES["messages"][side]]) for side in ("prompt", "chosen", "rejected")}
+    empty = pa.array([[]], talk["chosen"].type)  # a reject, whose raw record is kept
+    table = pa.table(talk | {"when": when, "more": nested})
+    pq.write_table(pa.concat_tables([table, table.set_column(1, "chosen", empty)]), tmp_path / "rows.parquet")
+    made = convert_dataset(tmp_path / "rows.parquet", tmp_path / "with", splits="train=1")
+    command = [sys.executable, "-m", "prefkit.cli", "convert", tmp_path / "rows.parquet", "--out", tmp_path / "without"]
+    subprocess.run([*map(str, command), "--splits", "train=1"], check=True, capture_output=True)
+    ledger = made.sources["pairs"]
+    assert (ledger["records"]["used"], ledger["records"]["rejected"]) == (1, {"missing_text": 1})
+    for kept in sorted((tmp_path / "with").rglob("*.arrow")):
+        assert kept.read_bytes() == (tmp_path / "without" / kept.relative_to(tmp_path / "with")).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv"])

@@ -93,7 +93,7 @@ class Scored:
 
 
 class Kept(Protocol):
-    """Log-probabilities that are known by `sequence_key`, in a file: `train.data.cache.LogpCache`."""
+    """What keeps log-probabilities by `sequence_key`; `path` is for messages."""
 
     path: Path
 

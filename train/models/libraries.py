@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from prefkit.no_pandas import forget_pandas
-
-# What transformers imports wherever it is installed, for data sets and for losses of object detection.
-UNNEEDED = ("datasets", "scipy")
-# What peft imports wherever it is installed, and networkx and half of a compiler with it.
-SELDOM_NEEDED = "bitsandbytes"
+UNNEEDED = ("datasets", "scipy")  # transformers imports them wherever they are: for data sets, for object detection
 
 
 def quiet_libraries() -> None:
@@ -31,52 +24,52 @@ def quiet_libraries() -> None:
 
 
 def lean_libraries() -> None:
-    """The same for a command, which then starts in three quarters of the time and with 124 MB less.
+    """Quiet, and without what commands do not need: transformers takes `UNNEEDED` for not installed, pyarrow pandas.
 
-    For the rest of this process transformers takes `UNNEEDED` and pyarrow takes pandas for not installed (other modules
-    import them as ever), and `SELDOM_NEEDED` is loaded by its first use. Nothing happens to what is loaded already.
+    For processes of our own only: it holds as long as the process. Other modules import all of them as ever.
     """
-    hidden = [name for name in UNNEEDED if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import finds nothing
-    try:
-        from transformers.utils import import_utils
+    from prefkit.no_pandas import forget_pandas
 
-        for name in hidden:
-            getattr(import_utils, f"is_{name}_available")()  # it remembers its first answer
-    finally:
-        for name in hidden:
-            del sys.modules[name]
     forget_pandas()
-    import_at_first_use(SELDOM_NEEDED)
-    quiet_libraries()
+    with _hidden(*UNNEEDED):
+        quiet_libraries()
+        for name in UNNEEDED:
+            _ask_transformers(name)
 
+
+def lean_peft() -> None:
+    """Import peft without bitsandbytes, which it imports wherever it is, with networkx and torch's inductor behind it.
+
+    What needs it (models in 4 or 8 bit, its optimizers) imports it itself; only then has peft layers for it.
+    """
+    _ask_transformers("bitsandbytes")
+    with _hidden("bitsandbytes"):
+        import peft
     from peft.tuners.lora import model as lora
 
-    for ask in ("is_bnb_available", "is_bnb_4bit_available"):  # asked for every layer: is it one of bitsandbytes?
-        setattr(lora, ask, partial(_if_loaded, SELDOM_NEEDED, getattr(lora, ask)))
+    for ask in ("is_bnb_available", "is_bnb_4bit_available"):  # asked for each layer that gets an adapter
+        if known := getattr(peft.import_utils, ask, None):
+            setattr(lora, ask, _once_loaded("bitsandbytes", known))
 
 
-def import_at_first_use(name: str) -> None:
-    """Put a package into sys.modules that runs when its first attribute or submodule is asked for.
+def _ask_transformers(package: str) -> None:
+    """Whether a package is installed: transformers remembers its first answer."""
+    from transformers.utils import import_utils
 
-    importlib's own LazyLoader runs at any access, `__file__` included, which `inspect` asks of every module there is.
-    """
-    spec = None if name in sys.modules else importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
-        return
-    module, loader = importlib.util.module_from_spec(spec), spec.loader
-    del module.__path__  # an import of a submodule asks for it
-
-    def load(attribute: str) -> Any:
-        del module.__getattr__
-        module.__path__ = spec.submodule_search_locations or []
-        loader.exec_module(module)
-        return getattr(module, attribute)
-
-    module.__getattr__ = load  # type: ignore[method-assign]
-    sys.modules[name] = module
+    getattr(import_utils, f"is_{package}_available", bool)()
 
 
-def _if_loaded(name: str, known: Callable[[], bool]) -> bool:
-    """Before a package has run nothing can be made of it."""
-    return "__path__" in vars(sys.modules.get(name, object)) and known()
+def _once_loaded(package: str, known: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: package in sys.modules and known()
+
+
+@contextmanager
+def _hidden(*packages: str) -> Iterator[None]:
+    """Within, imports find none of the packages, but for those that are loaded."""
+    names = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None: not there
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
