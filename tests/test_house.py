@@ -61,6 +61,23 @@ def test_the_core_of_train_stands_on_its_own(path):
     assert not of_train(path, "core")
 
 
+def code_lines(path: Path) -> int:
+    """Lines that are neither empty nor comments nor docstrings."""
+    tree = ast.parse(path.read_text())
+    prose = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = enumerate(path.read_text().splitlines(), 1)
+    return sum(1 for n, line in lines if n not in prose and line.strip() and not line.lstrip().startswith("#"))
+
+
+def test_the_core_of_train_can_be_read_in_one_sitting():
+    assert 500 < sum(map(code_lines, modules("train/core"))) < 1000
+
+
 @pytest.mark.parametrize("path", modules("train/models") + modules("train/data") + modules("evalkit"), ids=str)
 def test_models_data_and_evalkit_import_nothing_that_trains(path):
     assert not of_train(path, "core", "models", "data")
