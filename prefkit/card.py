@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from prefkit.shards import Manifest
@@ -13,6 +14,7 @@ ATTRIBUTION = """Stack Exchange text is CC BY-SA, by date of contribution 2.5, 3
 has to name the site, link the question, show the authors' names and link their profiles, and share adaptations under
 the same licence. The columns `licenses`, `urls` and `authors` hold what that needs, in the order prompt, chosen,
 rejected: keep them with the text."""
+BESIDE = re.compile(r"(?i)(^|-)(users|votes|postlinks)\.(xml|7z)$")  # tables that are read with a Posts beside them
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
@@ -51,7 +53,7 @@ def card(manifest: Manifest) -> str:
 def command(manifest: Manifest) -> str:
     """The command line that makes this data set of the same inputs."""
     config = manifest.config
-    words = ["prefkit", "convert", *dict.fromkeys(i["name"].partition("/")[0] for i in manifest.inputs), "--out", "DIR"]
+    words = ["prefkit", "convert", *_inputs(manifest), "--out", "DIR"]
     words += ["--source", config["source"], "--splits", ",".join(f"{n}={s:g}" for n, s in config["splits"].items())]
     words += ["--seed", str(config["seed"]), "--near", f"{config['near']:g}"]
     for name in ("where", "limit"):
@@ -59,13 +61,22 @@ def command(manifest: Manifest) -> str:
     words += ["--format", config["format"]] if config["format"] != "arrow" else []
     for name, severity in config["checks"].items():
         words += ["--check", f"{name}={severity}"]
-    for found in config["against"]:
-        words += ["--against", found["name"]]
-    words += ["--splits-from", config["splits_from"]] if config["splits_from"] else []
+    for name in dict.fromkeys(found["name"].partition("/")[0] for found in config["against"]):
+        words += ["--against", name]
+    words += ["--splits-from", "OLD"] if config["splits_from"] else []
     options = {k: v for k, v in config["options"].items() if v not in (None, getattr(_defaults(config["source"]), k))}
     for name, value in options.items():
         words += [f"--options.{name}", str(value)]
     return " ".join(shlex.quote(w) for w in words)
+
+
+def _inputs(manifest: Manifest) -> list[str]:
+    """What was given, of the names of the files it held: folders by theirs, a table's file without those beside it."""
+    names = [i["name"] for i in manifest.inputs]
+    if manifest.config["source"] == "stack-exchange-dump":
+        alone = [n for n in names if "/" in n or not BESIDE.search(n)]
+        return list(dict.fromkeys(n.rpartition("/")[0] or n for n in alone))
+    return list(dict.fromkeys(n.partition("/")[0] for n in names))
 
 
 def _defaults(source: str) -> object:

@@ -1,7 +1,8 @@
 """Pairs that repeat evaluation sets: word 13-grams that a pair and an evaluation text have in common.
 
 The rule is that of GPT-3 (arXiv 2005.14165, appendix C) with its 13 words; a text of an evaluation set with fewer
-words counts if all of it, at least `FEWEST`, occurs. Case and punctuation do not matter.
+words counts if all of it occurs, and one of fewer than `FEWEST` if it is a pair's whole prompt. Case and punctuation do
+not matter.
 """
 
 from __future__ import annotations
@@ -49,11 +50,14 @@ class Evaluation:
             at = np.searchsorted(hashes, grams.hashes).clip(max=len(hashes) - 1)
             hit = np.flatnonzero(hashes[at] == grams.hashes)
             cells = np.searchsorted(grams.cuts, hit, side="right") - 1
+            if n_words < FEWEST:
+                whole = np.diff(grams.cuts)[cells] == 1
+                hit, cells = hit[whole], cells[whole]
             hit, cells = hit[np.concatenate([[True], np.diff(cells) != 0])[: len(cells)]], np.unique(cells)
             if not len(hit):
                 continue
             of_cell = dict(zip(cells.tolist(), hit.tolist(), strict=True))
-            for side in SIDES:
+            for side in SIDES if n_words >= FEWEST else SIDES[:1]:
                 numbers = made.side(side)
                 for row in np.flatnonzero(np.isin(numbers, cells)).tolist():
                     cell = int(numbers[row])
@@ -86,7 +90,7 @@ def write_evaluation(work: Path, sets: list[Path]) -> None:
     contents = clean_column(texts, Counter())
     hashes, words, origin = [], [], []
     counts = np.diff(shingles(contents, 1).cuts)
-    for n_words in sorted({min(int(c), N_WORDS) for c in counts if c >= FEWEST}):
+    for n_words in sorted({min(int(c), N_WORDS) for c in counts if c}):
         these = np.flatnonzero(counts == n_words if n_words < N_WORDS else counts >= N_WORDS)
         grams = shingles(contents.take(pa.array(these)), n_words)
         hashes.append(grams.hashes)
@@ -94,7 +98,7 @@ def write_evaluation(work: Path, sets: list[Path]) -> None:
         origin.append(np.repeat(these, np.diff(grams.cuts)))
     if not hashes:
         raise UserError(
-            f"no text of {FEWEST} words or more in the evaluation sets",
+            "not one word in the evaluation sets",
             ", ".join(map(str, sets)),
             "name files with their prompts",
         )
@@ -111,12 +115,13 @@ def write_evaluation(work: Path, sets: list[Path]) -> None:
         out.write_table(table)
 
 
-def evaluation_files(sets: list[Path]) -> list[Path]:
-    """The files of evaluation sets: records of any kind that `readers` knows, folders of them, or our data sets.
+def evaluation_files(sets: list[Path]) -> dict[Path, str]:
+    """The files of evaluation sets, each with its name: records of any kind that `readers` knows, folders of them, or
+    our data sets.
 
     Errors: `UserError` where one adds no file, for then nothing would be looked for.
     """
-    files = []
+    files: dict[Path, str] = {}
     for path in sets:
         if not path.exists():
             raise UserError("no such evaluation set", path, "check the path")
@@ -127,7 +132,7 @@ def evaluation_files(sets: list[Path]) -> list[Path]:
             found = readable_files(path) if path.is_dir() else [path]
         if not found:
             raise UserError("no file of this evaluation set can be read", path, "name files with their prompts")
-        files += found
+        files |= {f: f.name if f == path else f"{path.name}/{f.relative_to(path).as_posix()}" for f in found}
     return files
 
 

@@ -195,6 +195,7 @@ def rejects(
     replay: bool = False,
     out: Path | None = None,
     check: list[str] | None = None,
+    against: list[Path] | None = None,
 ) -> None:
     """Say what was refused and why; show it, or convert it again after a fix.
 
@@ -207,11 +208,13 @@ def rejects(
     reason
         Only those refused for this reason, whatever else was wrong with them.
     replay
-        Convert them again, into a data set of their own at --out, with the splits of the first.
+        Convert them again, into a data set of their own at --out, with the settings and the splits of the first.
     out
         Folder for --replay, new or empty.
     check
-        With --replay: NAME=reject, flag or off; may be given more than once.
+        With --replay: NAME=reject, flag or off; may be given more than once. The others are as they were.
+    against
+        With --replay: evaluation sets to compare with; without, what repeated one is refused again.
     """
     from itertools import islice
 
@@ -221,13 +224,13 @@ def rejects(
     forget_pandas()
     if replay and (n or reason):
         raise UserError("--replay converts all that was refused", fix="leave -n and --reason out")
-    if not replay and (out or check):
-        raise UserError("--out and --check go with --replay", fix="add --replay")
+    if not replay and (out or check or against):
+        raise UserError("--out, --check and --against go with --replay", fix="add --replay")
     found = summarise(data)
     if reason is not None:
         next(rows(data, reason))  # an unknown one is told, also where none is shown
     if replay:
-        _replay(data, out, _severities(check), found)
+        _replay(data, out, _severities(check), against or [], found)
         return
     for kind, reasons in found.items():
         STDOUT.print(f"{kind + 's':<11} {counts_text(reasons) if reasons else 'none'}")
@@ -236,8 +239,10 @@ def rejects(
         STDOUT.print(visible(row["raw"]))
 
 
-def _replay(data: Path, out: Path | None, checks: dict[str, str], found: dict[str, dict[str, int]]) -> None:
-    """Convert what was refused into `out`, its groups in the splits where the data set has them."""
+def _replay(
+    data: Path, out: Path | None, checks: dict[str, str], against: list[Path], found: dict[str, dict[str, int]]
+) -> None:
+    """Convert what was refused into `out` as the data set was, its groups in the splits where that has them."""
     from prefkit.convert import convert_dataset
 
     if out is None:
@@ -245,7 +250,16 @@ def _replay(data: Path, out: Path | None, checks: dict[str, str], found: dict[st
     if not any(found.values()):
         raise UserError("nothing was refused", data, "there is nothing to convert again")
     config = Manifest.read(data).config
-    kept = {"splits": config["splits"], "seed": config["seed"], "splits_from": data}
-    manifest = convert_dataset(data, out, source="rejects", checks=checks, **kept)
+    kept = {name: config[name] for name in ("splits", "seed", "where", "near", "format")}
+    manifest = convert_dataset(
+        data,
+        out,
+        source="rejects",
+        checks=config["checks"] | checks,
+        against=against,
+        splits_from=data,
+        options={"compared": bool(against)},
+        **kept,
+    )
     print_ledgers(manifest)
     _refuse_if_empty(manifest, data, out)

@@ -18,6 +18,7 @@ from prefkit.shingles import texts_of
 from prefkit.split import KEYS
 from prefkit.tables import Candidates
 
+CONTAMINATED = "contaminated_eval"
 REJECTS = pa.schema(
     [
         pa.field("source", pa.string()),
@@ -57,10 +58,14 @@ def finish(
     """Check and filter candidates and settle what became of each record; counts both ledgers in `tally`."""
     found, reasons = checks.run(made, rules.checks, seconds)
     matches: dict[int, dict] = {}
-    if rules.evaluation is not None:
+    if rules.evaluation is not None and rules.checks[CONTAMINATED] != "off":
         matches = rules.evaluation.matches(found)
+        if rules.checks[CONTAMINATED] == "flag":
+            marked = np.isin(np.arange(found.rows), list(matches))
+            found = found._replace(table=checks.with_flags(found.table, {CONTAMINATED: marked}))
+            matches = {}
         for i in matches:
-            reasons[i] = f"{reasons[i]} contaminated_eval".lstrip()
+            reasons[i] = f"{reasons[i]} {CONTAMINATED}".lstrip()
     bad = np.flatnonzero(reasons != "")
     for i, row in zip(bad.tolist(), found.spelled(bad).to_pylist(), strict=True):
         tally[f"candidates.rejected.{reasons[i].partition(' ')[0]}"] += 1

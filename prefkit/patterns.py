@@ -47,9 +47,18 @@ def _only(link: str) -> Callable[[str], bool]:
 
 
 def _cut_off(text: str) -> bool:
-    return "```" not in text or len(re.findall(r"^\s*(?:>\s*)*(?:[-*+]\s+|\d+\.\s+)?```", text, re.M)) % 2 == 1
+    """Ends in the cursor of a page, or in a code fence that no line of as many marks closes."""
+    opened = 0
+    for marks, rest in FENCE.findall(text):
+        if not opened:
+            opened = len(marks) if "`" not in rest else 0
+        elif len(marks) >= opened and not rest.strip():
+            opened = 0
+    return opened > 0 or CURSOR.search(text) is not None
 
 
+FENCE = re.compile(r"^\s*(?:>\s*)*(?:[-*+]\s+|\d+\.\s+)?(`{3,})([^\n]*)", re.M)
+CURSOR = re.compile(r"▌\s*$|<span class=\"cursor\">")
 HTML_TAG = r"</?(?:p|div|pre|code|br|span|ul|ol|li|td|tr|table|blockquote|strong|em)(?:\s[^<>]*)?/?>"
 HTML = HTML_TAG + r"|&(?:lt|gt|amp|quot|nbsp);"
 LINK = r"\[[^\]\n]*\]\([^)\n]*\)|https?://\S+"
@@ -69,7 +78,7 @@ PATTERNS: dict[str, Pattern] = {
     "role_marker_in_text": Pattern(ROLE_MARKER),
     "model_identity": Pattern(IDENTITY, RESPONSES),
     "refusal": Pattern(REFUSAL, ("chosen",)),
-    "truncated": Pattern(r"▌\s*$|<span class=\"cursor\">|```", RESPONSES, _cut_off),
+    "truncated": Pattern(CURSOR.pattern + "|```", RESPONSES, _cut_off),
     "replacement_character": Pattern("\ufffd"),
     "bidi_control": Pattern(r"[\x{202a}-\x{202e}\x{2066}-\x{2069}]"),
     "mojibake": Pattern(r"â€[™œ\x{9d}“”¦]|Ã[©¨¼¶¤Ÿ±³¡]|ï»¿"),

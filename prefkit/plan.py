@@ -48,7 +48,7 @@ class Plan:
     config: dict[str, Any]
     splits: dict[str, float]
     workers: int
-    against: list[Path]
+    against: dict[Path, str]
     anchors: Anchors | None
 
     @property
@@ -124,7 +124,7 @@ def make_plan(
         "format": given.format,
         "checks": {n: s for n, s in severity.items() if s != CHECKS[n].severity},
         "near": given.near,
-        "against": [{"name": p.name, "sha256": _sha256(p)} for p in against],
+        "against": [{"name": name, "sha256": _sha256(p)} for p, name in against.items()],
         "splits_from": None,
     }
     anchors = None
@@ -151,7 +151,7 @@ def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
 def prepare(plan: Plan) -> None:
     """What tasks need beside their slices, in the work folder."""
     if plan.against and not (plan.job.work / EVALUATION).exists():
-        write_evaluation(plan.job.work, plan.against)
+        write_evaluation(plan.job.work, list(plan.against))
 
 
 def read_anchors(old: Path, names: list[str]) -> Anchors:
@@ -166,8 +166,8 @@ def read_anchors(old: Path, names: list[str]) -> Anchors:
         table = open_pairs(old, name)
         number = names.index(name) if name in names else 0
         groups.append((np.sort(group_numbers(table["group_id"].unique())), number))
-        cells = table["prompt"].combine_chunks() if table.num_rows else tables.no_candidates().cells
-        prompts.append((np.unique(tables.cell_hashes(cells)), number))
+        hashes = [tables.cell_hashes(cells) for cells in table["prompt"].chunks]  # one array holds 2 GB of text
+        prompts.append((np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes])), number))
     known, split = _by_key(groups)
     joined = read_shard(old / JOINED)
     here, place = find(group_numbers(joined["group_id"]), known)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from prefkit.convert import describe, work
+from prefkit.folder import full_disk
 from prefkit.plan import Settings, make_plan
 from prefkit.publish import Published, publish
 from prefkit.records import count
@@ -37,7 +38,7 @@ def preview_dataset(inputs: Sequence[Path | str], **arguments: Any) -> Preview:
     """
     started = time.perf_counter()
     phases: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="prefkit-") as folder:
+    with tempfile.TemporaryDirectory(prefix="prefkit-") as folder, full_disk(Path(folder)):
         workers = arguments.pop("workers", None)
         plan = make_plan(local_copies(inputs), Path(folder, "work"), Settings(**arguments), workers)
         plan.job.work.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefkit.errors import UserError
 from prefkit.shards import MANIFEST, Manifest, verify
@@ -13,10 +14,10 @@ def push(data: Path, repo: str, *, private: bool = True, message: str = "prefkit
 
     Errors: `UserError` where the data set is not whole, or the Hub refuses.
     """
-    from httpx2 import HTTPError
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+    transport: tuple[Any, ...] = HfHubHTTPError.__bases__  # HTTPError of whichever httpx the Hub's library has, OSError
     if problems := verify(data):
         raise UserError(f"the data set is not whole: {problems[0]}", data, "prefkit verify tells all")
     files = [*Manifest.read(data).files, MANIFEST]
@@ -26,7 +27,7 @@ def push(data: Path, repo: str, *, private: bool = True, message: str = "prefkit
         commit = api.upload_folder(
             repo_id=repo, repo_type="dataset", folder_path=data, allow_patterns=files, commit_message=message
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, HTTPError, OSError) as e:
+    except (*transport, HFValidationError, LocalTokenNotFoundError) as e:
         reason = str(e).strip().partition("\n")[0]
         raise UserError(
             f"the Hub refused: {reason}",

@@ -130,12 +130,13 @@ RESPONSE_ROLES = re.compile(r"a((t+|u)a)*")
 
 
 def score_sign(made: Candidates) -> np.ndarray:
-    """The chosen score is the lower one."""
-    return pc.less(made.table["score_chosen"], made.table["score_rejected"]).fill_null(False).to_numpy()
+    """The chosen score is the lower one, or chosen is said to be preferred by less than half."""
+    lower = pc.less(made.table["score_chosen"], made.table["score_rejected"]).fill_null(False)
+    return pc.or_(lower, pc.less(made.table["p_chosen"], 0.5).fill_null(False)).to_numpy()
 
 
 def later(made: Candidates) -> np.ndarray:
-    """Known only once all pairs are: `split.resolve` finds these."""
+    """Known only from other texts: those of all pairs (`split.resolve`) or of evaluation sets (`contamination`)."""
     return np.zeros(made.rows, dtype=bool)
 
 

@@ -183,7 +183,7 @@ def _sentence(rng: random.Random, part: str, helpful: bool) -> str:
 def _oddities(dump: _Dump) -> None:
     """What real dumps hold and a converter must survive: few rows, so that they teach a model nothing."""
     asker = {"OwnerDisplayName": "user1234"}
-    question = dump.add(PostTypeId=1, Score=2, Body=RICH, Title="What does &quot;x &lt; y&quot; mean?", **asker)
+    question = dump.add(PostTypeId=1, Score=2, Body=RICH, Title='What does "x < y" mean?', **asker)
     for score, body in ((3, RICH), (3, "<p>A tie with the answer above.</p>\n"), (-2, "<p>Brûlée 🍮, déjà vu.</p>\n")):
         dump.vote(dump.add(PostTypeId=2, ParentId=question, Score=score, Body=body, OwnerUserId=3), score)
     dump.vote(question, 2)

@@ -165,7 +165,7 @@ def verify(path: Path | str) -> list[str]:
     except UserError as e:
         return [str(e)]
     try:
-        return [*_file_problems(path, manifest), *_count_problems(manifest)]
+        return [*_file_problems(path, manifest), *_count_problems(manifest)] or list(_leaks(path, manifest))
     except (KeyError, TypeError, AttributeError) as e:
         return [f"the manifest is damaged: {type(e).__name__} {e} ({path / MANIFEST})"]
 
@@ -183,6 +183,16 @@ def _file_problems(path: Path, manifest: Manifest) -> Iterator[str]:
         name = file.relative_to(path).as_posix()
         if file.is_file() and name not in manifest.files and name not in UNLISTED and not name.startswith(f"{WORK}/"):
             yield f"{name}: not in the manifest"
+
+
+def _leaks(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Groups with pairs in more than one split."""
+    home: dict[str, str] = {}
+    for split in manifest.splits:
+        shards = (read_shard(path / f)["group_id"].unique().to_pylist() for f in shards_of(manifest, split))
+        for group in {group for groups in shards for group in groups}:
+            if home.setdefault(group, split) != split:
+                yield f"group {group}: in split {split} and in split {home[group]}"
 
 
 def _count_problems(manifest: Manifest) -> Iterator[str]:

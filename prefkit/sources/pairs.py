@@ -26,12 +26,13 @@ from prefkit.columns import Columns
 from prefkit.readers import readable_files
 from prefkit.schema import Message, Pair, prompt_hash
 from prefkit.shards import MANIFEST
-from prefkit.sources import Record, Refused, Source
+from prefkit.sources import Record, Refused, Source, Tie
 
 NAME = "pairs"
 NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")  # passed through where present
 KNOWN = ("id", "source_id", "set_id", "subset", "positions", *NUMBERS)  # columns that `meta` does not repeat
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+TOOL_FIELDS = ("tool_calls", "tool_call_id", "function_call")
 TURN = re.compile(r"\n\n(Human|Assistant): ?")  # before each turn of a transcript
 
 
@@ -48,8 +49,11 @@ class PairsOptions:
     name: str | None = None
 
 
-def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
-    """One pair a record, or those of an n-way set, chosen by chosen; a record without a named column is refused."""
+def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair | Tie]:
+    """One pair a record, or those of an n-way set, chosen by chosen; a record without a named column is refused, and
+    so is one with tools, which pairs have no place for. Equal scores are a tie, whatever the columns are called."""
+    if isinstance(record.get("tools"), list) and record["tools"]:
+        raise Refused("tools_unsupported")
     for name in ("prompt", "system", "group"):
         column = getattr(options, name)
         if column != getattr(PairsOptions, name) and record.get(column) in (None, ""):
@@ -59,7 +63,9 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair]:
     made = [_pair(record, options, c, r) for c in all_chosen for r in all_rejected]
     source_id = next((str(record[k]) for k in ("source_id", "id") if record.get(k) is not None), "")
     for pair in made:
-        if record.get("set_id") is not None:
+        if pair.score_chosen is not None and pair.score_chosen == pair.score_rejected and pair.p_chosen in (None, 0.5):
+            yield Tie()
+        elif record.get("set_id") is not None:
             yield replace(pair, set_id=f"{pair.source}/{record['set_id']}")
         elif several:
             content = prompt_hash(_encodable([m for p in made for m in (*p.prompt, *p.chosen, *p.rejected)]))
@@ -93,8 +99,6 @@ def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell
     score_chosen, score_rejected, margin, p_chosen = (_number(record.get(k)) for k in NUMBERS)
     if p_chosen is not None and not 0 <= p_chosen <= 1:
         raise Refused("bad_number")
-    if score_chosen is not None and score_rejected is not None and score_chosen < score_rejected:
-        raise Refused("score_sign_conflict")
     known = {options.prompt, options.chosen, options.rejected, options.system, *KNOWN}
     return Pair(
         prompt=prompt,
@@ -120,7 +124,7 @@ def to_columns(batch: pa.RecordBatch, options: PairsOptions) -> Columns | None:
     texts: list[Any] = [columns.strings(batch, c) for c in (*asked, options.system, "subset")]
     ids: list[Any] = [columns.names(batch, c) for c in ("source_id", "id", "set_id")]
     scores: list[Any] = [_numbers(batch, name) for name in NUMBERS]
-    if any(c is None for c in (*texts, *ids, *scores)):
+    if any(c is None for c in (*texts, *ids, *scores)) or _is_nested(batch, "tools"):
         return None
     taken = ~columns.there(texts[3])  # a system turn goes before the prompt
     for column in (*texts, *ids):
@@ -131,7 +135,7 @@ def to_columns(batch: pa.RecordBatch, options: PairsOptions) -> Columns | None:
         taken &= columns.true(pc.is_finite(column), unknown=True)
     better, worse, _, share = scores
     taken &= columns.true(pc.not_equal(texts[0], ""), unknown=False)
-    taken &= columns.true(pc.greater_equal(better, worse), unknown=True)
+    taken &= columns.true(pc.not_equal(better, worse), unknown=True)  # or they are a tie
     taken &= columns.true(pc.and_(pc.greater_equal(share, 0), pc.less_equal(share, 1)), unknown=True)
     keep, n, source = pa.array(taken), int(taken.sum()), tables.clean(options.name or NAME, Counter())
     prompt, chosen, rejected, _, subset, source_id, plain_id, set_id = (c.filter(keep) for c in (*texts, *ids))
@@ -159,6 +163,10 @@ def _numbers(batch: pa.RecordBatch, name: str) -> pa.DoubleArray | None:
     column = batch.column(name)
     known = pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)
     return column.cast(pa.float64(), safe=False) if known else None
+
+
+def _is_nested(batch: pa.RecordBatch, name: str) -> bool:
+    return name in batch.schema.names and pa.types.is_nested(batch.schema.field(name).type)
 
 
 def _never_kept(kind: pa.DataType) -> bool:
@@ -202,6 +210,8 @@ def _messages(value: Any, role: str) -> list[Message] | None:
 def _message(turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise Refused("bad_message")
+    if any(turn.get(k) for k in TOOL_FIELDS):
+        raise Refused("tools_unsupported")
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     if isinstance(content, list):
         content = _text_of(content)

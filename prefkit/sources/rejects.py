@@ -1,13 +1,15 @@
 """What an earlier conversion refused (`_rejects/` of a data set), converted again after a fix; licences are those kept.
 
 A refused pair is checked again, a refused line goes through its own source again. A post of a dump cannot: its pairs
-need the other posts of its question, so it is refused as before, and the dump has to be converted again.
+need the other posts of its question, so it is refused as before, and the dump has to be converted again. What repeats
+an evaluation set is refused as before too, unless evaluation sets are given to compare it with.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -21,22 +23,32 @@ NAME = "rejects"
 KEPT = ("set_id", "score_chosen", "score_rejected", "margin", "p_chosen", "source", "subset", "source_id")
 
 
-def files(path: Path, options: object) -> list[Path]:
+@dataclass(frozen=True)
+class RejectsOptions:
+    """`compared`: evaluation sets are given, so what repeated one is compared with them instead of being refused."""
+
+    compared: bool = False
+
+
+def files(path: Path, options: RejectsOptions) -> list[Path]:
     """The tables of rejects of a data set."""
     return [path / f for f in Manifest.read(path).files if f.startswith("_rejects/")]
 
 
-def records(slices: list[Slice], options: object) -> Iterator[tuple[str, Record]]:
+def records(slices: list[Slice], options: RejectsOptions) -> Iterator[tuple[str, Record]]:
     """Rows of `finish.REJECTS`, each with the settings of the conversion that refused it."""
     for piece in slices:
         config = Manifest.read(piece.path.parents[1]).config
         for row in read_shard(piece.path).to_pylist():
-            yield row["position"] or piece.name, row | {"options": config["options"]}
+            known = config["options"] if config["source"] == row["source"] else {}  # not of a replay's own
+            yield row["position"] or piece.name, row | {"options": known}
 
 
-def to_pairs(record: Record, options: object) -> Iterator[Pair | Tie]:
+def to_pairs(record: Record, options: RejectsOptions) -> Iterator[Pair | Tie]:
     """The pair that was refused, or what the source of the line makes of it now."""
     raw = _json(record)
+    if "contaminated_eval" in record["reasons"] and not options.compared:
+        raise Refused("contaminated_eval")
     if record["kind"] == "candidate":
         kept = {k: raw[k] for k in KEPT if k in raw} | {k: raw.get(k) or [] for k in ("licenses", "urls", "authors")}
         kept["flags"] = [f for f in raw["flags"] if f not in CHECKS]  # the source's own: the others are found anew
@@ -74,6 +86,7 @@ SOURCE = Source(
     records=records,
     recognises=recognises,
     files=files,
+    options=RejectsOptions,
 )
 
 
@@ -90,7 +103,7 @@ def rows(data: Path, reason: str | None = None) -> Iterator[Record]:
     """The rejects of a data set, or those that have a reason among theirs; `UserError` for a reason that none has."""
     seen: set[str] = set()
     hits = 0
-    for file in files(data, None):
+    for file in files(data, RejectsOptions()):
         for batch in read_shard(file).to_batches(1000):
             for row in batch.to_pylist():
                 seen.update(row["reasons"])

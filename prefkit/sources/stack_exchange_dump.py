@@ -6,7 +6,6 @@ pairs of answers of a question are candidates, equal scores are ties, at most te
 
 from __future__ import annotations
 
-import html
 import json
 from collections import Counter
 from itertools import groupby
@@ -105,12 +104,12 @@ def _pair_question(
     tally: Counter[str],
 ) -> None:
     question, *answers = members
+    accepted, score = rows["accepted"][question], SCORES[options.score]
+    tally["links.accepted_missing"] += bool(accepted) and accepted not in [rows["id"][i] for i in answers]
     if len(answers) < 2:
         for i in members:
             fates[i] = "single_answer" if answers else "no_answers"
         return
-    accepted, score = rows["accepted"][question], SCORES[options.score]
-    tally["links.accepted_missing"] += bool(accepted) and accepted not in [rows["id"][i] for i in answers]
     scores = [score(rows["votes"][i], rows["id"][i] == accepted) for i in answers]
     written = [rows["created"][i] for i in answers] if options.later_wins else None
     found = better_pairs(scores, [rows["id"][i] for i in answers], salt, PAIRING[options.pairing], written)
@@ -191,7 +190,7 @@ def _texts(posts: pa.Table, tally: Counter[str]) -> list[str]:
     columns = (posts[c].to_pylist() for c in ("site", "title", "body"))
     for site, title, body, simple in zip(*columns, plain, strict=True):
         text = to_markdown(body, homes[site], tally, plain=simple)
-        texts.append(text if title is None else f"{html.unescape(title).strip()}\n\n{text}".rstrip())
+        texts.append(text if title is None else f"{title.strip()}\n\n{text}".rstrip())
     return texts
 
 

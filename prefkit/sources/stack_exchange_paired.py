@@ -41,7 +41,8 @@ def to_pairs(record: Record, options: PairedOptions) -> Iterator[Pair]:
     question, better, worse = (record.get(c) for c in COLUMNS)
     if not (isinstance(question, str) and isinstance(better, str) and isinstance(worse, str)):
         raise Refused("missing_text")
-    links = [v for v in record.get("metadata") or [] if isinstance(v, str)]
+    known = record.get("metadata")
+    links = [v for v in known if isinstance(v, str)] if isinstance(known, list) else []
     url = next((v for v in links if "/questions/" in v), "")
     author = next((v for v in links if "/users/" in v), "")
     site = _site((url or next(iter(links), "")).partition("://")[2].partition("/")[0])

@@ -42,6 +42,23 @@ def test_the_card_has_header_ledgers_licence_and_command(made, tmp_path):
     assert verify(data) == []
 
 
+@pytest.mark.parametrize("given", [["new/Posts.xml"], ["old", "new"], ["a/beer", "b/beer"]])
+def test_the_command_of_the_card_names_what_was_given(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    for name in given:
+        write_dump(tmp_path / name.removesuffix("/Posts.xml"), many(10), [(1, 6)])
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "nobody here asks anything like this one"}\n')
+    convert_dataset(given, "out", against=["one.jsonl", "two.jsonl"], options={"site": "beer"})
+    words = shlex.split(command(Manifest.read("out")))
+    words[words.index("DIR")] = "again"
+    if given == ["new/Posts.xml"]:
+        monkeypatch.chdir(tmp_path / "new")  # a file is named without its folder
+        words = [f"../{w}" if w.endswith(".jsonl") else w for w in words]
+    assert run(app, words[1:]) == 0
+    assert Manifest.read("again").files == Manifest.read(tmp_path / "out").files
+
+
 def test_hostile_names_stay_text(tmp_path):
     folder = write_dump(tmp_path / "a|b<script>`", many(3))
     manifest = convert_dataset(folder, tmp_path / "out")

@@ -23,6 +23,7 @@ FOUND = {  # check → what to change in a sound pair
     "empty_chosen": {"chosen": "\u00a0 \ufeff"},
     "empty_rejected": {"rejected": "\u3000"},
     "identical_pair": {"chosen": "It is cafe\u0301  time, is it not, dear friends?", "rejected": "It is café time, is it not, dear friends?"},
+    "score_sign_conflict": {"score_chosen": 1, "score_rejected": 2},
     "api_error_text": {"rejected": "**API REQUEST ERROR** Reason: it did not work out."},
     "deleted_placeholder": {"rejected": "[deleted]"},
     "near_identical_pair": {"chosen": LONG * 2 + "First.", "rejected": LONG * 2 + "Second."},
@@ -52,7 +53,7 @@ def converted(tmp_path, *pairs, name="out", **arguments):
 
 
 def test_there_is_a_case_for_every_check():
-    assert FOUND.keys() | {"score_sign_conflict", "conflicting_labels"} == CHECKS.keys()
+    assert FOUND.keys() | {"contaminated_eval", "conflicting_labels"} == CHECKS.keys()  # have tests of their own
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -64,6 +65,25 @@ def test_it_finds_what_it_is_for(tmp_path, name):
     }
     (row,) = rows(tmp_path / "out")
     assert name in row["reasons"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("Like so:\n\n```\nsorted(x)\n```\n\nand no more ▌", True),
+        ("````md\n```\n````\n\nA fence inside a longer one is text.", False),
+        ("```\nsorted(x)\n```python\nis no end of it", True),
+        ("Three marks ``` inside a line open nothing at all.", False),
+    ],
+)
+def test_what_is_cut_off(tmp_path, text, cut):
+    converted(tmp_path, SOUND | {"chosen": text})
+    assert ("truncated" in open_pairs(tmp_path / "out")["flags"].to_pylist()[0]) is cut
+
+
+def test_preferred_by_less_than_half_contradicts_the_label(tmp_path):
+    manifest = converted(tmp_path, SOUND | {"p_chosen": 0.25}, SOUND | {"prompt": "And in C?", "p_chosen": 0.75})
+    assert manifest.sources["pairs"]["candidates"]["rejected"] == {"score_sign_conflict": 1}
 
 
 def test_a_sound_pair_has_no_flag(tmp_path):

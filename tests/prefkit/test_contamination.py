@@ -53,6 +53,31 @@ def test_a_short_text_counts_as_a_whole(tmp_path):
     assert manifest.sources["stack-exchange-dump"]["candidates"]["rejected"] == {"contaminated_eval": 1}
 
 
+def test_a_very_short_text_counts_where_it_is_the_whole_prompt(tmp_path):
+    rows = [{"prompt": p, "chosen": c, "rejected": "Nobody said."} for p, c in PROMPTS]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = write_eval(tmp_path / "e.jsonl", "Who wrote Hamlet?", SECRET)
+    convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", against=[found], splits="train=1")
+    assert [json.loads(r["raw"])["prompt"][0]["content"] for r in rejects(tmp_path / "out")] == ["who wrote HAMLET"]
+
+
+PROMPTS = [
+    ("who wrote HAMLET", "Shakespeare did, they say."),
+    ("Tell me: who wrote Hamlet?", "Shakespeare did, they say."),
+    ("What is a question about Denmark?", "Who wrote Hamlet?"),
+]
+
+
+@pytest.mark.parametrize(("severity", "pairs", "flags"), [("flag", 1, ["contaminated_eval"]), ("off", 1, [])])
+def test_it_is_flagged_or_left_as_one_chooses(tmp_path, severity, pairs, flags):
+    folder, found = dump(tmp_path, SECRET), write_eval(tmp_path / "e.jsonl", SECRET)
+    chosen = {"contaminated_eval": severity, "too_short": "off"}
+    convert_dataset(folder, tmp_path / "out", against=[found], checks=chosen, splits="train=1")
+    table = open_pairs(tmp_path / "out")
+    assert table.num_rows == pairs
+    assert table["flags"].to_pylist() == [flags]
+
+
 def test_what_is_compared_with_is_in_the_manifest(tmp_path):
     folder, found = dump(tmp_path, "Clean"), write_eval(tmp_path / "e.jsonl", SECRET)
     clean, compared = convert_dataset(folder, tmp_path / "a"), convert_dataset(folder, tmp_path / "b", against=[found])
@@ -62,7 +87,7 @@ def test_what_is_compared_with_is_in_the_manifest(tmp_path):
 
 @pytest.mark.parametrize("bad", ["none.jsonl", "few.jsonl"])
 def test_refusals(tmp_path, bad):
-    write_eval(tmp_path / "few.jsonl", "too few words")
+    write_eval(tmp_path / "few.jsonl", "…", "?!")
     with pytest.raises(UserError):
         convert_dataset(dump(tmp_path, "Clean"), tmp_path / "out", against=[tmp_path / bad])
 
@@ -82,7 +107,7 @@ def test_of_a_data_set_its_pairs_are_compared_and_not_its_rejects(tmp_path):
     convert_dataset(dump(tmp_path, SECRET), tmp_path / "old", splits="train=.5,test=.5")
     manifest = convert_dataset(tmp_path / "in", tmp_path / "new", against=[tmp_path / "old"])
     assert manifest.sources["stack-exchange-dump"]["candidates"]["rejected"] == {"contaminated_eval": 1}
-    assert all(e["name"].startswith("data-") for e in manifest.config["against"])
+    assert all(e["name"].startswith(("old/train/data-", "old/test/data-")) for e in manifest.config["against"])
 
 
 def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path, monkeypatch):

@@ -320,17 +320,37 @@ def test_utf16_with_stray_spaces(tmp_path):
     assert open_pairs(tmp_path / "packed").to_pylist()[0]["prompt"] == pair["prompt"]
 
 
+def test_accepted_answers_that_are_missing_are_counted_also_where_no_pair_is_made(tmp_path):
+    posts = [
+        question(1, AcceptedAnswerId=99),
+        answer(2, 1, 5),
+        question(3, AcceptedAnswerId=99),
+        question(5),
+        answer(6, 5, 5),
+        answer(7, 5, 1),
+    ]
+    manifest, _ = convert(tmp_path, posts)
+    assert manifest.links["accepted_missing"] == 2
+
+
+def test_two_files_that_differ_in_case_alone_are_refused(tmp_path):
+    folder = write_dump(tmp_path / "in", trio())
+    (folder / "posts.xml").write_bytes((folder / "Posts.xml").read_bytes())
+    with pytest.raises(UserError, match=r"Posts.xml and posts.xml in one folder"):
+        convert_dataset(folder, tmp_path / "out")
+
+
 def test_a_count_of_answers_is_not_believed(tmp_path):
     _, pairs = convert(tmp_path, trio(AnswerCount=7))
     assert len(pairs) == 1
 
 
-def test_titles_are_unescaped_once_and_bodies_keep_their_code(tmp_path):
+def test_titles_are_plain_text_and_bodies_keep_their_code(tmp_path):
     rows = trio(
-        title="Is &amp;lt; less &lt; than?", body="<p>Write <code>&amp;lt;</code>, not <code>&lt;b&gt;</code>.</p>"
+        title="Is &lt; less < than ?a=1&param=2", body="<p>Write <code>&amp;lt;</code>, not <code>&lt;b&gt;</code>.</p>"
     )
     _, (pair,) = convert(tmp_path, rows)
-    assert pair["prompt"][0]["content"] == "Is &lt; less < than?\n\nWrite `&lt;`, not `<b>`."
+    assert pair["prompt"][0]["content"] == "Is &lt; less < than ?a=1&param=2\n\nWrite `&lt;`, not `<b>`."
 
 
 def test_a_question_on_two_sites_is_one_group_and_sites_can_be_told_apart(tmp_path):

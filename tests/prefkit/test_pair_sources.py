@@ -104,6 +104,39 @@ def test_refused_records_are_kept_raw(tmp_path, reason):
     )
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_equal_scores_are_ties(tmp_path, packed):
+    rows = [ROW | {"prompt": f"Why {n}?", "score_chosen": n, "score_rejected": 3} for n in (3, 4)]
+    rows.append(ROW | {"prompt": "And?", "score_chosen": 3, "score_rejected": 3, "p_chosen": 0.7})  # says which
+    path = tmp_path / f"rows.{'parquet' if packed else 'jsonl'}"
+    if packed:
+        pq.write_table(pa.Table.from_pylist([r | {"p_chosen": r.get("p_chosen")} for r in rows]), path)
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    manifest = convert_dataset(path, tmp_path / "out", splits="train=1")
+    ledgers = manifest.sources["pairs"]
+    assert (ledgers["candidates"]["ties"], ledgers["candidates"]["pairs"]) == (1, 2)
+    assert ledgers["records"]["unused"] == {"only_ties": 1}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pairs_with_tools_are_refused_for_they_would_lose_them(tmp_path, packed):
+    call = A | {"content": "Let me see.", "tool_calls": [{"name": "look"}]}
+    rows = [
+        {"prompt": WHOLE, "chosen": [call], "rejected": [A | {"content": "No.", "tool_calls": []}]},
+        SHAPES["messages"] | {"tools": [{"name": "look"}]},
+        SHAPES["messages"] | {"tools": []},
+    ]
+    path = tmp_path / f"rows.{'parquet' if packed else 'jsonl'}"
+    if packed:
+        pq.write_table(pa.Table.from_pylist([r | {"tools": r.get("tools", [])} for r in rows]), path)
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    manifest = convert_dataset(path, tmp_path / "out", splits="train=1")
+    assert manifest.sources["pairs"]["records"]["rejected"] == {"tools_unsupported": 2}
+    assert manifest.sources["pairs"]["candidates"]["pairs"] == 1
+
+
 @pytest.mark.parametrize("reason", UNSOUND)
 def test_refused_pairs(tmp_path, reason):
     manifest, pairs = converted(tmp_path, [UNSOUND[reason], ROW])

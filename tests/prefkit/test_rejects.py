@@ -8,7 +8,7 @@ from dumps import answer, question, write_dump
 from prefkit import convert_dataset, open_pairs
 from prefkit.cli import app, run
 from prefkit.errors import UserError
-from prefkit.shards import verify
+from prefkit.shards import Manifest, verify
 from prefkit.sources.rejects import rows, summarise
 
 
@@ -102,6 +102,31 @@ def test_replayed_pairs_lie_where_their_questions_lie(tmp_path):
     assert sorted(set(places(tmp_path / "out").values())) == ["test", "train"]
 
 
+def test_a_replay_keeps_what_was_chosen_and_lets_no_evaluation_text_back_in(tmp_path):
+    secret = "A farmer has seventeen sheep and all but nine of them run away one night"
+    link = {"rejected": "[here](https://example.org/a/very/long/address/indeed)"}
+    pairs = [
+        {"prompt": secret, "chosen": "Nine of them are left.", "rejected": "Eight."},
+        {"prompt": "Where is it?", "chosen": "Over there, behind the barn, as always."} | link,
+        {"prompt": "Why?", "chosen": "", "rejected": "No reason was given by anybody here."},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"text": secret}))
+    given = {"checks": {"link_only": "reject"}, "where": "len(prompt[1].content) < 1000", "splits": "train=1"}
+    convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", against=[tmp_path / "eval.jsonl"], **given)
+    replay = ["rejects", str(tmp_path / "out"), "--replay", "--check", "empty_chosen=off", "--out"]
+    assert run(app, [*replay, str(tmp_path / "a")]) == 0
+    assert [p["prompt"][0]["content"] for p in open_pairs(tmp_path / "a").to_pylist()] == ["Why?"]
+    again = Manifest.read(tmp_path / "a")
+    assert again.sources["rejects"]["records"]["rejected"] == {"contaminated_eval": 1}
+    assert again.sources["rejects"]["candidates"]["rejected"] == {"link_only": 1}
+    assert again.config["where"] == given["where"]
+    assert run(app, [*replay, str(tmp_path / "b"), "--against", str(tmp_path / "eval.jsonl")]) == 0
+    assert Manifest.read(tmp_path / "b").sources["rejects"]["candidates"]["rejected"]["contaminated_eval"] == 1
+    replay[1], replay[4] = str(tmp_path / "a"), "link_only=off"  # a replay can be replayed
+    assert run(app, [*replay, str(tmp_path / "c")]) == 0
+
+
 def test_nothing_to_replay_writes_nothing(tmp_path, capsys):
     sound = [question(1), answer(2, 1, 5), answer(3, 1, 1)]
     for name, posts, words in (
@@ -115,7 +140,8 @@ def test_nothing_to_replay_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--replay", "--out", "r", "--reason", "x"], ["--out", "r"], ["--check", "too_long=off"]]
+    "flags",
+    [["--replay", "--out", "r", "--reason", "x"], ["--out", "r"], ["--check", "too_long=off"], ["--against", "x"]],
 )
 def test_flags_that_would_be_passed_over_are_refused(refused, flags, capsys):
     assert run(app, ["rejects", str(refused), *flags]) == 2

@@ -73,6 +73,21 @@ def test_ledgers_and_counts_that_do_not_add_up(data):
     assert "split test" in problems
 
 
+def test_a_group_in_two_splits(data):
+    content = json.loads((data / MANIFEST).read_text())
+    shards = {split: next(f for f in content["files"] if f.startswith(f"{split}/data-")) for split in ("train", "test")}
+    (data / shards["test"]).write_bytes((data / shards["train"]).read_bytes())
+    content["files"][shards["test"]] = content["files"][shards["train"]]
+    more = content["splits"]["train"]["rows"] - content["splits"]["test"]["rows"]
+    content["splits"]["test"]["rows"] += more
+    for name in ("pairs", "made"):
+        content["sources"]["stack-exchange-dump"]["candidates"][name] += more
+    (data / MANIFEST).write_text(json.dumps(content))
+    problems = verify(data)
+    assert len(problems) == content["splits"]["train"]["groups"]
+    assert problems[0].endswith(": in split test and in split train")
+
+
 def test_open_pairs(data):
     train, test = open_pairs(data, "train"), open_pairs(data, "test")
     assert open_pairs(data).num_rows == train.num_rows + test.num_rows
