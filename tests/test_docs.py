@@ -47,8 +47,9 @@ def test_every_option_of_convert_is_explained_and_shown():
     arguments = prefkit_app["convert"].assemble_argument_collection()
     options = [a.name for a in arguments if a.name.startswith("--")]
     assert len(options) > 15
-    shown = " ".join(re.findall(r"^```.*?^```$", CONVERT, re.M | re.S))
-    assert [o for o in options if f"\n| `{o}" not in CONVERT] == []
+    options += [f"--options.{o.name}" for s in ("stack-exchange-dump", "pairs") for o in fields(get_source(s).options)]
+    shown = " ".join(re.findall(r"^```console$.*?^```$", CONVERT, re.M | re.S))
+    assert [o for o in options if f"\n| `{o}" not in CONVERT and not o.startswith("--options.")] == []
     assert [o for o in options if not re.search(rf"{o}\b", shown)] == []
 
 
