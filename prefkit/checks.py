@@ -20,11 +20,14 @@ from prefkit.rules import (
     misplaced,
     mixed_scripts,
     near_identical,
+    no_commerce,
     no_licence,
+    parted_early,
     repetition,
     same_texts,
     score_sign,
     short,
+    toxic,
 )
 from prefkit.tables import Candidates
 
@@ -125,9 +128,17 @@ CHECKS: dict[str, Check] = {
     "link_only": _text("flag", "link_only", "a response that is hardly more than a link"),
     "image_only": _text("flag", "image_only", "a response that is hardly more than an image"),
     "email_address": _text("flag", "email_address", "an e-mail address"),
+    "secret_key": _text("flag", "secret_key", "a key of AWS, GitHub, OpenAI or Slack, or a private key"),
+    "diverged_early": Check("flag", parted_early, "a response of several turns: the two part before the last"),
+    "toxic_flagged": Check("flag", toxic, "the source's own mark: toxic, flagged … in `meta`"),
+    "nc_licence": Check("flag", no_commerce, "a licence that forbids commercial use"),
     "too_short": Check("flag", short, "a response of fewer than 30 characters"),
     "too_long": Check("flag", long, "a text of more than 100,000 bytes"),
     "licence_missing": Check("off", no_licence, "the source names no licence"),
     "mixed_scripts": Check("off", mixed_scripts, "Latin on one side, another script on the other"),
+    "markdown_damage": _text("off", "markdown_damage", "\\_ inside code or mathematics"),
+    "ip_address": _text("off", "ip_address", "four numbers with dots between"),
+    "phone_number": _text("off", "phone_number", "ten digits or so, with blanks or dashes"),
+    "user_handle": _text("off", "user_handle", "@name"),
     "repetition": Check("off", repetition, "a response that goes round in circles"),
 }

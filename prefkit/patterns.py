@@ -58,6 +58,11 @@ def _cut_off(text: str) -> bool:
 
 
 FENCE = re.compile(r"^\s*(?:>\s*)*(?:[-*+]\s+|\d+\.\s+)?(`{3,})([^\n]*)", re.M)
+CODE_OR_MATH = re.compile(r"^(```+|~~~+)[^\n]*\n.*?^\1|`[^`\n]+`|\$\$.+?\$\$|\$[^$\n]+\$", re.S | re.M)
+KEYS = (
+    r"\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}\b|\bsk-[A-Za-z0-9_-]{32,}|\bxox[abprs]-[A-Za-z0-9-]{10,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
 CURSOR = re.compile(r"▌\s*$|<span class=\"cursor\">")
 HTML_TAG = r"</?(?:p|div|pre|code|br|span|ul|ol|li|td|tr|table|blockquote|strong|em)(?:\s[^<>]*)?/?>"
 HTML = HTML_TAG + r"|&(?:lt|gt|amp|quot|nbsp);"
@@ -85,6 +90,11 @@ PATTERNS: dict[str, Pattern] = {
     "html_leftover": Pattern(HTML, SIDES, _outside_code(HTML)),
     "link_only": Pattern(r"^[^\n]{0,40}(?:\[[^\]\n]*\]\(|https?://)", RESPONSES, _only(LINK)),
     "image_only": Pattern(r"!\[[^\]\n]*\]\(", RESPONSES, _only(rf"!(?:{LINK})")),
+    "markdown_damage": Pattern(r"\\[_*]", SIDES, lambda text: any("\\_" in m[0] for m in CODE_OR_MATH.finditer(text))),
+    "secret_key": Pattern(KEYS),
+    "ip_address": Pattern(r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b"),
+    "phone_number": Pattern(r"(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)|\b\d{2,4})[ .-]\d{3,4}[ .-]\d{3,4}\b"),
+    "user_handle": Pattern(r"(?:^|\s)@[A-Za-z]\w{2,}"),
     "email_address": Pattern(r"\b[A-Za-z0-9._%+-]{2,}@[A-Za-z0-9-]{2,}\.[a-z]{2,6}\b"),
 }
 

@@ -145,6 +145,30 @@ def no_licence(made: Candidates) -> np.ndarray:
     return pc.equal(pc.list_value_length(made.table["licenses"]), 0).to_numpy()
 
 
+def no_commerce(made: Candidates) -> np.ndarray:
+    """A licence of the pair has the clause NC, or a column of licences that `meta` keeps."""
+    licences = made.table["licenses"].combine_chunks()
+    nc = pc.match_substring_regex(licences.flatten(), r"(?i)\bnc\b").to_numpy(zero_copy_only=False)
+    return _any(offsets(licences), nc) | _in_meta(made, r"(?i)\"licen[cs]e\": ?\"[^\"]*\bnc\b")
+
+
+def toxic(made: Candidates) -> np.ndarray:
+    """The source's own mark of it, which `meta` keeps."""
+    names = "(?:is_)?toxic|toxicity|flagged|moderation_flagged|toxic_chat_tag"
+    return _in_meta(made, rf"(?i)\"(?:{names})\": ?(?:true|1\b|\"true)")
+
+
+def _in_meta(made: Candidates, pattern: str) -> np.ndarray:
+    return pc.match_substring_regex(made.table["meta"], pattern).fill_null(False).to_numpy()
+
+
+def parted_early(made: Candidates) -> np.ndarray:
+    """A response of more than one turn of the assistant: the conversations part before their last one."""
+    cuts, roles, _ = _turns(made.cells)
+    several = _any(cuts, pc.equal(roles, "user").to_numpy(zero_copy_only=False))
+    return several[made.side("chosen")] | several[made.side("rejected")]
+
+
 def long(made: Candidates) -> np.ndarray:
     """More than 100,000 characters on one side."""
     cuts, _, contents = _turns(made.cells)

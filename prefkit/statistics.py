@@ -160,6 +160,17 @@ def placement(value_N: np.ndarray, other_M: np.ndarray) -> np.ndarray:
     )
 
 
+def rank_correlation(x_N: np.ndarray, y_N: np.ndarray) -> float | None:
+    """Spearman's ρ: the correlation of ranks, those of equal values averaged; None where one side has one value."""
+    ranks = []
+    for values_N in (x_N, y_N):
+        _, place_N, count_V = np.unique(values_N, return_inverse=True, return_counts=True)
+        if len(count_V) < 2:
+            return None
+        ranks.append((np.cumsum(count_V) - (count_V - 1) / 2)[place_N])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
 def fold(clusters: int, seed: int) -> np.ndarray:
     """Which of at most `FOLDED` joint clusters each belongs to, at random: int[C].
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from prefkit.formats import FORMATS, format_counts
 from prefkit.shards import Manifest, open_pairs, read_shard
 from prefkit.shares import Share, share
-from prefkit.statistics import numbered, placement
+from prefkit.statistics import numbered, placement, rank_correlation
 from prefkit.tables import offsets
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -35,7 +35,8 @@ class Stats:
     """Numbers of a data set; lengths are characters, quantiles those of `QUANTILES`.
 
     `longer_wins` counts equal lengths half. `length_auc` is the probability that a chosen response of any prompt is
-    longer than a rejected one of any prompt: what length alone tells without knowing the prompt.
+    longer than a rejected one of any prompt: what length alone tells without knowing the prompt. `length_margin` is
+    the rank correlation of a pair's margin with how many more characters chosen has.
     """
 
     splits: dict[str, dict[str, int]]
@@ -48,6 +49,7 @@ class Stats:
     doublings: dict[str, list[int]]  # responses and prompts of 0, 1, 2 to 3, 4 to 7, … characters
     longer_wins: Share | None
     length_auc: float | None
+    length_margin: float | None
     formats: dict[str, Format]
     rejects: dict[str, int]
     flags: dict[str, int]
@@ -61,6 +63,7 @@ def describe(path: Path | str) -> Stats:
     chars = {column: content_chars(whole[column]) for column in ("prompt", "chosen", "rejected")}
     longer = np.sign(chars["chosen"] - chars["rejected"])
     groups, _ = numbered(whole["group_id"].to_numpy())
+    known = pc.is_valid(whole["margin"]).to_numpy()
     margins = whole["margin"].drop_null().to_numpy()
     gap = pc.subtract(whole["score_chosen"], whole["score_rejected"]).drop_null()
     rejects = read_shard(Path(path) / next(f for f in manifest.files if f.startswith("_rejects/")))
@@ -75,6 +78,7 @@ def describe(path: Path | str) -> Stats:
         doublings={k: np.bincount(np.ceil(np.log2(v + 1)).astype(int)).tolist() for k, v in chars.items()},
         longer_wins=_share((longer + 1) / 2, groups),
         length_auc=float(placement(chars["chosen"], chars["rejected"]).mean()) if whole.num_rows else None,
+        length_margin=rank_correlation(margins, (chars["chosen"] - chars["rejected"])[known]),
         formats=_formats(whole, groups),
         rejects=dict(_counts(rejects["reason"])),
         flags=manifest.flags,

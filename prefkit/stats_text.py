@@ -29,6 +29,8 @@ def lines(found: Stats) -> Iterator[str]:
     if found.longer_wins is not None:
         yield f"longer     is chosen in {_share(found.longer_wins)} of pairs, equal lengths half"
         yield f"           chosen is longer than a rejected one of any prompt in {found.length_auc:.3f}"
+    if found.length_margin is not None:
+        yield f"           by how much goes with the margin by {found.length_margin:+.3f} (rank correlation)"
     for name, f in found.formats.items():
         if f.wins is not None:
             sides = f"{f.chosen:.1%} of chosen, {f.rejected:.1%} of rejected"

@@ -38,6 +38,14 @@ FOUND = {  # check → what to change in a sound pair
     "link_only": {"rejected": "[here](https://example.org/a/very/long/address/indeed)"},
     "image_only": {"rejected": "![see](https://example.org/a/very/long/address.png)"},
     "email_address": {"rejected": "Write to somebody@example.org and ask them for a loop."},
+    "secret_key": {"chosen": "Export it: AWS_KEY=AKIA" + "ABCD1234" * 2 + " and run the thing."},
+    "diverged_early": {"prompt": [{"role": "user", "content": "Hello there"}], "chosen": [{"role": "assistant", "content": "Hello, what is it you want to sort?"}, {"role": "user", "content": "A list."}, {"role": "assistant", "content": "Then call sorted on it."}]},
+    "toxic_flagged": {"toxic": True},
+    "nc_licence": {"license": "cc-by-nc-4.0"},
+    "markdown_damage": {"chosen": "Write `my\\_list.sort()` and be done with it."},
+    "ip_address": {"chosen": "Ask the machine at 192.168.1.17 to sort it for you."},
+    "phone_number": {"chosen": "Call them: +1 (555) 123-4567, they sort anything."},
+    "user_handle": {"chosen": "As @alice said: call sorted on it and be done."},
     "too_short": {"rejected": "A loop, then."},
     "too_long": {"rejected": LONG * 1000},
     "licence_missing": {},
@@ -79,6 +87,21 @@ def test_it_finds_what_it_is_for(tmp_path, name):
 def test_what_is_cut_off(tmp_path, text, cut):
     converted(tmp_path, SOUND | {"chosen": text})
     assert ("truncated" in open_pairs(tmp_path / "out")["flags"].to_pylist()[0]) is cut
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("markdown_damage", "Outside code my\\_list is how Markdown writes a name."),
+        ("ip_address", "Version 1.2.3 of 300.1.1.1 is no address of a machine."),
+        ("phone_number", "In 2020-01-02 it took 123 456 steps to sort the list."),
+        ("user_handle", "Write to a@alice or use the @x decorator for sorting."),
+        ("secret_key", "A task-sk-1 has no key in it, nor has ghp_ by itself."),
+    ],
+)
+def test_what_only_looks_like_it(tmp_path, name, text):
+    converted(tmp_path, SOUND | {"chosen": text}, checks={name: "flag"})
+    assert open_pairs(tmp_path / "out")["flags"].to_pylist() == [[]]
 
 
 def test_preferred_by_less_than_half_contradicts_the_label(tmp_path):

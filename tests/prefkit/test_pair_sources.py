@@ -402,6 +402,7 @@ def test_options_are_checked_and_coerced():
 def test_every_source_and_check_is_documented():
     page = (Path(__file__).parents[2] / "docs/convert.md").read_text("utf-8")
     assert [n for n in (*SOURCES, *CHECKS) if f"`{n}`" not in page] == []
+    assert [n for n, check in CHECKS.items() if f"\n| `{n}` | {check.severity} | " not in page] == []
     for name in SOURCES:
         source = get_source(name)
         assert source.name == name

@@ -4,6 +4,7 @@ import json
 
 import pyarrow as pa
 import pytest
+from scipy.stats import spearmanr
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
@@ -63,6 +64,8 @@ def test_code_within_a_line_opens_no_block():
 
 def test_lengths_are_those_of_plain_loops(tmp_path):
     rows = [{"prompt": f"What {n}?", "chosen": "c" * (n * 7 % 11 + 1), "rejected": "r" * (n + 1)} for n in range(12)]
+    for n, row in enumerate(rows[:-1]):
+        row["margin"] = n * 5 % 7
     data = made(tmp_path, rows)
     found = describe(data)
     pairs = [p for split in ("train", "test") for p in open_pairs(data, split).to_pylist()]
@@ -75,6 +78,9 @@ def test_lengths_are_those_of_plain_loops(tmp_path):
     assert found.longer_wins.low < found.longer_wins.value < found.longer_wins.high
     every = [beats(c, r) for c, _ in lengths for _, r in lengths]
     assert found.length_auc == pytest.approx(sum(every) / len(every))
+    known = [(p["margin"], c - r) for p, (c, r) in zip(pairs, lengths, strict=True) if p["margin"] is not None]
+    assert len(known) == len(rows) - 1
+    assert found.length_margin == pytest.approx(spearmanr(*zip(*known, strict=True)).statistic)
     assert sum(found.doublings["chosen"]) == len(pairs)
     assert found.doublings["chosen"][1] == sum(c == 1 for c, _ in lengths)
     assert found.doublings["chosen"][2] == sum(c in (2, 3) for c, _ in lengths)
