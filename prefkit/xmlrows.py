@@ -25,6 +25,7 @@ START = re.compile(rb"<row(?=[\s/>])")
 OTHER = re.compile(
     rb"<(?!row[\s/>]|(?:posts|postlinks|users|votes)\b|[/?!])[^<]*=[^<]*"
 )  # in a row's place: `<rwo Id="1" />`
+TAG = re.compile(rb"<[^<>]*>")
 WHOLE = re.compile(rb"""<row(?:[^<>"']|"[^<"]*"|'[^<']*')*/>""")
 COMMENT = re.compile(rb"<!--.*?-->", re.S)
 REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
@@ -127,7 +128,8 @@ def elements(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Ro
     if rows is None or len(rows) != len(starts):
         found = [row for a, b in pairwise([*starts, len(block)]) for row in _stretch(block, a, b, tally)]
     if block.count(b"<") > len(starts):
-        found = sorted([*found, *_others(block, found)], key=lambda row: row[0])
+        first = starts[0] if starts else len(block)
+        found = sorted([*_before(block, first), *found, *_others(block, found)], key=lambda row: row[0])
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
     lines = np.searchsorted(ends, [start for start, _ in found]) + line
     return list(zip(lines.tolist(), [row for _, row in found], strict=True))
@@ -141,12 +143,20 @@ def _stretch(block: bytes, a: int, b: int, tally: Counter[str]) -> Iterator[tupl
         yield whole.end() + len(lost) - len(lost.lstrip()), Damaged(lost.strip().decode("utf-8", "replace"))
 
 
+def _before(block: bytes, first: int) -> Iterator[tuple[int, Damaged]]:
+    """What stands before the first row, behind a tag (what is before that is another slice's): it lost its `<`."""
+    start = block.find(b"<", 0, first)
+    text = TAG.sub(lambda m: b" " * len(m[0]), block[start:first]) if start >= 0 else b""
+    if b"=" in text:
+        yield start + len(text) - len(text.lstrip()), Damaged(text.strip().decode("utf-8", "replace"))
+
+
 def _others(block: bytes, rows: list[tuple[int, Row | Damaged]]) -> Iterator[tuple[int, Damaged]]:
-    """Elements other than rows, but for what a damaged row before them already holds."""
+    """Elements other than rows, but for what a damaged row before them already holds, and for another root."""
     starts = [start for start, _ in rows]
     for m in OTHER.finditer(block):
         owner = bisect(starts, m.start()) - 1
-        if owner < 0 or not isinstance(rows[owner][1], Damaged):
+        if (owner < 0 and m[0].rstrip().endswith(b"/>")) or (owner >= 0 and not isinstance(rows[owner][1], Damaged)):
             yield m.start(), Damaged(m[0].rstrip().decode("utf-8", "replace"))
 
 

@@ -101,24 +101,31 @@ def test_any_prolog_and_any_tail(prolog, tail):
 
 
 @pytest.mark.parametrize("block_bytes", [64, 1 << 20])
-def test_an_element_in_a_rows_place_is_counted_as_damage(block_bytes):
+@pytest.mark.parametrize("n", range(4))
+def test_an_element_in_a_rows_place_is_counted_as_damage(block_bytes, n):
     rows = [row_xml(answer(i, 1, i)) for i in range(4)]
-    rows[2] = rows[2].replace("<row", "<rwo")
+    rows[n] = rows[n].replace("<row", "<rwo")
     found = rows_of([xml(rows)], block_bytes)
-    assert [r["Id"] for _, r in found if not isinstance(r, Damaged)] == ["0", "1", "3"]
+    assert [r["Id"] for _, r in found if not isinstance(r, Damaged)] == [str(i) for i in range(4) if i != n]
     ((line, damaged),) = [(line, r) for line, r in found if isinstance(r, Damaged)]
-    assert (line, damaged.raw) == (4, rows[2].strip())
+    assert (line, damaged.raw) == (2 + n, rows[n].strip())
 
 
 @pytest.mark.parametrize("block_bytes", [64, 1 << 20])
 @pytest.mark.parametrize("lost", ["<", "<row"])
-def test_a_row_that_lost_its_beginning_is_counted_as_damage(block_bytes, lost):
+@pytest.mark.parametrize("n", range(4))
+def test_a_row_that_lost_its_beginning_is_counted_as_damage(block_bytes, lost, n):
     rows = [row_xml(answer(i, 1, i)) for i in range(4)]
-    rows[2] = rows[2].replace(lost, "", 1)
+    rows[n] = rows[n].replace(lost, "", 1)
     found = rows_of([xml(rows)], block_bytes)
-    assert [r["Id"] for _, r in found if not isinstance(r, Damaged)] == ["0", "1", "3"]
+    assert [r["Id"] for _, r in found if not isinstance(r, Damaged)] == [str(i) for i in range(4) if i != n]
     ((line, damaged),) = [(line, r) for line, r in found if isinstance(r, Damaged)]
-    assert (line, damaged.raw) == (4, rows[2].strip())
+    assert (line, damaged.raw) == (2 + n, rows[n].strip())
+
+
+def test_a_root_of_another_name_with_attributes_is_no_damage():
+    rows = [row_xml(answer(i, 1, i)) for i in range(2)]
+    assert len(rows_of([xml(rows).replace(b"<posts>", b'<data version="1" kind="posts">')])) == 2
 
 
 def test_comments_hold_neither_rows_nor_damage():
