@@ -14,7 +14,8 @@ ATTRIBUTION = """Stack Exchange text is CC BY-SA, by date of contribution 2.5, 3
 has to name the site, link the question, show the authors' names and link their profiles, and share adaptations under
 the same licence. The columns `licenses`, `urls` and `authors` hold what that needs, in the order prompt, chosen,
 rejected: keep them with the text."""
-BESIDE = re.compile(r"(?i)(^|-)(users|votes|postlinks)\.(xml|7z)$")  # tables that are read with a Posts beside them
+TABLE = re.compile(r"(?i)/(posts|users|votes|postlinks)\.xml$")  # of a folder
+BESIDE = re.compile(r"(?i)(^|[-/])(users|votes|postlinks)\.(xml|7z)$")  # tables that are read with a Posts beside them
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
@@ -74,8 +75,8 @@ def _inputs(manifest: Manifest) -> list[str]:
     """What was given, of the names of the files it held: folders by theirs, a table's file without those beside it."""
     names = [i["name"] for i in manifest.inputs]
     if manifest.config["source"] == "stack-exchange-dump":
-        alone = [n for n in names if "/" in n or not BESIDE.search(n)]
-        return list(dict.fromkeys(n.rpartition("/")[0] or n for n in alone))
+        alone = [n for n in names if not BESIDE.search(n) or TABLE.search(n)]
+        return list(dict.fromkeys(TABLE.sub("", n) for n in alone))
     return list(dict.fromkeys(n.partition("/")[0] for n in names))
 
 

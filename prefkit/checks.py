@@ -32,6 +32,7 @@ from prefkit.rules import (
 from prefkit.tables import Candidates
 
 Severity = Literal["reject", "flag", "off"]
+CONTAMINATED = "contaminated_eval"  # the check that needs evaluation sets
 SEVERITIES = ("reject", "flag", "off")
 Rule = Callable[[Candidates], np.ndarray]
 
@@ -115,7 +116,7 @@ CHECKS: dict[str, Check] = {
     "api_error_text": _text("reject", "api_error_text", "an error message of a server as response"),
     "deleted_placeholder": _text("reject", "deleted_placeholder", "[deleted] or [removed] as a whole text"),
     "conflicting_labels": Check("flag", later, "the same prompt and responses with the other one chosen elsewhere"),
-    "contaminated_eval": Check("reject", later, "words in common with a text of --against"),
+    CONTAMINATED: Check("reject", later, "words in common with a text of --against"),
     "near_identical_pair": Check("flag", near_identical, "responses begin or end alike and overlap by more than 0.9"),
     "role_marker_in_text": _text("flag", "role_marker_in_text", "Human:, <|im_start|>, [INST] … inside a text"),
     "model_identity": _text("flag", "model_identity", "a response says which model wrote it"),
@@ -136,7 +137,7 @@ CHECKS: dict[str, Check] = {
     "too_long": Check("flag", long, "a text of more than 100,000 bytes"),
     "licence_missing": Check("off", no_licence, "the source names no licence"),
     "mixed_scripts": Check("off", mixed_scripts, "Latin on one side, another script on the other"),
-    "markdown_damage": _text("off", "markdown_damage", "\\_ inside code or mathematics"),
+    "markdown_damage": _text("off", "markdown_damage", "\\_ inside code within a line"),
     "ip_address": _text("off", "ip_address", "four numbers with dots between"),
     "phone_number": _text("off", "phone_number", "ten digits or so, with blanks or dashes"),
     "user_handle": _text("off", "user_handle", "@name"),

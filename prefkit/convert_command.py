@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from prefkit.checks import CONTAMINATED
 from prefkit.errors import FEW, UserError
 from prefkit.no_pandas import forget_pandas
 from prefkit.shards import Manifest
@@ -250,15 +251,18 @@ def _replay(
     if not any(found.values()):
         raise UserError("nothing was refused", data, "there is nothing to convert again")
     config = Manifest.read(data).config
-    kept = {name: config[name] for name in ("splits", "seed", "where", "near", "format")}
+    asked = checks.get(CONTAMINATED)
+    if asked == "flag" and not against:
+        raise UserError(f"--check {CONTAMINATED}=flag needs something to compare with", fix="add --against")
+    kept = {name: config[name] for name in ("splits", "seed", "where", "near", "format") if name in config}
     manifest = convert_dataset(
         data,
         out,
         source="rejects",
-        checks=config["checks"] | checks,
+        checks=config.get("checks", {}) | checks,
         against=against,
         splits_from=data,
-        options={"compared": bool(against)},
+        options={"compared": bool(against) or asked == "off"},
         **kept,
     )
     print_ledgers(manifest)

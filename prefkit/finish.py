@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit import checks, near, tables
+from prefkit.checks import CONTAMINATED
 from prefkit.conditions import rows_where
 from prefkit.contamination import Evaluation
 from prefkit.schema import Reject
@@ -18,7 +19,6 @@ from prefkit.shingles import texts_of
 from prefkit.split import KEYS
 from prefkit.tables import Candidates
 
-CONTAMINATED = "contaminated_eval"
 REJECTS = pa.schema(
     [
         pa.field("source", pa.string()),

@@ -54,16 +54,16 @@ def _cut_off(text: str) -> bool:
             opened = len(marks) if "`" not in rest else 0
         elif len(marks) >= opened and not rest.strip():
             opened = 0
-    return opened > 0 or CURSOR.search(text) is not None
+    return opened > 0 or CURSOR.search(text) is not None or _outside_code(CURSOR_TAG)(text)
 
 
 FENCE = re.compile(r"^\s*(?:>\s*)*(?:[-*+]\s+|\d+\.\s+)?(`{3,})([^\n]*)", re.M)
-CODE_OR_MATH = re.compile(r"^(```+|~~~+)[^\n]*\n.*?^\1|`[^`\n]+`|\$\$.+?\$\$|\$[^$\n]+\$", re.S | re.M)
 KEYS = (
-    r"\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}\b|\bsk-[A-Za-z0-9_-]{32,}|\bxox[abprs]-[A-Za-z0-9-]{10,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}\b|\bsk-[A-Za-z0-9]{32,}\b|\bxox[abprs]-\d{6,}-"
+    r"|\bsk-(?:proj|svcacct|admin|ant-api\d\d)-[A-Za-z0-9_-]{32,}|PRIVATE KEY-----\s+[A-Za-z0-9+/=]{40,}"
 )
-CURSOR = re.compile(r"▌\s*$|<span class=\"cursor\">")
+CURSOR = re.compile(r"▌\s*$")
+CURSOR_TAG = r"<span class=\"cursor\">"
 HTML_TAG = r"</?(?:p|div|pre|code|br|span|ul|ol|li|td|tr|table|blockquote|strong|em)(?:\s[^<>]*)?/?>"
 HTML = HTML_TAG + r"|&(?:lt|gt|amp|quot|nbsp);"
 LINK = r"\[[^\]\n]*\]\([^)\n]*\)|https?://\S+"
@@ -83,15 +83,15 @@ PATTERNS: dict[str, Pattern] = {
     "role_marker_in_text": Pattern(ROLE_MARKER),
     "model_identity": Pattern(IDENTITY, RESPONSES),
     "refusal": Pattern(REFUSAL, ("chosen",)),
-    "truncated": Pattern(CURSOR.pattern + "|```", RESPONSES, _cut_off),
+    "truncated": Pattern(f"{CURSOR.pattern}|{CURSOR_TAG}|```", RESPONSES, _cut_off),
     "replacement_character": Pattern("\ufffd"),
     "bidi_control": Pattern(r"[\x{202a}-\x{202e}\x{2066}-\x{2069}]"),
     "mojibake": Pattern(r"â€[™œ\x{9d}“”¦]|Ã[©¨¼¶¤Ÿ±³¡]|ï»¿"),
     "html_leftover": Pattern(HTML, SIDES, _outside_code(HTML)),
     "link_only": Pattern(r"^[^\n]{0,40}(?:\[[^\]\n]*\]\(|https?://)", RESPONSES, _only(LINK)),
     "image_only": Pattern(r"!\[[^\]\n]*\]\(", RESPONSES, _only(rf"!(?:{LINK})")),
-    "markdown_damage": Pattern(r"\\[_*]", SIDES, lambda text: any("\\_" in m[0] for m in CODE_OR_MATH.finditer(text))),
-    "secret_key": Pattern(KEYS),
+    "markdown_damage": Pattern(r"`[^`\n]*\\_[^`\n]*`"),
+    "secret_key": Pattern(KEYS, SIDES, lambda text: re.search(KEYS, text.replace("EXAMPLE", "")) is not None),
     "ip_address": Pattern(r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b"),
     "phone_number": Pattern(r"(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,4}\)|\b\d{2,4})[ .-]\d{3,4}[ .-]\d{3,4}\b"),
     "user_handle": Pattern(r"(?:^|\s)@[A-Za-z]\w{2,}"),

@@ -100,7 +100,7 @@ def make_plan(
     step = min(max(SLICE_BYTES, total // 2000), 64 << 20)  # so that a worker stays below half a GB
     slices = _slices(chosen, paths, parsed, step)
     buckets = max(1, -(-total // step))
-    against = evaluation_files([Path(p) for p in given.against])
+    against = evaluation_files([Path(os.path.abspath(p)) for p in given.against])
     job = Job(
         folder,
         chosen.name,

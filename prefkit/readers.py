@@ -301,6 +301,10 @@ def _microseconds(kind: pa.DataType) -> pa.DataType:
         return pa.duration("us") if kind.unit == "ns" else kind
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
+    if pa.types.is_time64(kind):
+        return pa.time64("us")
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_microseconds(kind.value_type)), kind.list_size)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         made = pa.large_list if pa.types.is_large_list(kind) else pa.list_
         return made(kind.value_field.with_type(_microseconds(kind.value_type)))

@@ -148,14 +148,17 @@ def no_licence(made: Candidates) -> np.ndarray:
 def no_commerce(made: Candidates) -> np.ndarray:
     """A licence of the pair has the clause NC, or a column of licences that `meta` keeps."""
     licences = made.table["licenses"].combine_chunks()
-    nc = pc.match_substring_regex(licences.flatten(), r"(?i)\bnc\b").to_numpy(zero_copy_only=False)
-    return _any(offsets(licences), nc) | _in_meta(made, r"(?i)\"licen[cs]e\": ?\"[^\"]*\bnc\b")
+    nc = pc.match_substring_regex(licences.flatten(), f"(?i){NC}").to_numpy(zero_copy_only=False)
+    return _any(offsets(licences), nc) | _in_meta(made, rf"(?i)\"licen[cs]e\": ?\"[^\"]*{NC}")
+
+
+NC = r"(?:\b|_)(?:nc(?:\b|_)|non-?commercial)"
 
 
 def toxic(made: Candidates) -> np.ndarray:
     """The source's own mark of it, which `meta` keeps."""
-    names = "(?:is_)?toxic|toxicity|flagged|moderation_flagged|toxic_chat_tag"
-    return _in_meta(made, rf"(?i)\"(?:{names})\": ?(?:true|1\b|\"true)")
+    names = "(?:is_)?toxic|flagged|moderation_flagged|toxic_chat_tag"
+    return _in_meta(made, rf"(?i)\"(?:{names})\": ?(?:true|1(?:\.0+)?[,}}]|\"true)")
 
 
 def _in_meta(made: Candidates, pattern: str) -> np.ndarray:

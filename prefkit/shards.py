@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prefkit.errors import UserError, unknown_name
@@ -147,11 +148,11 @@ def shards_of(manifest: Manifest, split: str) -> list[str]:
     return sorted(f for f, entry in manifest.files.items() if f.startswith(f"{split}/") and "rows" in entry)
 
 
-def read_shard(path: Path) -> pa.Table:
-    """One shard, memory-mapped if it is Arrow; `UserError` if it is missing or damaged."""
+def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One shard (of Parquet only some columns), memory-mapped if it is Arrow; `UserError` if missing or damaged."""
     try:
         if path.suffix == ".parquet":
-            return pq.read_table(path)
+            return pq.read_table(path, columns=columns)
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as e:
         raise UserError(f"cannot read a shard: {e}", path, "prefkit verify tells what else is wrong") from None
@@ -187,12 +188,14 @@ def _file_problems(path: Path, manifest: Manifest) -> Iterator[str]:
 
 def _leaks(path: Path, manifest: Manifest) -> Iterator[str]:
     """Groups with pairs in more than one split."""
-    home: dict[str, str] = {}
+    earlier: dict[str, pa.Array] = {}
     for split in manifest.splits:
-        shards = (read_shard(path / f)["group_id"].unique().to_pylist() for f in shards_of(manifest, split))
-        for group in {group for groups in shards for group in groups}:
-            if home.setdefault(group, split) != split:
-                yield f"group {group}: in split {split} and in split {home[group]}"
+        shards = [read_shard(path / f, ["group_id"])["group_id"].unique() for f in shards_of(manifest, split)]
+        groups = pa.chunked_array(shards, pa.string()).unique()
+        for other, known in earlier.items():
+            for group in groups.filter(pc.is_in(groups, value_set=known)).to_pylist():
+                yield f"group {group}: in split {split} and in split {other}"
+        earlier[split] = groups
 
 
 def _count_problems(manifest: Manifest) -> Iterator[str]:

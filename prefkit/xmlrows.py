@@ -25,7 +25,7 @@ START = re.compile(rb"<row(?=[\s/>])")
 OTHER = re.compile(
     rb"<(?!row[\s/>]|(?:posts|postlinks|users|votes)\b|[/?!])[^<]*=[^<]*"
 )  # in a row's place: `<rwo Id="1" />`
-TAG = re.compile(rb"<[^<>]*>")
+TAG = re.compile(rb"""<(?:[^<>"']|"[^<"]*"|'[^<']*')*>""")
 WHOLE = re.compile(rb"""<row(?:[^<>"']|"[^<"]*"|'[^<']*')*/>""")
 COMMENT = re.compile(rb"<!--.*?-->", re.S)
 REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,10}));")
@@ -156,7 +156,7 @@ def _others(block: bytes, rows: list[tuple[int, Row | Damaged]]) -> Iterator[tup
     starts = [start for start, _ in rows]
     for m in OTHER.finditer(block):
         owner = bisect(starts, m.start()) - 1
-        if (owner < 0 and m[0].rstrip().endswith(b"/>")) or (owner >= 0 and not isinstance(rows[owner][1], Damaged)):
+        if (owner < 0 and b"Id=" in m[0]) or (owner >= 0 and not isinstance(rows[owner][1], Damaged)):
             yield m.start(), Damaged(m[0].rstrip().decode("utf-8", "replace"))
 
 

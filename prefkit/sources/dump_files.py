@@ -86,7 +86,8 @@ def tables_in(folder: Path, options: DumpOptions) -> dict[str, Path]:
     """The wanted tables of a folder, whatever the case of their names."""
     files = sorted(folder.iterdir())
     here = {p.name.lower(): p for p in files}
-    for twin in (p for p in files if p.suffix.lower() == ".xml" and here[p.name.lower()] != p):
+    wanted = {f"{table}.xml" for table in options.wanted()}
+    for twin in (p for p in files if p.name.lower() in wanted and here[p.name.lower()] != p):
         raise UserError(f"{twin.name} and {here[twin.name.lower()].name} in one folder", folder, "leave one of them")
     return {t: here[f"{t}.xml"] for t in options.wanted() if f"{t}.xml" in here}
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -52,7 +53,7 @@ class PairsOptions:
 def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair | Tie]:
     """One pair a record, or those of an n-way set, chosen by chosen; a record without a named column is refused, and
     so is one with tools, which pairs have no place for. Equal scores are a tie, whatever the columns are called."""
-    if isinstance(record.get("tools"), list) and record["tools"]:
+    if _has_tools(record.get("tools")):
         raise Refused("tools_unsupported")
     for name in ("prompt", "system", "group"):
         column = getattr(options, name)
@@ -63,7 +64,7 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair | Tie]:
     made = [_pair(record, options, c, r) for c in all_chosen for r in all_rejected]
     source_id = next((str(record[k]) for k in ("source_id", "id") if record.get(k) is not None), "")
     for pair in made:
-        if pair.score_chosen is not None and pair.score_chosen == pair.score_rejected and pair.p_chosen in (None, 0.5):
+        if _is_tie(pair):
             yield Tie()
         elif record.get("set_id") is not None:
             yield replace(pair, set_id=f"{pair.source}/{record['set_id']}")
@@ -72,6 +73,20 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair | Tie]:
             yield replace(pair, set_id=f"{pair.source}/{source_id or content}")
         else:
             yield pair
+
+
+def _is_tie(pair: Pair) -> bool:
+    """Equal scores, as float32 holds them, and no share that says which side is better."""
+    if pair.score_chosen is None or pair.score_rejected is None or pair.p_chosen not in (None, 0.5):
+        return False
+    return bool(np.float32(pair.score_chosen) == np.float32(pair.score_rejected))
+
+
+def _has_tools(value: Any) -> bool:
+    """Whether a cell defines tools: a list of objects, or one as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        return True
+    return isinstance(value, list) and any(isinstance(tool, dict) for tool in value)
 
 
 def _responses(value: Any) -> list[Any]:
@@ -124,7 +139,7 @@ def to_columns(batch: pa.RecordBatch, options: PairsOptions) -> Columns | None:
     texts: list[Any] = [columns.strings(batch, c) for c in (*asked, options.system, "subset")]
     ids: list[Any] = [columns.names(batch, c) for c in ("source_id", "id", "set_id")]
     scores: list[Any] = [_numbers(batch, name) for name in NUMBERS]
-    if any(c is None for c in (*texts, *ids, *scores)) or _is_nested(batch, "tools"):
+    if any(c is None for c in (*texts, *ids, *scores)):
         return None
     taken = ~columns.there(texts[3])  # a system turn goes before the prompt
     for column in (*texts, *ids):
@@ -135,7 +150,8 @@ def to_columns(batch: pa.RecordBatch, options: PairsOptions) -> Columns | None:
         taken &= columns.true(pc.is_finite(column), unknown=True)
     better, worse, _, share = scores
     taken &= columns.true(pc.not_equal(texts[0], ""), unknown=False)
-    taken &= columns.true(pc.not_equal(better, worse), unknown=True)  # or they are a tie
+    taken &= columns.true(pc.not_equal(*(c.cast(pa.float32(), safe=False) for c in (better, worse))), unknown=True)
+    taken &= _without_tools(batch)
     taken &= columns.true(pc.and_(pc.greater_equal(share, 0), pc.less_equal(share, 1)), unknown=True)
     keep, n, source = pa.array(taken), int(taken.sum()), tables.clean(options.name or NAME, Counter())
     prompt, chosen, rejected, _, subset, source_id, plain_id, set_id = (c.filter(keep) for c in (*texts, *ids))
@@ -165,8 +181,14 @@ def _numbers(batch: pa.RecordBatch, name: str) -> pa.DoubleArray | None:
     return column.cast(pa.float64(), safe=False) if known else None
 
 
-def _is_nested(batch: pa.RecordBatch, name: str) -> bool:
-    return name in batch.schema.names and pa.types.is_nested(batch.schema.field(name).type)
+def _without_tools(batch: pa.RecordBatch) -> np.ndarray:
+    """Rows whose column `tools`, if there is one, is null or an empty list: bool[n]."""
+    if "tools" not in batch.schema.names:
+        return np.ones(batch.num_rows, dtype=bool)
+    tools = batch.column("tools")
+    if pa.types.is_list(tools.type) or pa.types.is_large_list(tools.type):
+        return columns.true(pc.equal(pc.list_value_length(tools), 0), unknown=True)
+    return tools.is_null().to_numpy(zero_copy_only=False)
 
 
 def _never_kept(kind: pa.DataType) -> bool:

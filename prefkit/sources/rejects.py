@@ -2,7 +2,7 @@
 
 A refused pair is checked again, a refused line goes through its own source again. A post of a dump cannot: its pairs
 need the other posts of its question, so it is refused as before, and the dump has to be converted again. What repeats
-an evaluation set is refused as before too, unless evaluation sets are given to compare it with.
+an evaluation set, or was never compared with those given, is refused as before too, unless there are some now.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from prefkit.checks import CHECKS
+from prefkit.checks import CHECKS, CONTAMINATED
 from prefkit.errors import UserError
 from prefkit.schema import Pair
 from prefkit.shards import Manifest, read_shard
@@ -41,24 +41,29 @@ def records(slices: list[Slice], options: RejectsOptions) -> Iterator[tuple[str,
         config = Manifest.read(piece.path.parents[1]).config
         for row in read_shard(piece.path).to_pylist():
             known = config["options"] if config["source"] == row["source"] else {}  # not of a replay's own
-            yield row["position"] or piece.name, row | {"options": known}
+            yield row["position"] or piece.name, row | {"options": known, "against": bool(config.get("against"))}
 
 
 def to_pairs(record: Record, options: RejectsOptions) -> Iterator[Pair | Tie]:
     """The pair that was refused, or what the source of the line makes of it now."""
     raw = _json(record)
-    if "contaminated_eval" in record["reasons"] and not options.compared:
-        raise Refused("contaminated_eval")
+    if record["source"] == NAME and record["kind"] == "record":  # a row that an earlier replay refused
+        yield from to_pairs(raw, options)
+        return
+    if CONTAMINATED in record["reasons"] and not options.compared:
+        raise Refused(CONTAMINATED)
     if record["kind"] == "candidate":
         kept = {k: raw[k] for k in KEPT if k in raw} | {k: raw.get(k) or [] for k in ("licenses", "urls", "authors")}
-        kept["flags"] = [f for f in raw["flags"] if f not in CHECKS]  # the source's own: the others are found anew
+        anew = CHECKS.keys() - ({CONTAMINATED} if not options.compared else set())
+        kept["flags"] = [f for f in raw["flags"] if f not in anew]
         kept["created"] = datetime.fromisoformat(raw["created"]) if raw.get("created") else None
         texts = {side: raw[side] for side in ("prompt", "chosen", "rejected")}
         meta = json.loads(raw["meta"] or "{}")
         yield Pair(**({"source": record["source"]} | kept | texts), group_key=raw["group_key"], meta=meta)
         return
     source = get_source(record["source"])
-    if source.to_pairs is None or source.records is not None:
+    uncompared = record["against"] and not options.compared
+    if source.to_pairs is None or source.records is not None or uncompared:
         raise Refused(record["reason"])
     yield from source.to_pairs(raw, source_options(source, record["options"]))
 

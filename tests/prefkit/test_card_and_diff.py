@@ -2,6 +2,7 @@
 
 import shlex
 
+import py7zr
 import pytest
 import yaml
 from dumps import answer, many, question, write_dump
@@ -42,13 +43,16 @@ def test_the_card_has_header_ledgers_licence_and_command(made, tmp_path):
     assert verify(data) == []
 
 
-@pytest.mark.parametrize("given", [["new/Posts.xml"], ["old", "new"], ["a/beer", "b/beer"]])
+@pytest.mark.parametrize("given", [["new/Posts.xml"], ["old", "new"], ["a/beer", "b/beer"], ["a/beer.7z", "b/beer.7z"]])
 def test_the_command_of_the_card_names_what_was_given(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     for name in given:
-        write_dump(tmp_path / name.removesuffix("/Posts.xml"), many(10), [(1, 6)])
+        folder = write_dump(tmp_path / name.removesuffix("/Posts.xml").replace(".7z", ".in"), many(10), [(1, 6)])
+        if name.endswith(".7z"):
+            with py7zr.SevenZipFile(tmp_path / name, "w") as out:
+                out.writeall(folder, "")
     for name in ("one", "two"):
-        (tmp_path / f"{name}.jsonl").write_text('{"text": "nobody here asks anything like this one"}\n')
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "nobody here ever asks anything like this one"}\n')
     convert_dataset(given, "out", against=["one.jsonl", "two.jsonl"], options={"site": "beer"})
     words = shlex.split(command(Manifest.read("out")))
     words[words.index("DIR")] = "again"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from dumps import answer, question, write_dump
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.checks import CHECKS, severities
@@ -76,6 +77,32 @@ def test_it_finds_what_it_is_for(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    "key",
+    ["AKIA" + "ABCD1234" * 2, "ghp_" + "a1B2" * 9, "sk-" + "a1B2" * 8, "sk-proj-" + "a_-2" * 8, "xoxb-123456789-x",
+     "-----BEGIN EC PRIVATE KEY-----\n" + "MHcC" * 12],
+)  # fmt: skip
+def test_every_kind_of_key_is_found(tmp_path, key):
+    converted(tmp_path, SOUND | {"chosen": f"Use my key: {key} and be done with it."})
+    assert open_pairs(tmp_path / "out")["flags"].to_pylist() == [["secret_key"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "flags"),
+    [({"toxic": False}, []), ({"toxicity": 1.2e-05}, []), ({"toxic": 1}, ["toxic_flagged"]), ({"is_toxic": "true"}, ["toxic_flagged"]),
+     ({"license": "cc_by_nc_4.0"}, ["nc_licence"]), ({"licence": "Attribution-NonCommercial"}, ["nc_licence"]), ({"license": "MIT (sync)"}, [])],
+)  # fmt: skip
+def test_what_the_source_says_of_itself(tmp_path, more, flags):
+    converted(tmp_path, SOUND | more)
+    assert open_pairs(tmp_path / "out")["flags"].to_pylist() == [flags]
+
+
+def test_a_licence_of_a_post_that_forbids_commerce(tmp_path):
+    rows = [question(1, ContentLicense="CC BY-NC 4.0"), answer(2, 1, 5), answer(3, 1, 1)]
+    convert_dataset(write_dump(tmp_path / "in", rows), tmp_path / "out", splits="train=1", checks={"too_short": "off"})
+    assert open_pairs(tmp_path / "out")["flags"].to_pylist() == [["nc_licence"]]
+
+
+@pytest.mark.parametrize(
     ("text", "cut"),
     [
         ("Like so:\n\n```\nsorted(x)\n```\n\nand no more ▌", True),
@@ -93,6 +120,10 @@ def test_what_is_cut_off(tmp_path, text, cut):
     ("name", "text"),
     [
         ("markdown_damage", "Outside code my\\_list is how Markdown writes a name."),
+        ("secret_key", "As described at https://example.org/sk-learn-random-forest-feature-importances, sort it."),
+        ("secret_key", "The documentation's AKIAIOSFODNN7EXAMPLE and xoxb-your-token-here are none."),
+        ("secret_key", "It begins with -----BEGIN RSA PRIVATE KEY----- and then come letters."),
+        ("truncated", 'Like a typewriter:\n\n```html\n<span class="cursor">_</span>\n```\n\nand so on.'),
         ("ip_address", "Version 1.2.3 of 300.1.1.1 is no address of a machine."),
         ("phone_number", "In 2020-01-02 it took 123 456 steps to sort the list."),
         ("user_handle", "Write to a@alice or use the @x decorator for sorting."),

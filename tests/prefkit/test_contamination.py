@@ -53,16 +53,24 @@ def test_a_short_text_counts_as_a_whole(tmp_path):
     assert manifest.sources["stack-exchange-dump"]["candidates"]["rejected"] == {"contaminated_eval": 1}
 
 
-def test_a_very_short_text_counts_where_it_is_the_whole_prompt(tmp_path):
+def test_a_very_short_question_counts_where_a_prompt_ends_with_it(tmp_path):
     rows = [{"prompt": p, "chosen": c, "rejected": "Nobody said."} for p, c in PROMPTS]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = write_eval(tmp_path / "e.jsonl", "Who wrote Hamlet?", SECRET)
-    convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", against=[found], splits="train=1")
-    assert [json.loads(r["raw"])["prompt"][0]["content"] for r in rejects(tmp_path / "out")] == ["who wrote HAMLET"]
+    chat = [{"role": "user", "content": "And Macbeth?"}, {"role": "assistant", "content": "Go on"}]
+    other = {"category": "writing", "answer": "Yes", "messages": chat}
+    (tmp_path / "more.jsonl").write_text(json.dumps(other))
+    found = [write_eval(tmp_path / "e.jsonl", "Who wrote Hamlet?", SECRET), tmp_path / "more.jsonl"]
+    convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", against=found, splits="train=1")
+    raw = [json.loads(r["raw"]) for r in rejects(tmp_path / "out")]
+    assert [r["prompt"][-1]["content"] for r in raw] == ["who wrote HAMLET", "Who wrote Hamlet", "and Macbeth…"]
+    assert [r["matches"]["evaluation"] for r in raw] == ["e.jsonl:1", "e.jsonl:1", "more.jsonl:1"]
 
 
 PROMPTS = [
     ("who wrote HAMLET", "Shakespeare did, they say."),
+    ([{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Who wrote Hamlet"}], "Shakespeare."),
+    ("and Macbeth…", "The same man."),
+    *((word, "That is all there is to say.") for word in ("Writing!", "Yes", "user", "Go on", "content")),
     ("Tell me: who wrote Hamlet?", "Shakespeare did, they say."),
     ("What is a question about Denmark?", "Who wrote Hamlet?"),
 ]

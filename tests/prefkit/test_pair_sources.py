@@ -127,6 +127,12 @@ def test_pairs_with_tools_are_refused_for_they_would_lose_them(tmp_path, packed)
         SHAPES["messages"] | {"tools": [{"name": "look"}]},
         SHAPES["messages"] | {"tools": []},
     ]
+    as_json = [ROW | {"tools": t} for t in ('[{"name": "look"}]', "[]", None)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(r) + "\n" for r in as_json))
+    pq.write_table(pa.Table.from_pylist(as_json), tmp_path / "text.parquet")
+    for name in ("text.jsonl", "text.parquet"):
+        ledgers = convert_dataset(tmp_path / name, tmp_path / f"{name}.out", splits="train=1").sources["pairs"]
+        assert ledgers["records"] == {"read": 3, "used": 2, "unused": {}, "rejected": {"tools_unsupported": 1}}
     path = tmp_path / f"rows.{'parquet' if packed else 'jsonl'}"
     if packed:
         pq.write_table(pa.Table.from_pylist([r | {"tools": r.get("tools", [])} for r in rows]), path)

@@ -109,6 +109,7 @@ def test_a_replay_keeps_what_was_chosen_and_lets_no_evaluation_text_back_in(tmp_
         {"prompt": secret, "chosen": "Nine of them are left.", "rejected": "Eight."},
         {"prompt": "Where is it?", "chosen": "Over there, behind the barn, as always."} | link,
         {"prompt": "Why?", "chosen": "", "rejected": "No reason was given by anybody here."},
+        {"chosen": "A line that was never compared,", "rejected": "for it has no prompt."},
     ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
     (tmp_path / "eval.jsonl").write_text(json.dumps({"text": secret}))
@@ -118,13 +119,22 @@ def test_a_replay_keeps_what_was_chosen_and_lets_no_evaluation_text_back_in(tmp_
     assert run(app, [*replay, str(tmp_path / "a")]) == 0
     assert [p["prompt"][0]["content"] for p in open_pairs(tmp_path / "a").to_pylist()] == ["Why?"]
     again = Manifest.read(tmp_path / "a")
-    assert again.sources["rejects"]["records"]["rejected"] == {"contaminated_eval": 1}
+    assert again.sources["rejects"]["records"]["rejected"] == {"contaminated_eval": 1, "missing_prompt": 1}
     assert again.sources["rejects"]["candidates"]["rejected"] == {"link_only": 1}
     assert again.config["where"] == given["where"]
     assert run(app, [*replay, str(tmp_path / "b"), "--against", str(tmp_path / "eval.jsonl")]) == 0
     assert Manifest.read(tmp_path / "b").sources["rejects"]["candidates"]["rejected"]["contaminated_eval"] == 1
     replay[1], replay[4] = str(tmp_path / "a"), "link_only=off"  # a replay can be replayed
     assert run(app, [*replay, str(tmp_path / "c")]) == 0
+    assert Manifest.read(tmp_path / "c").sources["rejects"]["records"]["rejected"] == {
+        "contaminated_eval": 1,
+        "missing_prompt": 1,
+    }
+    replay[4] = "contaminated_eval=off"
+    assert run(app, [*replay, str(tmp_path / "d")]) == 0
+    assert [p["prompt"][0]["content"] for p in open_pairs(tmp_path / "d").to_pylist()] == [secret]
+    replay[4] = "contaminated_eval=flag"
+    assert run(app, [*replay, str(tmp_path / "e")]) == 2
 
 
 def test_nothing_to_replay_writes_nothing(tmp_path, capsys):
