@@ -75,9 +75,7 @@ def _gives_away(found: Stats):
     shares: list[tuple[str, Share | None]] = [("longer", found.longer_wins)]
     shares += [(f"with {name}", f.wins) for name, f in found.formats.items()]
     marks = [Mark(label, s.value, s.low, s.high, "right") for label, s in shares if s is not None]
-    rho = (
-        ""
-        if found.length_margin is None
-        else f" (by how much it is longer goes with the margin by {found.length_margin:+.2f})"
-    )
-    return plots.intervals(marks, f"How often the chosen response is the one that …{rho}") if marks else None
+    title = "How often the chosen response is the one that …"
+    if found.length_margin is not None:
+        title += f" (by how much it is longer goes with the margin by {found.length_margin:+.2f})"
+    return plots.intervals(marks, title) if marks else None
