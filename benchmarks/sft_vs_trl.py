@@ -40,6 +40,24 @@ def peer(folder: Path, out: Path, dtype: str, batch: int) -> dict:
     return json.loads((out / "peer.json").read_text()) | {"memory_mb": usage}
 
 
+def useful_flops(folder: Path) -> float:
+    """Of an example: forward and gradient of the input, each token once, the head where a response is predicted."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from prefkit import open_pairs
+    from train.core.encode import Limits, Template
+    from train.core.rows import build_examples, pair_texts
+
+    model, tokenizer = (kind.from_pretrained(folder / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    template = Template.of("question", tokenizer)
+    rows = build_examples(
+        pair_texts(open_pairs(folder / "data", "train")), tokenizer, template, Limits(MAX_TOKENS)
+    ).rows
+    body = sum(p.numel() for n, p in model.model.named_parameters() if p.ndim == 2 and "embed" not in n)
+    head = model.lm_head.weight.numel()
+    return 4 * sum(body * r.tokens + head * r.response_tokens for r in rows) / len(rows)
+
+
 def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
     """TRL on the same text."""
     import torch
@@ -85,6 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, args.case, args.posts, args.pairs)
+        flops = useful_flops(folder)
         tried = {b: peer(folder, folder / f"try{b}", args.dtype, b) for b in map(int, args.batches.split(","))}
         best = max(tried, key=lambda b: tried[b]["per_s"])
         print("TRL " + ", ".join(f"batch {b}: {t['per_s']:.3f}/s {t['memory_mb']:.0f} MB" for b, t in tried.items()))
@@ -100,8 +119,11 @@ def main() -> None:
             )
     speed, memory = ([statistics.median(r[i][k] for r in runs) for i in (0, 1)] for k in ("per_s", "memory_mb"))
     ratios = sorted(a["per_s"] / b["per_s"] for a, b in runs)
+    rate = statistics.median(rates)
+    most = rate * 1e9 / flops  # examples/s of a trainer that does nothing but its matrix products
     print(
-        f"ratio of each round {ratios[0]:.2f} to {ratios[-1]:.2f}; matrix product {statistics.median(rates):.0f} GFLOP/s"
+        f"ratio of each round {ratios[0]:.2f} to {ratios[-1]:.2f}; matrix product {rate:.0f} GFLOP/s: "
+        f"{most:.2f} examples/s at most, {most / speed[1]:.1f} times the peer; ours uses {speed[0] / most:.0%} of it"
     )
     result = {
         "benchmark": f"sft_vs_trl {args.case} {args.dtype}",
