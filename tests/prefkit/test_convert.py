@@ -75,7 +75,7 @@ def test_every_post_has_a_fate(tmp_path):
 
 def test_scores_margins_attribution(tmp_path):
     rows = [
-        question(1, accepted=2, title="Ale &amp; lager <3", body="<p>Which?</p>", OwnerUserId=7, Tags="|ale|lager|"),
+        question(1, accepted=2, title="Ale & lager <3", body="<p>Which?</p>", OwnerUserId=7, Tags="|ale|lager|"),
         answer(2, 1, 3, ContentLicense="CC BY-SA 4.0", OwnerDisplayName="user9"),
         answer(3, 1, -2, CreationDate="2011-01-01T00:00:00.000"),
     ]
