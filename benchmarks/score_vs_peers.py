@@ -40,11 +40,10 @@ def ours(folder: Path, cache: str) -> dict:
     import os
 
     os.environ["PREFKIT_CACHE"] = str(folder / cache)
-    from train.models.libraries import lean_libraries, lean_peft
+    from train.models.libraries import lean_peft
     from train.models.memory import keep_pages
 
-    keep_pages()  # and the two others: as `evalkit score` begins
-    lean_libraries()
+    keep_pages()  # and this, as `evalkit score` begins
     lean_peft()
     import evalkit.models as models
     from evalkit.options import ScoreOptions

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from train_vs_trl import MAX_TOKENS, REAL, matmul_rate, prepare, run_process, trl_arguments, trl_lora
+from train_vs_trl import MAX_TOKENS, REAL, body_weights, matmul_rate, prepare, run_process, trl_arguments, trl_lora
 
 EXAMPLES_PER_STEP = 8
 
@@ -53,8 +53,7 @@ def useful_flops(folder: Path) -> float:
     rows = build_examples(
         pair_texts(open_pairs(folder / "data", "train")), tokenizer, template, Limits(MAX_TOKENS)
     ).rows
-    body = sum(p.numel() for n, p in model.model.named_parameters() if p.ndim == 2 and "embed" not in n)
-    head = model.lm_head.weight.numel()
+    body, head = body_weights(model), model.lm_head.weight.numel()
     return 4 * sum(body * r.tokens + head * r.response_tokens for r in rows) / len(rows)
 
 

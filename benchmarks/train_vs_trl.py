@@ -106,10 +106,15 @@ def prepare(folder: Path, case: str, posts: Path, pairs: int) -> None:
     built = rows_of(write("data", [{k: r[k] for k in ("prompt", "chosen", "rejected")} for r in chosen]))
     counts = built.counts()
     print({k: counts[k] for k in ("pairs", "prompts", "responses", "tokens", "tokens_as_pairs")})
-    body = sum(p.numel() for n, p in model.model.named_parameters() if p.ndim == 2 and "embed" not in n)
+    body = body_weights(model)
     # forward + gradient of the input, and the reference's forward: each distinct token once, the head where it is read
     flops = 2 * (body * counts["tokens"] + model.lm_head.weight.numel() * sum(r.response_tokens for r in built.rows))
     (folder / "flops.json").write_text(json.dumps(flops / counts["pairs"]))
+
+
+def body_weights(model: Any) -> int:
+    """Weights of the body that every token is multiplied with."""
+    return sum(p.numel() for n, p in model.model.named_parameters() if p.ndim == 2 and "embed" not in n)
 
 
 def ours(folder: Path, out: Path, dtype: str, reference: str, warm: bool = False) -> dict:

@@ -18,7 +18,7 @@ from evalkit.scores import scores_path
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
 from train.core.encode import Template
-from train.models.libraries import lean_libraries, lean_peft
+from train.models.libraries import lean_peft
 from train.models.locate import locate
 from train.models.memory import keep_pages
 
@@ -61,7 +61,6 @@ def score(
     found = open_data(data, source, options, say)
     open_pairs(found.folder, how.split)  # like all above: a mistake is told before torch is loaded
     keep_pages()
-    lean_libraries()
     lean_peft()
     from evalkit.models import short_names
     from evalkit.results import already_scored, write_result
@@ -134,7 +133,6 @@ def generate(
     locate(model)
     pairs = open_pairs(data, split)
     text = Template.named(template).source if template is not None else None
-    lean_libraries()
     lean_peft()
     prompts = distinct_prompts(pairs, limit)
     chosen = Settings(max_new_tokens, temperature, top_p, seed, batch_size, text)

@@ -17,7 +17,7 @@ class _Finder:
 
 
 def forget_pandas() -> None:
-    """For the rest of this process pyarrow reads no objects of pandas, and need not import it: 0.2 s and 35 MB less.
+    """For the rest of this process pyarrow reads no objects of pandas, and need not import it.
 
     For processes of our own only. A frame that is asked for (`to_pandas`) imports pandas after all, and others may;
     nothing happens where it is loaded already.

@@ -55,7 +55,6 @@ def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
     check_places(checked, out)
     keep_pages()
-    lean_libraries()
     lean_peft()
     module, _, function = trainer.partition(":")
     getattr(importlib.import_module(module), function)(checked, out)

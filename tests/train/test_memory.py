@@ -59,8 +59,7 @@ def test_holes_are_given_back_and_the_gradient_is_the_same():
 
 LEAN = """
 import sys
-from train.models.libraries import UNNEEDED, lean_libraries, lean_peft
-lean_libraries()
+from train.models.libraries import UNNEEDED, lean_peft
 lean_peft()
 import evalkit.models, pyarrow, train.dpo, train.sft
 from peft import LoraConfig, get_peft_model
@@ -93,7 +92,7 @@ USES = {  # what others may do later in the same process
     "assert adapted(model).__name__ == 'Linear4bit' and layer.__name__ == 'Linear'\n"
     "model = AutoModelForCausalLM.from_pretrained(sys.argv[1] + '/four')  # says itself that it is quantised\n"
     "assert adapted(model).__name__ == 'Linear4bit'",
-    "the same again": "lean_libraries()\nlean_peft()\nimport bitsandbytes\n"
+    "the same again": "lean_peft()\nimport bitsandbytes\n"
     "from peft.tuners.lora import model as lora\nassert lora.is_bnb_available()",
 }
 

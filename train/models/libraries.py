@@ -38,10 +38,11 @@ def lean_libraries() -> None:
 
 
 def lean_peft() -> None:
-    """Import peft without bitsandbytes, which it imports wherever it is, with networkx and torch's inductor behind it.
+    """Lean libraries, and peft without bitsandbytes, which it imports wherever it is, and torch's inductor with it.
 
     What needs it (models in 4 or 8 bit, its optimizers) imports it itself; only then has peft layers for it.
     """
+    lean_libraries()
     _ask_transformers("bitsandbytes")
     with _hidden("bitsandbytes"):
         import peft
