@@ -30,6 +30,7 @@ def card(manifest: Manifest) -> str:
     splits = [(name, c["rows"], c["groups"]) for name, c in manifest.splits.items()]
     inputs = [(i["name"], i["bytes"], i["sha256"]) for i in manifest.inputs]
     found = {"Repairs": manifest.repairs, "Flags": manifest.flags, "Links": manifest.links}
+    found |= {name.capitalize(): counts for name, counts in manifest.tables.items()}
     parts = [
         f"---\nlicense: {'cc-by-sa-4.0' if of_stack_exchange else 'other'}\nsize_categories:\n- {size}\n"
         f"tags:\n- preference\n- dpo\n- prefkit\nconfigs:\n- config_name: default\n  data_files:\n{files}\n---\n",
@@ -57,8 +58,8 @@ def command(manifest: Manifest) -> str:
     words = ["prefkit", "convert", *_inputs(manifest), "--out", "DIR"]
     words += ["--source", config["source"], "--splits", ",".join(f"{n}={s:g}" for n, s in config["splits"].items())]
     words += ["--seed", str(config["seed"]), "--near", f"{config['near']:g}"]
-    for name in ("where", "limit"):
-        words += [f"--{name}", str(config[name])] if config[name] is not None else []
+    for name in ("where", "limit", "max_pairs"):
+        words += [f"--{name.replace('_', '-')}", str(config[name])] if config[name] is not None else []
     words += ["--format", config["format"]] if config["format"] != "arrow" else []
     for name, severity in config["checks"].items():
         words += ["--check", f"{name}={severity}"]

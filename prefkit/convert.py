@@ -31,7 +31,7 @@ from prefkit.schema import Reject
 from prefkit.shards import WORK, Manifest, ledgers_out_of_balance
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
-from prefkit.split import DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, joined_by, resolve
+from prefkit.split import CAPPED, DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, cap, joined_by, resolve
 from prefkit.tasks import Job, Mapped, Task, bucket_keys, count_slice, reads_together, run, write_table
 from prefkit.wording import counted
 
@@ -57,6 +57,7 @@ def convert_dataset(
     seed: int = 0,
     workers: int | None = None,
     limit: int | None = None,
+    max_pairs: int | None = None,
     options: Mapping[str, object] | None = None,
     format: Literal["arrow", "parquet"] = "arrow",
     checks: Mapping[str, str] | None = None,
@@ -71,12 +72,15 @@ def convert_dataset(
     `checks` changes severities of `checks.CHECKS`; `near` is the least Jaccard index of word 3-grams at which prompts
     are near duplicates, which never part (0: not looked for); `against` names evaluation sets whose texts no pair may
     repeat; `splits_from` is a data set whose prompts stay in their splits; `engine="ray"` runs the tasks on a Ray
-    cluster whose nodes see the same files (inputs and `out`). `where` is an SQL condition over the
-    columns of `schema.PAIRS` but group_id; `limit` takes at most so many questions
-    (records, for sources of lines). A conversion that was stopped goes on when called again with the same arguments.
+    cluster whose nodes see the same files (inputs and `out`). `where` is an SQL condition over the columns of
+    `schema.PAIRS` but group_id; `limit` takes at most so many questions (records, for sources of lines), `max_pairs`
+    at most so many pairs of one prompt. A conversion that was stopped goes on when called again with the same
+    arguments.
     Errors: `UserError` for what the caller can mend; then no manifest is written.
     """
-    settings = Settings(source, splits, where, seed, limit, options, format, checks, near, against, splits_from)
+    settings = Settings(
+        source, splits, where, seed, limit, max_pairs, options, format, checks, near, against, splits_from
+    )
     with engines.on(engine, ray_address):
         if is_url(out):
             return published(str(out), (inputs, settings), lambda local: _convert(inputs, local, settings, workers))
@@ -152,6 +156,9 @@ def work(plan: Plan, lap: Any) -> Outcome:
         lap("near duplicates")
     resolved = resolve(rows, links, job.seed, plan.splits, plan.anchors)
     resolved = _settle_conflicts(resolved, job.checks["conflicting_labels"], tally)
+    if job.max_pairs is not None:
+        resolved = cap(resolved, rows, job.max_pairs, job.seed)
+        tally["candidates.capped"] += int((resolved.split == CAPPED).sum())
     tally["candidates.duplicate"] += int((resolved.split == DUPLICATE).sum())
     tally["candidates.pairs"] += int((resolved.split >= 0).sum())
     lap("resolve")

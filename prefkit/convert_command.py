@@ -27,6 +27,7 @@ def convert(
     seed: int = 0,
     workers: int | None = None,
     limit: int | None = None,
+    max_pairs: int | None = None,
     dry_run: bool = False,
     format: Literal["arrow", "parquet"] = "arrow",
     check: list[str] | None = None,
@@ -58,6 +59,8 @@ def convert(
         Processes, by default one a core where there is much to do; changes nothing in the output.
     limit
         At most so many questions (records, for sources of lines).
+    max_pairs
+        At most so many pairs of one prompt; of a dump's question ten where nothing is said.
     dry_run
         Count, show a few pairs, estimate time and disk, write nothing; with --limit, from so many questions.
     format
@@ -91,6 +94,7 @@ def convert(
 
     shared: dict[str, Any] = {
         "source": source, "splits": splits, "where": where, "seed": seed, "workers": workers, "limit": limit,
+        "max_pairs": max_pairs,
         "checks": _severities(check), "near": near, "against": against or (), "splits_from": splits_from,
         "options": options, "format": format,
     }  # fmt: skip
@@ -254,7 +258,7 @@ def _replay(
     asked = checks.get(CONTAMINATED)
     if asked == "flag" and not against:
         raise UserError(f"--check {CONTAMINATED}=flag needs something to compare with", fix="add --against")
-    kept = {name: config[name] for name in ("splits", "seed", "where", "near", "format") if name in config}
+    kept = {name: config[name] for name in ("splits", "seed", "where", "near", "format", "max_pairs") if name in config}
     manifest = convert_dataset(
         data,
         out,

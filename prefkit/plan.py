@@ -69,6 +69,7 @@ class Settings:
     where: str | None = None
     seed: int = 0
     limit: int | None = None
+    max_pairs: int | None = None
     options: Mapping[str, object] | None = None
     format: str = "arrow"
     checks: Mapping[str, str] | None = None
@@ -86,6 +87,8 @@ def make_plan(
         raise UserError(f"unknown format {given.format!r}", fix="arrow or parquet")
     if given.limit is not None and given.limit < 1:
         raise UserError(f"limit {given.limit} leaves nothing", fix="give at least 1")
+    if given.max_pairs is not None and given.max_pairs < 1:
+        raise UserError(f"max_pairs {given.max_pairs} leaves nothing", fix="give at least 1")
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers} can do nothing", fix="give at least 1")
     if not 0 <= given.near <= 1:
@@ -110,6 +113,7 @@ def make_plan(
         given.seed,
         given.where,
         given.limit,
+        given.max_pairs,
         severity,
         given.near,
         bool(against),
@@ -121,6 +125,7 @@ def make_plan(
         "where": given.where,
         "seed": given.seed,
         "limit": given.limit,
+        "max_pairs": given.max_pairs,
         "format": given.format,
         "checks": {n: s for n, s in severity.items() if s != CHECKS[n].severity},
         "near": given.near,

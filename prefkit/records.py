@@ -107,6 +107,8 @@ class _Records:
         except Unused as unused:
             self.fates[number] = unused.reason
             return
+        if self.source.counts is not None:
+            self.tally.update(self.source.counts(record))
         found = [p for p in made if isinstance(p, Pair)]
         self.tally["candidates.made"] += len(made)
         self.tally["candidates.ties"] += len(made) - len(found)

@@ -11,6 +11,7 @@ import numpy as np
 
 from prefkit.errors import UserError
 from prefkit.keys import AT_A_TIME, Columns, changes, find, shared
+from prefkit.tables import hash64
 from prefkit.wording import counted
 
 DEFAULT_SPLITS = "train=.9,test=.1"
@@ -27,7 +28,7 @@ KEYS = np.dtype(
 )
 
 
-DUPLICATE, REFUSED = -1, -2  # in place of a split
+DUPLICATE, REFUSED, CAPPED = -1, -2, -3  # in place of a split
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -111,6 +112,21 @@ def resolve(
     split = np.repeat(of_run, np.diff(np.append(runs, len(group))))
     split[_repeated(rows)] = DUPLICATE
     return Resolved(split, group, _contradicted(rows), names)
+
+
+def cap(found: Resolved, rows: Columns | np.ndarray, most: int, seed: int) -> Resolved:
+    """At most so many pairs of one prompt: those with the smallest hashes of seed and pair id, whatever their order."""
+    kept = np.flatnonzero(found.split >= 0)
+    prompt = rows["prompt"][kept]
+    some = shared(prompt)
+    kept, prompt = kept[some], prompt[some]
+    lot = (rows["id_high"][kept] ^ hash64([str(seed)])) * _ODD
+    order = np.lexsort((rows["id_low"][kept], lot, prompt))
+    begins = changes(prompt[order])
+    place = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
+    split = found.split.copy()
+    split[kept[order[place >= most]]] = CAPPED
+    return found._replace(split=split)
 
 
 def _joined(group: np.ndarray, prompt: np.ndarray, links: np.ndarray) -> Names:

@@ -51,6 +51,7 @@ class Stats:
     length_auc: float | None
     length_margin: float | None
     formats: dict[str, Format]
+    first_wins: Share | None  # of the judgements it was made from: how often the response shown first won
     rejects: dict[str, int]
     flags: dict[str, int]
 
@@ -80,6 +81,7 @@ def describe(path: Path | str) -> Stats:
         length_auc=float(placement(chars["chosen"], chars["rejected"]).mean()) if whole.num_rows else None,
         length_margin=rank_correlation(margins, (chars["chosen"] - chars["rejected"])[known]),
         formats=_formats(whole, groups),
+        first_wins=_first_wins(**manifest.tables.get("positions", {})),
         rejects=dict(_counts(rejects["reason"])),
         flags=manifest.flags,
     )
@@ -95,6 +97,12 @@ def _gaps(gap: pa.ChunkedArray) -> dict[str, int]:
 
 def _share(won: np.ndarray, groups: np.ndarray) -> Share | None:
     return share(won, groups) if len(won) else None
+
+
+def _first_wins(first_won: int = 0, second_won: int = 0) -> Share | None:
+    """Each judge's order is drawn by itself, so judgements of one item are independent in this."""
+    credits = np.repeat([1.0, 0.0], [first_won, second_won])
+    return _share(credits, np.arange(len(credits)))
 
 
 def _years(pairs: pa.Table) -> dict[str, dict[str, int]]:

@@ -35,6 +35,8 @@ def lines(found: Stats) -> Iterator[str]:
         if f.wins is not None:
             sides = f"{f.chosen:.1%} of chosen, {f.rejected:.1%} of rejected"
             yield f"{name:<12} {sides}; of {counted(f.n, 'pair')} with one, chosen has it in {_share(f.wins)}"
+    if found.first_wins is not None:
+        yield f"position   shown first won in {_share(found.first_wins)} of {found.first_wins.n_groups:,} judgements"
     if found.flags:
         yield f"flags      {counts_text(found.flags)}"
     yield f"rejects    {counts_text(found.rejects) if found.rejects else 'none'}"

@@ -45,6 +45,7 @@ class Job:
     seed: int
     where: str | None
     limit: int | None
+    max_pairs: int | None = None
     checks: dict[str, str] = field(default_factory=dict)
     near: float = 0.0
     against: bool = False
@@ -194,7 +195,7 @@ def pair_bucket(task: Task) -> None:
     if table is None:
         return _mark(task, tally={}, rows=0)
     known = {kind: lookups.Lookup(task.job.work, kind, task.job.note_buckets) for kind in task.base.notes}
-    made = join.pair(PairInput(table, task.job.options, task.job.seed, tally, known))
+    made = join.pair(PairInput(table, task.job.options, task.job.seed, tally, known, task.job.max_pairs))
     return _finish(task, made.candidates, made.fates, made.rejects, tally)
 
 

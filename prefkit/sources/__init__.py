@@ -94,13 +94,15 @@ class MapOutput(Protocol):
 
 class PairInput(NamedTuple):
     """All records of some groups: the columns that `map` wrote, and `position`. `lookups[kind](keys)` gives a row for
-    each key, of nulls where `map` noted none; a kind of which nothing was noted is absent."""
+    each key, of nulls where `map` noted none; a kind of which nothing was noted is absent. `max_pairs` is how many
+    pairs the user lets a prompt keep, where they say so."""
 
     table: pa.Table
     options: Any
     seed: int
     tally: Counter[str]
     lookups: Mapping[str, Callable[[np.ndarray], pa.Table]]
+    max_pairs: int | None = None
 
 
 class PairOutput(NamedTuple):
@@ -141,6 +143,8 @@ class Source:
     together, so that it can put together what several say of one thing; the position names the file and the place in
     it (`labels.db:42`) and must not hold an absolute path. `join` replaces all three where a
     pair needs records from different places in the input. `recognises(path)` lets convert guess the source.
+    `counts(record)` says what is counted of every sound record beside its pairs, such as `positions.first_won`, and
+    shown with the ledgers.
     `split_warning` is told where the new splits may part what the user keeps together or join what they keep apart.
     """
 
@@ -154,6 +158,7 @@ class Source:
     recognises: Callable[[Path], bool] | None = None
     files: Callable[[Path, Any], list[Path]] | None = None
     join: Join | None = None
+    counts: Callable[[Record], Mapping[str, int]] | None = None
     split_warning: str | None = None
 
 

@@ -18,7 +18,7 @@ from prefkit.sources import Record, Slice, Source, Tie, Unused
 if TYPE_CHECKING:
     from prefkit.judgements.store import Store  # imported when used: SQLAlchemy takes a third of a second
 
-VOTE = ("id", "judge_name", "outcome", "winner", "flags", "time")
+VOTE = ("id", "judge_name", "outcome", "winner", "shown", "flags", "time")
 PRODUCER = ("response", "name", "origin")
 
 
@@ -155,6 +155,13 @@ def to_pairs(record: Record, options: Options) -> Iterable[Pair | Tie]:
     )
 
 
+def counts(record: Record) -> dict[str, int]:
+    """How often judges preferred what they were shown first, and second: orders are random, so as often as not."""
+    decided = [v for v in record["votes"] if v["winner"] is not None]
+    first = sum(v["winner"] == v["shown"][0] for v in decided)
+    return {"positions.first_won": first, "positions.second_won": len(decided) - first}
+
+
 def recognises(path: Path) -> bool:
     """Whether a file is a SQLite database by its first bytes; whether it is ours shows when it is opened."""
     if not path.is_file():
@@ -183,5 +190,6 @@ SOURCE = Source(
     records=records,
     to_pairs=to_pairs,
     recognises=recognises,
+    counts=counts,
     split_warning="the splits of the data that was judged are not carried over: its test pairs may be in train",
 )

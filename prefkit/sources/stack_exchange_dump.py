@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from prefkit import tables
 from prefkit.errors import UserError
 from prefkit.markup import is_plain, to_markdown
-from prefkit.pairing import PAIRING, SCORES, better_pairs, vote_margin
+from prefkit.pairing import MAX_PAIRS, PAIRING, SCORES, better_pairs, vote_margin
 from prefkit.schema import Reject
 from prefkit.sources import Join, PairInput, PairOutput, Source
 from prefkit.sources.dump_columns import aligned, attribution, flags, meta
@@ -56,7 +56,7 @@ def pair(given: PairInput) -> PairOutput:
         if rows["kind"][members[0]] != QUESTION:
             orphans += members
             continue
-        _pair_question(members, rows, f"{given.seed}/{token(site)}/{number}", given.options, fates, pairs, given.tally)
+        _pair_question(members, rows, f"{given.seed}/{token(site)}/{number}", given, fates, pairs)
     posts = _Posts(given.table, order.to_numpy(), rows)
     rejects = [_orphan(posts, i) for i in orphans]
     for i in orphans:
@@ -98,12 +98,12 @@ def _pair_question(
     members: list[int],
     rows: dict[str, list],
     salt: str,
-    options: DumpOptions,
+    given: PairInput,
     fates: list[str],
     out: _Pairs,
-    tally: Counter[str],
 ) -> None:
     question, *answers = members
+    options, tally = given.options, given.tally
     accepted, score = rows["accepted"][question], SCORES[options.score]
     tally["links.accepted_missing"] += bool(accepted) and accepted not in [rows["id"][i] for i in answers]
     if len(answers) < 2:
@@ -112,7 +112,8 @@ def _pair_question(
         return
     scores = [score(rows["votes"][i], rows["id"][i] == accepted) for i in answers]
     written = [rows["created"][i] for i in answers] if options.later_wins else None
-    found = better_pairs(scores, [rows["id"][i] for i in answers], salt, PAIRING[options.pairing], written)
+    ids, most = [rows["id"][i] for i in answers], given.max_pairs or MAX_PAIRS
+    found = better_pairs(scores, ids, salt, PAIRING[options.pairing], written, most)
     tally["candidates.made"] += len(found.pairs) + found.ties + found.capped + found.filtered
     tally["candidates.ties"] += found.ties
     tally["candidates.capped"] += found.capped

@@ -51,6 +51,7 @@ FOUND = {  # check → what to change in a sound pair
     "too_long": {"rejected": LONG * 1000},
     "licence_missing": {},
     "mixed_scripts": {"prompt": "How do I sort a list of numbers in Python, please?", "rejected": "すべての隣り合う要素を比較するループを書いてください。そうすればうまくいきますよ、きっと。"},
+    "wrong_language": {"prompt": "How do I sort a long list of many different numbers in Python, please?", "rejected": "Schreiben Sie eine Schleife, die alle benachbarten Zahlen miteinander vergleicht."},
     "repetition": {"rejected": "do it again and " * 40},
 }  # fmt: skip
 

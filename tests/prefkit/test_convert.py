@@ -158,6 +158,30 @@ def test_checks_and_where_and_limit(tmp_path):
     assert len({r.split("/")[1] for r in open_pairs(tmp_path / "b")["source_id"].to_pylist()}) <= 4
 
 
+@pytest.mark.parametrize(("most", "pairs"), [(None, 10), (3, 3), (12, 12), (99, 15)])
+def test_how_many_pairs_a_question_keeps(tmp_path, most, pairs):
+    rows = [question(1), *(answer(n, 1, 4**n) for n in range(2, 8))]
+    manifest = convert_dataset(write_dump(tmp_path / "in", rows), tmp_path / "out", max_pairs=most)
+    _, candidates = ledgers(manifest)
+    assert (candidates["made"], candidates["pairs"], candidates["capped"]) == (15, pairs, 15 - pairs)
+
+
+def test_a_prompt_of_lines_keeps_so_many_pairs_too(tmp_path):
+    rows = [{"prompt": f"Why {n % 2}?", "chosen": f"Because of {n}.", "rejected": "No."} for n in range(10)]
+    rows += [rows[0], {"prompt": "Alone?", "chosen": "Yes.", "rejected": "No."}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    manifest = convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", max_pairs=2, splits="train=1")
+    candidates = manifest.sources["pairs"]["candidates"]
+    assert {k: v for k, v in candidates.items() if v} == {"made": 12, "pairs": 5, "capped": 6, "duplicate": 1}
+    assert sorted(p[0]["content"] for p in open_pairs(tmp_path / "out", "train")["prompt"].to_pylist()) == [
+        "Alone?", "Why 0?", "Why 0?", "Why 1?", "Why 1?"
+    ]  # fmt: skip
+    assert verify(tmp_path / "out") == []
+    assert "--max-pairs 2" in (tmp_path / "out/README.md").read_text()
+    with pytest.raises(UserError, match="max_pairs 0"):
+        convert_dataset(tmp_path / "in.jsonl", tmp_path / "none", max_pairs=0)
+
+
 @pytest.fixture
 def sliced(monkeypatch):
     """Slices and buckets so small that a small dump has many of each."""

@@ -12,6 +12,8 @@ from prefkit.schema import PAIRS
 from prefkit.shards import open_pairs
 from prefkit.sources import Slice, Tie, Unused, source_options
 from prefkit.sources.judgements import SOURCE
+from prefkit.stats import describe
+from prefkit.stats_text import lines
 
 
 def text(words, role="assistant"):
@@ -132,6 +134,26 @@ def test_convert_balances_and_takes_votes_that_sit_in_the_write_ahead_log(tmp_pa
     (pair,) = open_pairs(tmp_path / "out").to_pylist()
     assert pair["chosen"] == text("Rayleigh.")
     assert pair["p_chosen"] == pytest.approx(2 / 3)
+
+
+def test_how_often_the_response_shown_first_won_is_counted_and_described(tmp_path):
+    others = [Draft(text(f"q {n}", "user"), [Response(text("a")), Response(text(f"b {n}"))], f"g{n}") for n in range(3)]
+    path = judged(tmp_path, ["right", "tie", "skip"], [DRAFT, *others])
+    store = Store(str(path))
+    batch, judge = store.add_batch("labels", "more", others).batch_id, store.judge("ann")
+    for n, (shown, winner) in enumerate([((1, 0), 1), ((1, 0), 1), ((0, 1), 1)]):
+        store.record(judge, Judgement(f"{n}", batch, item_id(others[n]), shown, "better", winner))
+    right = int(store.item(item_id(DRAFT)).responses.index(DRAFT.responses[0].messages))
+    store.close()
+    first = 2 + (right == 0)  # the first vote of all was shown (0, 1)
+    manifest = convert_dataset(path, tmp_path / "out", source="judgements", splits="test=1")
+    assert manifest.tables == {"positions": {"first_won": first, "second_won": 4 - first}}
+    wins = describe(tmp_path / "out").first_wins
+    assert (wins.value, wins.n_groups) == (first / 4, 4)
+    assert wins.low < wins.value < wins.high
+    assert any(
+        line.startswith(f"position   shown first won in {first / 4:.3f}") for line in lines(describe(tmp_path / "out"))
+    )
 
 
 @pytest.mark.parametrize(("votes", "made"), [(["right", "wrong"], 0), (["right", "right"], 1), (["wrong", "skip"], 1)])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefkit.errors import UserError
-from prefkit.split import KEYS, assign, components, parse_splits, resolve
+from prefkit.split import CAPPED, KEYS, assign, cap, components, parse_splits, resolve
 
 HALVES = {"train": 0.5, "test": 0.5}
 
@@ -65,6 +65,30 @@ def test_resolve_against_plain_search(rows, links):
     ]
     told = {(p, a, f) for _, p, a, f, _ in rows}
     assert found.conflict.tolist() == [(p, a, not f) in told for _, p, a, f, _ in rows]
+
+
+@given(st.lists(st.tuples(SMALL, SMALL), max_size=40), st.integers(1, 5), st.randoms())
+def test_a_prompt_keeps_so_many_pairs_whatever_their_order(made, most, random):
+    """Each row is (prompt, id); rows of one id are duplicates, which are not counted among those kept."""
+    data = rows(*((i + 10 * p, p, p) for p, i in made))
+    whole = resolve(data, np.zeros((0, 2), np.uint64), 0, HALVES)
+    found = cap(whole, data, most, seed=4)
+    for prompt in range(7):
+        here = data["prompt"] == prompt
+        before, after = ((split[here] >= 0).sum() for split in (whole.split, found.split))
+        assert after == min(before, most)
+        assert (found.split[here] == CAPPED).sum() == before - after
+    assert (found.split[whole.split < 0] == whole.split[whole.split < 0]).all()
+    order = np.array(random.sample(range(len(data)), len(data)), np.int64)
+    other = cap(resolve(data[order], np.zeros((0, 2), np.uint64), 0, HALVES), data[order], most, seed=4)
+    assert set(data["id_low"][found.split >= 0]) == set(data["id_low"][order][other.split >= 0])
+
+
+def test_the_seed_decides_which_pairs_a_prompt_keeps():
+    data = rows(*((i * 0x9E3779B97F4A7C15 % 2**64, 1, 1) for i in range(60)))
+    whole = resolve(data, np.zeros((0, 2), np.uint64), 0, {"train": 1.0})
+    kept = [frozenset(np.flatnonzero(cap(whole, data, 20, seed).split >= 0)) for seed in range(9)]
+    assert len(set(kept)) == 9
 
 
 def test_shares_and_seed():
