@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefkit.errors import UserError
-from prefkit.readers import is_readable, read_records
+from prefkit.file_formats import is_readable
+from prefkit.readers import read_records
 from prefkit.shards import MANIFEST, ledger_lines
 from train.data.cache import cache_folder
 

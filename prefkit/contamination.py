@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit.errors import UserError
+from prefkit.file_formats import readable_files
 from prefkit.files import renamed
-from prefkit.readers import read_records, readable_files
+from prefkit.readers import read_records
 from prefkit.shards import MANIFEST, Manifest, shards_of
 from prefkit.shingles import shingles, texts_of
 from prefkit.tables import SIDES, Candidates, clean_column, offsets, string_offsets

@@ -164,7 +164,8 @@ def work(plan: Plan, lap: Any) -> Outcome:
     lap("resolve")
     ledgers_of(tally)  # before anything is written
     publication = Publication.of(stems, rows.counts, rows["bytes"], resolved, list(plan.splits))
-    warnings = [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
+    warnings = [*plan.warnings]
+    warnings += [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
     warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,7 +148,8 @@ def _refuse_if_empty(manifest: Manifest, given: str | Path, out: str | Path) -> 
 
 def _advice(manifest: Manifest, given: str | Path) -> str:
     """What to do where not one pair came out: of files with columns, which there are, and how to name those missing."""
-    from prefkit.readers import column_names, readable_files
+    from prefkit.file_formats import readable_files
+    from prefkit.readers import column_names
     from prefkit.remote import local_copies
     from prefkit.unseen import visible
 
@@ -197,11 +199,12 @@ def rejects(
     *,
     n: Annotated[int, Parameter(name=["-n", "--number"], validator=Number(gte=0, lt=1 << 40))] = 0,
     reason: str | None = None,
+    at_most: Annotated[float | None, Parameter(validator=Number(gte=0, lte=1))] = None,
     replay: bool = False,
     out: Path | None = None,
     check: list[str] | None = None,
     against: list[Path] | None = None,
-) -> None:
+) -> int:
     """Say what was refused and why; show it, or convert it again after a fix.
 
     Parameters
@@ -212,6 +215,8 @@ def rejects(
         Show so many of them, whole.
     reason
         Only those refused for this reason, whatever else was wrong with them.
+    at_most
+        Exit with 1 where a larger share of records or of candidates was refused, such as 0.05.
     replay
         Convert them again, into a data set of their own at --out, with the settings and the splits of the first.
     out
@@ -223,12 +228,12 @@ def rejects(
     """
     from itertools import islice
 
-    from prefkit.sources.rejects import rows, summarise
+    from prefkit.sources.rejects import refused_shares, rows, summarise
     from prefkit.unseen import visible
 
     forget_pandas()
-    if replay and (n or reason):
-        raise UserError("--replay converts all that was refused", fix="leave -n and --reason out")
+    if replay and (n or reason or at_most is not None):
+        raise UserError("--replay converts all that was refused", fix="leave -n, --reason and --at-most out")
     if not replay and (out or check or against):
         raise UserError("--out, --check and --against go with --replay", fix="add --replay")
     found = summarise(data)
@@ -236,16 +241,23 @@ def rejects(
         next(rows(data, reason))  # an unknown one is told, also where none is shown
     if replay:
         _replay(data, out, _severities(check), against or [], found)
-        return
+        return 0
     for kind, reasons in found.items():
-        STDOUT.print(f"{kind + 's':<11} {counts_text(reasons) if reasons else 'none'}")
+        counts = {name: refusals.n for name, refusals in reasons.items()}
+        STDOUT.print(f"{kind + 's':<11} {counts_text(counts) if counts else 'none'}")
+        for name, (number, first) in sorted(reasons.items(), key=lambda r: -r[1].n):
+            STDOUT.print(visible(f"  {name:<20} {', '.join(first)}{' …' * (number > len(first))}"))
     for row in islice(rows(data, reason), n):
         STDOUT.rule(f"{', '.join(row['reasons'])}  {row['position']}", align="left", style="")
         STDOUT.print(visible(row["raw"]))
+    over = {k: v for k, v in refused_shares(Manifest.read(data)).items() if at_most is not None and v > at_most}
+    for name, share in over.items():
+        STDOUT.print(f"{share:.2%} of the {name} were refused, more than {at_most:.2%}")
+    return 1 if over else 0
 
 
 def _replay(
-    data: Path, out: Path | None, checks: dict[str, str], against: list[Path], found: dict[str, dict[str, int]]
+    data: Path, out: Path | None, checks: dict[str, str], against: list[Path], found: Mapping[str, Mapping[str, object]]
 ) -> None:
     """Convert what was refused into `out` as the data set was, its groups in the splits where that has them."""
     from prefkit.convert import convert_dataset

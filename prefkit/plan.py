@@ -21,16 +21,19 @@ from prefkit.conditions import check_condition
 from prefkit.contamination import FILE as EVALUATION
 from prefkit.contamination import evaluation_files, write_evaluation
 from prefkit.errors import UserError
+from prefkit.file_formats import other_files, readable_files
 from prefkit.finish import matching
 from prefkit.keys import find
 from prefkit.near import THRESHOLD
 from prefkit.publish import JOINED, group_numbers
-from prefkit.readers import Piece, pieces, readable_files
+from prefkit.readers import pieces
 from prefkit.schema import SCHEMA_VERSION
 from prefkit.shards import MANIFEST, Manifest, open_pairs, read_shard
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
 from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
+from prefkit.tabular import Piece
 from prefkit.tasks import Job
+from prefkit.wording import counted
 
 SLICE_BYTES = 8 << 20  # at least; also the size of a bucket
 SHOWN = 3  # inputs that an advice names
@@ -50,6 +53,7 @@ class Plan:
     workers: int
     against: dict[Path, str]
     anchors: Anchors | None
+    warnings: list[str]
 
     @property
     def digest(self) -> str:
@@ -103,7 +107,7 @@ def make_plan(
     step = min(max(SLICE_BYTES, total // 2000), 64 << 20)  # so that a worker stays below half a GB
     slices = _slices(chosen, paths, parsed, step)
     buckets = max(1, -(-total // step))
-    against = evaluation_files([Path(os.path.abspath(p)) for p in given.against])
+    against = _named_apart(evaluation_files([Path(os.path.abspath(p)) for p in given.against]))
     job = Job(
         folder,
         chosen.name,
@@ -137,7 +141,8 @@ def make_plan(
         anchors = read_anchors(Path(given.splits_from), list(shares))
         config["splits_from"] = Manifest.read(given.splits_from).digest
     workers = workers if workers is not None else engine.cores() if total > engine.SMALL_BYTES else 1
-    return Plan(chosen, job, _describe_inputs(slices, workers), config, shares, workers, against, anchors)
+    described = _describe_inputs(slices, workers)
+    return Plan(chosen, job, described, config, shares, workers, against, anchors, _not_read(chosen, paths))
 
 
 def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
@@ -230,7 +235,8 @@ def _slices(source: Source, paths: list[Path], options: Any, step: int) -> list[
     for piece in slices:
         if any("\ud800" <= c <= "\udfff" for c in str(piece.path)):  # bytes that are no UTF-8, as Python holds them
             raise UserError("the name of this file is not UTF-8", ascii(str(piece.path)), "rename it")
-    return _named_apart(slices)
+    names = _named_apart({s.path: s.name for s in slices})
+    return [replace(s, name=names[s.path]) for s in slices]
 
 
 def _files(source: Source, path: Path, options: Any, step: int) -> list[Slice]:
@@ -248,13 +254,25 @@ def _files(source: Source, path: Path, options: Any, step: int) -> list[Slice]:
     return slices
 
 
-def _named_apart(slices: list[Slice]) -> list[Slice]:
+def _not_read(source: Source, paths: list[Path]) -> list[str]:
+    """A warning for each folder of which files are left out because their names tell no format."""
+    if source.join is not None or source.files is not None:
+        return []
+    found = {path: [p.relative_to(path).as_posix() for p in other_files(path)] for path in paths if path.is_dir()}
+    return [
+        f"not read, as the names tell no format: {counted(len(names), 'file')} of {path.name}, "
+        f"{', '.join(names[:SHOWN])}{' …' * (len(names) > SHOWN)}"
+        for path, names in found.items()
+        if names
+    ]
+
+
+def _named_apart(names: dict[Path, str]) -> dict[Path, str]:
     """Files of one name get as much of their folders' names before it as tells them apart."""
-    names = {s.path: s.name for s in slices}
     while len(set(names.values())) < len(names):
         uses = Counter(names.values())
         names = {p: _with_folder(p, n) if uses[n] > 1 else n for p, n in names.items()}
-    return [replace(s, name=names[s.path]) for s in slices]
+    return names
 
 
 def _with_folder(path: Path, name: str) -> str:

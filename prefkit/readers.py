@@ -2,63 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import io
 import json
-import os
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prefkit.errors import UserError
-from prefkit.shards import MANIFEST, WORK
+from prefkit.file_formats import file_format, open_file, readable
+from prefkit.tabular import Piece, batches, count_rows, is_table, refuse_twins, row_groups, table_columns
 
 Record = dict[str, Any]
 Positioned = Iterator[
     tuple[int, Record | str]
 ]  # place in the file from 1, then the record or, if it is damaged, its text
-BATCH_ROWS = 1024  # as records, which take much memory
-TABLE_ROWS = 1 << 14  # as a table
-
-
-class Piece(NamedTuple):
-    """Part of a file: bytes of its lines (`bytes`), row groups or record batches of its table (`groups`), or all of it
-    (`""`)."""
-
-    kind: str = ""
-    start: int = 0
-    stop: int = 0
+BATCH_ROWS = 1024  # of a table as records, which take much memory
 
 
 def pieces(path: Path, step: int) -> list[Piece]:
     """A file in parts of about `step` bytes, where its format can be entered in the middle."""
     size, name = path.stat().st_size, path.name.lower()
-    if size > step and kind(path) == "jsonl" and not name.endswith((".gz", ".zst")):
+    if size > step and file_format(path) == "jsonl" and not name.endswith((".gz", ".zst")):
         return [Piece("bytes", a, min(a + step, size)) for a in range(0, size, step)]
-    if size > step and kind(path) in ("parquet", "arrow") and not name.endswith((".gz", ".zst")):
-        with readable(path):
-            n = _row_groups(path)
+    if size > step and is_table(path) and not name.endswith((".gz", ".zst")):
+        n = row_groups(path)
         each = max(1, n * step // size)
         return [Piece("groups", a, min(a + each, n)) for a in range(0, n, each)]
     return [Piece()]
-
-
-def _row_groups(path: Path) -> int:
-    """How many row groups or record batches a table has."""
-    if kind(path) == "parquet":
-        with pq.ParquetFile(path) as f:
-            return f.metadata.num_row_groups
-    with pa.memory_map(str(path)) as source:
-        return sum(1 for _ in _record_batches(source))
 
 
 def count_lines(path: Path, piece: Piece) -> int:
@@ -78,9 +53,8 @@ def read_piece(path: Path, piece: Piece, first_line: int, tally: Counter[str]) -
         with readable(path):
             yield from ((f"{path.name}:{n}", record) for n, record in _line_range(path, piece, first_line, tally))
     elif piece.kind == "groups":
-        with readable(path):
-            found = _rows(_batches(path, piece, BATCH_ROWS))
-            yield from ((f"{path.name}:{row}", record) for row, record in found)
+        found = _rows(batches(path, piece, BATCH_ROWS))
+        yield from ((f"{path.name}:{row}", record) for row, record in found)
     else:
         yield from read_records(path, tally)
 
@@ -106,91 +80,22 @@ def read_records(path: Path, tally: Counter[str] | None = None) -> Iterator[tupl
     per line replaced (per file for one JSON value). Errors: `UserError` for a file of another kind or one that cannot
     be read from the start or breaks off.
     """
-    reader = READERS[kind(path)]
+    reader = READERS[file_format(path)]
     with readable(path):
         for place, record in reader(path, Counter() if tally is None else tally):
             yield f"{path.name}:{place}", record
 
 
-def kind(path: Path) -> str:
-    """The format a file's name tells: json, jsonl, csv, parquet or arrow."""
-    name = path.name.lower()
-    for suffix in (".gz", ".zst"):
-        name = name.removesuffix(suffix)
-    suffix = {".ndjson": ".jsonl", ".tsv": ".csv", ".feather": ".arrow"}.get(Path(name).suffix, Path(name).suffix)
-    if suffix[1:] not in READERS:
-        known = ", ".join(f".{k}" for k in READERS)
-        raise UserError(f"cannot tell the format of {path.name!r}", path, f"known: {known}, also with .gz or .zst")
-    return suffix[1:]
-
-
-def is_readable(path: Path) -> bool:
-    """Whether the name tells a format that `read_records` knows."""
-    try:
-        return bool(kind(path))
-    except UserError:
-        return False
-
-
-def readable_files(path: Path) -> list[Path]:
-    """The files of a folder, or the file itself, where the name tells a format.
-
-    Not looked into: hidden files and folders (`.` or `_` before the name), and data sets that lie in the folder, whole
-    or in the making.
-    """
-    if not path.is_dir():
-        return [path] if is_readable(path) else []
-    found = []
-    for folder, inner, names in os.walk(path):
-        inner[:] = [n for n in inner if not n.startswith((".", "_")) and not _is_data_set(Path(folder, n))]
-        found += [Path(folder, n) for n in names if not n.startswith((".", "_"))]
-    return [p for p in sorted(found) if is_readable(p)]
-
-
-def _is_data_set(folder: Path) -> bool:
-    return (folder / MANIFEST).exists() or (folder / WORK).exists()
-
-
 def column_names(path: Path) -> list[str]:
-    """The columns of a Parquet file, or the keys of a file's first record; none where no record is sound."""
-    if kind(path) == "parquet":
-        with readable(path):
-            return pq.read_schema(path).names
+    """The columns of a table, or the keys of a file's first record; none where no record is sound."""
+    if is_table(path):
+        return table_columns(path)
     return list(next((r for _, r in read_records(path) if isinstance(r, dict)), {}))
 
 
 def count_records(path: Path) -> int:
     """How many records a file has; those of lines are read for it."""
-    with readable(path):
-        if kind(path) == "parquet":
-            return pq.read_metadata(path).num_rows
-        if kind(path) == "arrow":
-            with pa.memory_map(str(path)) as source:
-                return sum(batch.num_rows for batch in _record_batches(source))
-    return sum(1 for _ in read_records(path))
-
-
-READ_ERRORS = (
-    *(pa.ArrowException, ValueError, RecursionError, csv.Error, zlib.error, EOFError, OSError),
-    *(OverflowError, KeyError),  # times outside Python's years, unknown time zones
-)
-
-
-@contextlib.contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """What goes wrong inside is the file's fault: a `UserError` that names it."""
-    try:
-        yield
-    except READ_ERRORS as e:
-        raise UserError(f"cannot read the file: {e}", path, "is it whole, and what its name says?") from e
-
-
-def _open(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path))
-    if path.name.lower().endswith(".zst"):  # pyarrow, not zstandard: it tells when a stream breaks off
-        return io.BufferedReader(cast(io.RawIOBase, pa.input_stream(str(path), compression="zstd")))
-    return path.open("rb")
+    return count_rows(path) if is_table(path) else sum(1 for _ in read_records(path))
 
 
 def _decode(raw: bytes, tally: Counter[str]) -> str:
@@ -203,7 +108,7 @@ def _decode(raw: bytes, tally: Counter[str]) -> str:
 
 
 def _jsonl(path: Path, tally: Counter[str]) -> Positioned:
-    with _open(path) as f:
+    with open_file(path) as f:
         yield from _lines(f, tally)
 
 
@@ -224,7 +129,7 @@ def _object(text: str) -> Record | str:
 
 def _json(path: Path, tally: Counter[str]) -> Positioned:
     """A list of objects, an object that holds one such list (`{"data": […]}`), or JSON lines under a .json name."""
-    with _open(path) as f:
+    with open_file(path) as f:
         raw = f.read()
     of_whole: Counter[str] = Counter()
     if not raw.strip():
@@ -249,13 +154,13 @@ def _json(path: Path, tally: Counter[str]) -> Positioned:
 
 def _csv(path: Path, tally: Counter[str]) -> Positioned:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with _open(path) as f:
+    with open_file(path) as f:
         rows = csv.DictReader(
             _sound(io.TextIOWrapper(f, "utf-8-sig", "surrogateescape", newline=""), tally),
             delimiter="\t" if ".tsv" in path.name.lower() else ",",
             strict=True,  # a stray quote must not swallow the rest of the file
         )
-        _refuse_twins([n for n in rows.fieldnames or () if n], path)
+        refuse_twins([n for n in rows.fieldnames or () if n], path)
         for record in rows:
             extra = cast(dict, record).pop(None, None)
             yield rows.line_num, record if extra is None else json.dumps([*record.values(), *extra], ensure_ascii=False)
@@ -267,83 +172,8 @@ def _sound(lines: Iterable[str], tally: Counter[str]) -> Iterator[str]:
         yield line if line.isascii() else _decode(line.encode(errors="surrogateescape"), tally)
 
 
-def batches(path: Path, piece: Piece, most: int | None = None) -> Iterator[tuple[int, pa.RecordBatch]] | None:
-    """A piece of a table as record batches, each with the number of rows before it; None for other formats.
-
-    Where `most` rows are wanted at most, no more are read at once: a batch may span row groups.
-
-    Errors: `UserError` as in `read_records`, also where a string is not UTF-8.
-    """
-    if kind(path) not in ("parquet", "arrow"):
-        return None
-    return _batches(path, piece, TABLE_ROWS if most is None else min(TABLE_ROWS, most))
-
-
-def _batches(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    read = _arrow if kind(path) == "arrow" else _parquet
-    with readable(path):
-        for before, batch in read(path, piece, rows):
-            _refuse_twins(batch.schema.names, path)
-            batch.validate(full=True)
-            yield before, _in_microseconds(batch)
-
-
-def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Times as Python can hold them: of nanoseconds pyarrow makes objects of pandas, or fails where there is none."""
-    schema = pa.schema([field.with_type(_microseconds(field.type)) for field in batch.schema])
-    return batch if schema.equals(batch.schema) else batch.cast(schema, safe=False)
-
-
-def _microseconds(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us", kind.tz) if kind.unit == "ns" else kind
-    if pa.types.is_duration(kind):
-        return pa.duration("us") if kind.unit == "ns" else kind
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
-    if pa.types.is_time64(kind):
-        return pa.time64("us")
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_microseconds(kind.value_type)), kind.list_size)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        made = pa.large_list if pa.types.is_large_list(kind) else pa.list_
-        return made(kind.value_field.with_type(_microseconds(kind.value_type)))
-    return kind
-
-
-def _refuse_twins(columns: Sequence[str], path: Path) -> None:
-    if twins := [name for name, n in Counter(columns).items() if n > 1]:
-        raise UserError(f"two columns are called {twins[0]!r}", path, "rename one of them")
-
-
-def _parquet(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    with pq.ParquetFile(path) as f:
-        before = sum(f.metadata.row_group(i).num_rows for i in range(piece.start))
-        groups = range(piece.start, piece.stop if piece.kind else f.metadata.num_row_groups)
-        for batch in f.iter_batches(rows, row_groups=groups):
-            yield before, batch
-            before += batch.num_rows
-
-
-def _arrow(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    before = 0
-    with pa.memory_map(str(path)) as source:
-        for n, batch in enumerate(islice(_record_batches(source), piece.stop if piece.kind else None)):
-            if n >= piece.start:
-                yield before, batch
-            before += batch.num_rows
-
-
-def _record_batches(source: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
-    """Those of an Arrow file or stream; their bytes are read when they are looked at."""
-    is_file = source.read(6) == b"ARROW1"
-    source.seek(0)
-    file = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-    yield from map(file.get_batch, range(file.num_record_batches)) if is_file else file
-
-
 def _table(path: Path, tally: Counter[str]) -> Positioned:
-    return _rows(_batches(path, Piece(), BATCH_ROWS))
+    return _rows(batches(path, Piece(), BATCH_ROWS))
 
 
 def _rows(found: Iterator[tuple[int, pa.RecordBatch]]) -> Positioned:

@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from prefkit import columns, tables
 from prefkit.errors import UserError
-from prefkit.readers import BATCH_ROWS, Piece, batches, count_records, read_piece, readable
+from prefkit.file_formats import readable
+from prefkit.readers import BATCH_ROWS, count_records, read_piece
 from prefkit.schema import Pair, Reject
 from prefkit.sources import PairOutput, Refused, Slice, Source, Unused
 from prefkit.tables import Candidates
+from prefkit.tabular import TABLE_ROWS, Piece, batches, is_table
 
 
 def read(
@@ -34,12 +36,12 @@ def read(
         if out.left() == 0:
             break
         part = Piece(piece.kind, piece.start, piece.stop)
-        tabular = batches(piece.path, part, out.left()) if source.to_columns else None
-        if tabular is None:
+        if source.to_columns is None or not is_table(piece.path):
             found = read_piece(piece.path, part, first_line, tally)
             out.take((piece.name + position.removeprefix(piece.path.name), record) for position, record in found)
             continue
-        for before, batch in tabular:
+        most = out.left()  # a batch may span row groups: no more are read than are wanted
+        for before, batch in batches(piece.path, part, TABLE_ROWS if most is None else min(TABLE_ROWS, most)):
             out.take_rows(piece.path, piece.name, before, batch)
             if out.left() == 0:
                 break

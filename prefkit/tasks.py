@@ -25,10 +25,11 @@ from prefkit.contamination import Evaluation
 from prefkit.files import renamed
 from prefkit.finish import Rules, finish, prompt_signatures, row_keys
 from prefkit.keys import write_columns
-from prefkit.readers import Piece, count_lines
+from prefkit.readers import count_lines
 from prefkit.schema import Reject
 from prefkit.sources import PairInput, Slice, get_source
 from prefkit.tables import Candidates
+from prefkit.tabular import Piece
 
 NOTE_BUCKETS = 64  # at most, of the tables that are looked up in: a pair task may open every one of them
 

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from prefkit import archives
 from prefkit.errors import UserError
-from prefkit.readers import is_readable, kind, read_records
+from prefkit.file_formats import file_format, is_readable
+from prefkit.readers import read_records
 from prefkit.shards import Manifest, read_shard, shards_of
 from prefkit.sources import rejects
 from prefkit.wording import counted
@@ -150,7 +151,7 @@ def _sha256(path: Path) -> str:
 def _line(path: Path, number: int) -> str | None:
     if path.suffix == ".7z":
         return _line_in_archive(path, number)
-    if is_readable(path) and (kind(path) != "jsonl" or path.suffix == ".zst"):
+    if is_readable(path) and (file_format(path) != "jsonl" or path.suffix == ".zst"):
         place = f"{path.name}:{number}"
         return next((json.dumps(r, ensure_ascii=False, default=str) for p, r in read_records(path) if p == place), None)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:

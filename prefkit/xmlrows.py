@@ -105,8 +105,8 @@ def decoder(head: bytes) -> Callable[[bytes, bool], bytes]:
     """What makes UTF-8 of a stream that begins so, if that is the mark of UTF-16: given a chunk and whether it ends."""
     if not head.startswith(UTF16_MARKS):
         return lambda data, last: data
-    found = codecs.getincrementaldecoder("utf-16")(errors="replace")
-    return lambda data, last: found.decode(data, last).encode()
+    found = codecs.getincrementaldecoder("utf-16")(errors="surrogatepass")  # to be repaired, and counted, row by row
+    return lambda data, last: found.decode(data).encode(errors="surrogatepass")
 
 
 def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attributes | Damaged]]:

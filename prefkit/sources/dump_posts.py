@@ -113,7 +113,7 @@ class Posts:
         for host, number in duplicates:
             there = self.site if address(self.site) is None or is_same_site(host, self.site) else host
             self.out.link(f"{token(self.site)}/{row.get('Id')}", f"{token(there)}/{number}")
-            self.out.tally["links.quoted_duplicates"] += 1
+            self.out.tally["links.quoted_duplicates" if there == self.site else "links.quoted_other_site"] += 1
         return without_suffix(title, self.out.tally), body
 
     def _has_numbers(self, line: int, row: Row) -> bool:

@@ -25,7 +25,7 @@ class Links:
 
     def take(self, block: bytes, line: int) -> None:
         """The rows of a block whose first line is `line`."""
-        for _, row in elements(block, line, Counter()):
+        for _, row in elements(block, line, self.out.tally):
             if isinstance(row, Damaged):
                 self.out.tally["links.damaged"] += 1
             elif row.get("LinkTypeId") != "3":
@@ -49,7 +49,7 @@ class Users:
 
     def take(self, block: bytes, line: int) -> None:
         """The rows of a block whose first line is `line`."""
-        for _, row in elements(block, line, Counter()):
+        for _, row in elements(block, line, self.out.tally):
             if isinstance(row, Damaged) or row.get("Id") is None or not row.get("DisplayName"):
                 self.out.tally["users.damaged" if isinstance(row, Damaged) else "users.nameless"] += 1
             else:
@@ -61,7 +61,7 @@ class Users:
     def close(self) -> None:
         """Note what was taken."""
         keys = tables.hash64(f"{self.site}/{number}" for number in self.names)
-        names = tables.clean_column(list(self.names.values()), Counter())
+        names = tables.clean_column(list(self.names.values()), self.out.tally)
         self.out.note("names", pa.table({"key": keys, "name": names}))
         self.names = {}
 
@@ -77,7 +77,7 @@ class Votes:
     def take(self, block: bytes, line: int) -> None:
         """The rows of a block whose first line is `line`."""
         count = {"2": self.up, "3": self.down}
-        for _, row in elements(block, line, Counter()):
+        for _, row in elements(block, line, self.out.tally):
             if isinstance(row, Damaged) or row.get("PostId") is None:
                 self.out.tally["votes.damaged"] += 1
             elif (kind := row.get("VoteTypeId", "")) in count:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from prefkit import columns, tables
 from prefkit.columns import Columns
-from prefkit.readers import readable_files
+from prefkit.file_formats import readable_files
 from prefkit.schema import Message, Pair, prompt_hash
 from prefkit.shards import MANIFEST
 from prefkit.sources import Record, Refused, Source, Tie

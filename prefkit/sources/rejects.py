@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from prefkit.checks import CHECKS, CONTAMINATED
 from prefkit.errors import UserError
@@ -20,6 +21,7 @@ from prefkit.shards import Manifest, read_shard
 from prefkit.sources import Record, Refused, Slice, Source, Tie, get_source, source_options
 
 NAME = "rejects"
+EXAMPLES = 5  # of a reason
 KEPT = ("set_id", "score_chosen", "score_rejected", "margin", "p_chosen", "source", "subset", "source_id")
 
 
@@ -95,13 +97,31 @@ SOURCE = Source(
 )
 
 
-def summarise(data: Path) -> dict[str, dict[str, int]]:
-    """How many rejects of each reason, apart for records and candidates; `UserError` where there is no data set."""
-    found: dict[str, dict[str, int]] = {"record": {}, "candidate": {}}
+class Refusals(NamedTuple):
+    """How many there are of a reason, and the positions of the first."""
+
+    n: int
+    first: tuple[str, ...]
+
+
+def summarise(data: Path) -> dict[str, dict[str, Refusals]]:
+    """The rejects of each reason, apart for records and candidates; `UserError` where there is no data set."""
+    found: dict[str, dict[str, Refusals]] = {"record": {}, "candidate": {}}
     for row in rows(data):
-        counts = found.setdefault(row["kind"], {})
-        counts[row["reason"]] = counts.get(row["reason"], 0) + 1
+        reasons = found.setdefault(row["kind"], {})
+        n, first = reasons.get(row["reason"], (0, ()))
+        reasons[row["reason"]] = Refusals(n + 1, (*first, row["position"]) if n < EXAMPLES else first)
     return found
+
+
+def refused_shares(manifest: Manifest) -> dict[str, float]:
+    """Which share of all records that were read, and of all candidates that were made, was refused."""
+    shares = {}
+    for name, all_of_them in (("records", "read"), ("candidates", "made")):
+        ledgers = [ledger[name] for ledger in manifest.sources.values()]
+        refused = sum(n for ledger in ledgers for n in ledger["rejected"].values())
+        shares[name] = refused / max(sum(ledger[all_of_them] for ledger in ledgers), 1)
+    return shares
 
 
 def rows(data: Path, reason: str | None = None) -> Iterator[Record]:

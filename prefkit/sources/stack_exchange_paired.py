@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from prefkit import columns, tables
 from prefkit.columns import Columns
 from prefkit.errors import UserError
-from prefkit.readers import column_names, readable_files
+from prefkit.file_formats import readable_files
+from prefkit.readers import column_names
 from prefkit.schema import STRINGS, Pair
 from prefkit.sources import Record, Refused, Source
 

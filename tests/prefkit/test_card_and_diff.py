@@ -1,5 +1,6 @@
 """The card says what the manifest says, safely; diff finds exactly what came, went and moved."""
 
+import json
 import shlex
 
 import py7zr
@@ -122,3 +123,16 @@ def test_what_is_set_otherwise_is_said_as_people_type_it(made, tmp_path, capsys)
         "checks.too_short: not given → off",
     ]
     assert said[-1].startswith("against.eval.jsonl: not given → ")
+
+
+def test_evaluation_sets_of_one_name_are_told_apart(tmp_path):
+    text = "which hops go into the kettle at the very end of a long boil and why"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.jsonl").write_text(json.dumps({"prompt": f"{name}: {text}"}) + "\n")
+    row = {"prompt": "Why is it so?", "chosen": "Because of the tide, of course.", "rejected": "I do not know that."}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    sets = [tmp_path / name / "test.jsonl" for name in ("one", "two")]
+    manifest = convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", against=sets)
+    assert [found["name"] for found in manifest.config["against"]] == ["one/test.jsonl", "two/test.jsonl"]
+    assert "--against one --against two" in card(manifest)

@@ -241,7 +241,9 @@ def test_a_quote_of_a_possible_duplicate_is_a_link_and_no_words_of_the_asker(tmp
     assert {n for n in (11, 21) if groups[n] == groups[1]} == joined
     assert {p["prompt"][0]["content"] for p in pairs} >= {"Question 1?\n\nMine."}
     assert manifest.repairs == {"duplicate_quote": 1}
-    assert manifest.links.get("quoted_duplicates", 0) == sum("/q" in link for link in links)
+    elsewhere = sum("cooking" in link for link in links)
+    assert manifest.links.get("quoted_duplicates", 0) == len(links) - elsewhere
+    assert manifest.links.get("quoted_other_site", 0) == elsewhere
 
 
 @pytest.mark.parametrize(
@@ -318,6 +320,28 @@ def test_utf16_with_stray_spaces(tmp_path):
     archive = pack(tmp_path, "beer.stackexchange.com.7z", {"Posts.xml": text.encode("utf-16")})
     assert convert_dataset(archive, tmp_path / "packed", splits="train=1").sources == manifest.sources
     assert open_pairs(tmp_path / "packed").to_pylist()[0]["prompt"] == pair["prompt"]
+
+
+@pytest.mark.parametrize("mark", ["utf-16-le", "utf-16-be"])
+def test_what_is_no_utf16_is_repaired_and_counted_by_row(tmp_path, mark):
+    folder = write_dump(tmp_path / "beer.stackexchange.com", trio(title="Half % one, % two?"))
+    text = (folder / "Posts.xml").read_bytes().decode("utf-8-sig")
+    data = ("\ufeff" + text).encode(mark).replace("%".encode(mark), "\ud83c".encode(mark, "surrogatepass"))
+    (folder / "Posts.xml").write_bytes(data + b"\n")  # an odd byte at the end
+    manifest = convert_dataset(folder, tmp_path / "out", splits="train=1")
+    (pair,) = open_pairs(tmp_path / "out").to_pylist()
+    assert pair["prompt"][0]["content"].startswith("Half \ufffd")
+    assert manifest.repairs == {"invalid_utf8": 1}
+
+
+def test_repairs_in_the_tables_beside_the_posts_are_counted(tmp_path):
+    names = [{"Id": 7, "DisplayName": "Ann"}, {"Id": 8, "DisplayName": "Bob"}]
+    folder = with_tables(tmp_path, trio(OwnerUserId=7), names)
+    users = folder / "users.xml"
+    users.write_bytes(users.read_bytes().replace(b"Ann", b"A\xffn").replace(b"Bob", b"B&#x1;b"))
+    manifest = convert_dataset(folder, tmp_path / "out", splits="train=1", options=SITE)
+    assert manifest.repairs == {"illegal_character": 1, "invalid_utf8": 1}
+    assert "A\ufffdn" in open_pairs(tmp_path / "out").to_pylist()[0]["authors"][0]
 
 
 def test_accepted_answers_that_are_missing_are_counted_also_where_no_pair_is_made(tmp_path):

@@ -466,3 +466,15 @@ def test_folders_of_the_published_set_are_named_as_they_are(tmp_path):
     assert both.sources["stack-exchange-paired"]["records"]["read"] == 2
     with pytest.raises(UserError, match="no folder 'rewrd' with files in it"):
         convert_dataset(tmp_path / "set", tmp_path / "new", options={"folders": "rewrd,rl"}, **arguments)
+
+
+def test_files_of_a_folder_that_are_not_read_are_told(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "more").mkdir(parents=True)
+    row = {"prompt": "Why is it so?", "chosen": "Because of the tide, of course.", "rejected": "I do not know that."}
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert convert_dataset(folder, tmp_path / "quiet", splits="train=1").warnings == []
+    for name in ("README.md", "more/rows.xlsx", "a.txt", "b.txt", ".hidden", "_notes"):
+        (folder / name).write_text("x")
+    (warning,) = convert_dataset(folder, tmp_path / "out", splits="train=1").warnings
+    assert warning == "not read, as the names tell no format: 4 files of set, README.md, a.txt, b.txt …"

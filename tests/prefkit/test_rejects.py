@@ -25,16 +25,37 @@ def refused(tmp_path):
 
 
 def test_all_reasons_and_the_first_counts(refused):
-    assert summarise(refused) == {
-        "record": {"orphan_answer": 1},
-        "candidate": {"identical_pair": 1, "empty_rejected": 2},
+    found = summarise(refused)
+    assert found["record"] == {"orphan_answer": (1, ("in/Posts.xml:10",))}
+    assert {name: refusals.n for name, refusals in found["candidate"].items()} == {
+        "identical_pair": 1,
+        "empty_rejected": 2,
     }
+    assert found["candidate"]["identical_pair"].first == ("in/Posts.xml:3 in/Posts.xml:4 in/Posts.xml:5",)
     (row,) = rows(refused, "deleted_placeholder")
     assert row["reasons"] == ["identical_pair", "deleted_placeholder"]
     assert row["reason"] == "identical_pair"
     assert json.loads(row["raw"])["chosen"] == [{"role": "assistant", "content": "[deleted]"}]
     with pytest.raises(UserError, match="nothing was refused as 'typo'"):
         list(rows(refused, "typo"))
+
+
+@pytest.mark.parametrize(("most", "code", "said"), [("0.12", 1, 2), ("0.5", 1, 1), ("0.75", 0, 0)])
+def test_more_refused_than_is_allowed_is_a_no(refused, capsys, most, code, said):
+    """One of eight records and three of four candidates were refused."""
+    assert run(app, ["rejects", str(refused), "--at-most", most]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("more than" in line for line in lines) == said
+    assert ("75.00% of the candidates were refused, more than 50.00%" in lines) == (most == "0.5")
+
+
+def test_the_first_five_positions_of_a_reason_are_shown(tmp_path, capsys):
+    lines = ["{broken"] * 7 + [json.dumps({"prompt": "Why?", "chosen": "Because.", "rejected": "No."})]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", source="pairs")
+    assert run(app, ["rejects", str(tmp_path / "out")]) == 0
+    shown = "in.jsonl:1, in.jsonl:2, in.jsonl:3, in.jsonl:4, in.jsonl:5 …"
+    assert f"  malformed_record     {shown}" in capsys.readouterr().out.splitlines()
 
 
 def test_replayed_pairs_are_what_they_would_have_been(refused, tmp_path):
@@ -59,7 +80,10 @@ def test_lines_go_through_their_source_again(tmp_path):
     lines = [json.dumps(good), json.dumps({"frage": "Wie?", **{k: good[k] for k in ("chosen", "rejected")}}), "{broken"]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", splits="train=1")
-    assert summarise(tmp_path / "out")["record"] == {"malformed_record": 1, "missing_prompt": 1}
+    assert summarise(tmp_path / "out")["record"] == {
+        "malformed_record": (1, ("in.jsonl:3",)),
+        "missing_prompt": (1, ("in.jsonl:2",)),
+    }
     with pytest.raises(UserError, match="this is a data set already"):
         convert_dataset(tmp_path / "out", tmp_path / "no")
     manifest = convert_dataset(tmp_path / "out", tmp_path / "again", source="rejects")
@@ -167,7 +191,7 @@ def test_contradicted_labels_and_flags_of_the_source_come_back(tmp_path):
     other = one | {"chosen": one["rejected"], "rejected": one["chosen"]}
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in (one, other)))
     convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", checks={"conflicting_labels": "reject"}, splits="train=1")
-    assert summarise(tmp_path / "out")["candidate"] == {"conflicting_labels": 2}
+    assert summarise(tmp_path / "out")["candidate"] == {"conflicting_labels": (2, ("in.jsonl:1", "in.jsonl:2"))}
     lenient = {"conflicting_labels": "flag"}
     again = convert_dataset(tmp_path / "out", tmp_path / "again", source="rejects", checks=lenient, splits="train=1")
     assert again.flags == {"conflicting_labels": 2}

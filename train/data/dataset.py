@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefkit.errors import UserError
-from prefkit.readers import is_readable, read_records
+from prefkit.file_formats import is_readable
+from prefkit.readers import read_records
 from prefkit.schema import Message
 from prefkit.shards import open_pairs, read_manifest
 from train.core.encode import Limits, Template
