@@ -87,7 +87,7 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
     yield from table(
         ("section", "weight", "value", "95 % interval", *styles),
         (
-            (cell(x["name"]), x["weight"] or "", number(x["value"]), ends(x), *(number(x[k]) for k in styles))
+            (cell(x["name"]), x["weight"] or "", number(x["value"]), ends(x), *(number(x.get(k)) for k in styles))
             for x in rows
         ),
     )
@@ -97,7 +97,7 @@ def _sections(w: dict[str, Any] | None) -> Iterator[str]:
 
 def styles_of(sections: dict[str, Any]) -> list[str]:
     """The columns that 3×3 sets have beside their mean."""
-    return [k for k in ("easy", "normal", "hard") if k in sections["sections"][0]]
+    return [k for k in ("easy", "normal", "hard") if any(k in x for x in sections["sections"])]
 
 
 def table(head: Sequence[object], rows: Any) -> Iterator[str]:

@@ -221,8 +221,10 @@ def _columns(
         shift = sum(weight * found[key].constant for key, weight in mix.items())
         used = [group_U for group_U, weight in zip(groups, weight_K, strict=True) if weight]
         column = {"value": value + shift, "low": ends.low + shift, "high": ends.high + shift}
-        for name in dict.fromkeys(name for key in mix for name in found[key].more):
-            column[name] = sum(weight * found[key].more.get(name, np.nan) for key, weight in mix.items() if weight)
+        more = [(weight, found[key].more) for key, weight in mix.items() if weight]
+        for name in more[0][1]:
+            if all(name in averages for _, averages in more):  # not of a mean over other metrics too
+                column[name] = sum(weight * averages[name] for weight, averages in more)
         of = np.concatenate(used)
         columns.append(column | {"n_groups": len(np.unique(of)), "rough": deciding_groups(of) < FEW_GROUPS})
     return columns

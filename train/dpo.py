@@ -60,7 +60,7 @@ class DpoObjective:
         )
         sums = (
             reward_sums(rewards)
-            | token_sums(found)
+            | token_sums(found, batch)
             | {
                 "logps/chosen": pairs.policy_chosen.sum(),
                 "logps/rejected": pairs.policy_rejected.sum(),

@@ -28,7 +28,7 @@ from train.core.logprobs import check_fits, check_head
 from train.core.rows import Row, Rows
 from train.data.dataset import Kind, data_digest, load_rows, splits_of
 from train.models.load import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
-from train.models.locate import RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
+from train.models.locate import CHECKPOINT, RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
 from train.models.memory import peak_megabytes, trim_holes
 from train.models.sharing import Sharing, decide_sharing
 from train.schedule import schedule
@@ -171,7 +171,8 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
     if changed:
         what = f"the folder holds another run: {', '.join(changed[:FEW])}{' …' * (len(changed) > FEW)}"
         raise UserError(what, out, "choose another --out, or remove it")
-    latest = sorted(out.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
+    found = [p for p in out.iterdir() if CHECKPOINT.fullmatch(p.name)]
+    latest = sorted(found, key=lambda p: -int(p.name.rpartition("-")[2]))
     for folder in latest:
         if is_whole(folder):
             return str(folder)

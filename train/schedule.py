@@ -43,8 +43,7 @@ def schedule(units: Sequence[int], per_step: int, epochs: float, max_steps: int,
             if total >= per_step or i == len(order) - 1:
                 epoch.append(order[start : i + 1])
                 start, total = i + 1, 0
-        if not limit and epochs - len(ends) < 1:
-            epoch = epoch[: max(1, round(len(epoch) * (epochs - len(ends))))]
-        steps += epoch
-        ends.append(len(steps))
+        part, end = epochs - len(ends), len(steps) + len(epoch)
+        steps += epoch if limit or part >= 1 else epoch[: max(1, round(len(epoch) * part))]
+        ends.append(end)
     return Schedule(steps[:limit], ends)

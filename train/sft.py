@@ -35,7 +35,7 @@ class SftObjective:
         """Losses of the responses, summed over their tokens."""
         found: TokenLogps = forward(batch)
         losses_R = -sum_tokens(found.logps_N, batch)
-        sums = token_sums(found) | {"nll": losses_R.sum(), "count": batch.counts_R.sum()}
+        sums = token_sums(found, batch) | {"nll": losses_R.sum(), "count": batch.counts_R.sum()}
         return Outcome(losses_R, batch.ids, sums)
 
 

@@ -74,10 +74,20 @@ class Layout:
         return (collate(m, self.packed, self.loss_on) for m in planned[rank])
 
 
-def token_sums(found: TokenLogps) -> dict[str, Tensor]:
-    """What is averaged over response tokens: entropy of the predictions, and how often the label was the likeliest."""
-    count = found.logps_N.new_full((), len(found.logps_N))
-    return {"entropy": found.entropy_N.sum(), "mean_token_accuracy": found.hits_N.sum(), "tokens": count}
+def token_sums(found: TokenLogps, batch: Batch) -> dict[str, Tensor]:
+    """What is averaged over response tokens: entropy of the predictions, and how often the label was the likeliest.
+
+    A response counts once for each pair that it is in, so that it does not matter how a row was split.
+    """
+    paired = batch.pairs_P2.flatten()
+    uses_R = found.logps_N.new_zeros(len(batch.counts_R)).index_add(0, paired, found.logps_N.new_ones(len(paired)))
+    uses_R = uses_R if len(paired) else uses_R + 1
+    uses_N = uses_R[batch.response_N]
+    return {
+        "entropy": found.entropy_N @ uses_N,
+        "mean_token_accuracy": found.hits_N @ uses_N,
+        "tokens": uses_N.sum(),
+    }
 
 
 PER_TOKEN = {"entropy", "mean_token_accuracy"}  # what is divided by `tokens`, not by `count`
@@ -135,6 +145,8 @@ def training_arguments(values: dict[str, str], out: Path, seed: int, steps: int)
             logging_nan_inf_filter=False,
             disable_tqdm=True,
         )
+    if args.fp16 and args.device.type == "cpu":
+        raise UserError("trainer.fp16 needs a GPU", fix="set trainer.bf16, or leave it out")
     args._n_gpu = min(args.n_gpu, 1)  # one process drives one GPU: torchrun for more
     return args
 

@@ -14,6 +14,7 @@ from train.declared import fields_of
 
 OURS = "it is decided by the plan of a step"
 WHOLE = "every process holds a whole model: use lora or model.four_bit where memory is short, torchrun for several GPUs"
+UNUSED = "nothing here reads it"
 OWNED = {  # TrainingArguments fields that the house decides -> what to set instead
     "per_device_train_batch_size": "set dpo.pairs_per_step or sft.examples_per_step",
     "per_device_eval_batch_size": "set tokens_per_forward",
@@ -33,6 +34,23 @@ OWNED = {  # TrainingArguments fields that the house decides -> what to set inst
     "use_liger_kernel": "the tiled head is always on",
     "push_to_hub": "push the finished run folder",
     "include_num_input_tokens_seen": "summary.json counts tokens",
+    "resume_from_checkpoint": "the same command with the same --out goes on from its last checkpoint",
+    "accelerator_config": OURS,
+    "torch_empty_cache_steps": UNUSED,
+    "disable_tqdm": "each log is one line",
+    "do_train": UNUSED,
+    "do_eval": "set data.eval_split and trainer.eval_strategy",
+    "do_predict": UNUSED,
+    "label_names": UNUSED,
+    "prediction_loss_only": UNUSED,
+    "include_for_metrics": UNUSED,
+    "batch_eval_metrics": UNUSED,
+    "eval_accumulation_steps": UNUSED,
+    "eval_do_concat_batches": UNUSED,
+    "eval_use_gather_object": UNUSED,
+    "bf16_full_eval": "set model.dtype",
+    "fp16_full_eval": "set model.dtype",
+    "length_column_name": UNUSED,
     "deepspeed": WHOLE,
     "fsdp": WHOLE,
     "fsdp_config": WHOLE,

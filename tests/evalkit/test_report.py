@@ -27,7 +27,7 @@ from evalkit.report import build_report, pair_table
 from evalkit.report_files import write_report
 from evalkit.scored import load
 from evalkit.scores import read_scores, write_scores
-from evalkit.sections import read_sections
+from evalkit.sections import Sections, read_sections
 from evalkit.shown import pairs_of
 from prefkit.cli import run
 from prefkit.errors import UserError
@@ -556,6 +556,22 @@ def test_sections_are_in_every_form_of_the_report(recipe):
         assert lacking["sections"]["total"] is None
         assert f"these subsets are missing: {names[0]}" in to_markdown(lacking)
         assert "No total" in page(lacking, [])
+
+
+@pytest.mark.parametrize("first", ["styles", "pairs"])
+def test_sections_of_several_metrics_show_the_averages_that_only_some_have(first):
+    other = {"styles": "pairs", "pairs": "styles"}[first]
+    mixed = Sections("mix", first, {"A": 1, "B": 1}, {"A": {"a": 1}, "B": {"b": 9}}, {"B": other})
+    n = np.arange(18)
+    columns = {"chars_chosen": n // 3 % 3, "chars_rejected": 10 + n % 3, "set_id": [f"s{i // 9}" for i in n]}
+    s = with_margins(np.ones(18), subset=["a"] * 9 + ["b"] * 9, **columns)
+    report = build_report(s, sections=mixed)
+    assert ["hard" in x for x in report["sections"]["sections"]] == [first == "styles", first == "pairs"]
+    assert "hard" not in report["sections"]["total"], "a mean over pairs has none"
+    rows = [line for line in to_markdown(report).splitlines() if line.startswith(("| A |", "| B |", "| total |"))]
+    assert [row.count("| 1.000") for row in rows] == ([4, 1, 1] if first == "styles" else [1, 4, 1])
+    assert page(report, []).count('<th class="n">hard</th>') == 1
+    json.dumps(report, allow_nan=False)
 
 
 ROW = st.tuples(

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,6 +234,21 @@ def test_damaged_files_are_made_again_or_refused(damage, tmp_path):
     cache.path.write_bytes(b"rubbish " * 500)
     with pytest.raises(UserError, match=r"damaged.*delete this file"):
         LogpCache("w", "float32", False, "m")
+
+
+def test_damage_inside_a_cache_of_log_probabilities_is_computed_again_or_told(tmp_path):
+    scored = {i.to_bytes(16, "big"): SequenceLogp(-2.0 * 500, np.full(500, -2.0, np.float32)) for i in range(300)}
+    cache = LogpCache("w", "float32", False, "m")
+    cache.add(scored)
+    with closing(sqlite3.connect(cache.path)) as db, db:
+        db.execute("UPDATE logps SET tokens = substr(tokens, 1, 7) WHERE key = ?", [bytes(16)])
+    assert len(cache.get(scored)) == 299
+    data = bytearray(cache.path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 60_000] = b"\xff" * 60_000
+    cache.path.write_bytes(data)
+    for damaged in (lambda: cache.get(scored), lambda: cache.add(scored)):
+        with pytest.raises(UserError, match=r"damaged.*delete this file"):
+            damaged()
 
 
 def test_two_processes_fill_one_cache_at_once(tmp_path):

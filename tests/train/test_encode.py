@@ -417,3 +417,20 @@ def test_of_two_ends_the_first_is_trained():
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert got.response_ids[0].tolist().count(end) == 1
     assert end in stop_ids(tokenizer, template)
+
+
+def test_of_several_chat_templates_the_default_one_is_the_tokenizers_own():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = {"default": TEMPLATES["dialogue"], "rag": "{{ documents }}"}
+    assert Template.of(None, tokenizer).source == TEMPLATES["dialogue"]
+    tokenizer.chat_template = {"tool_use": "{{ tools }}", "rag": "{{ documents }}"}
+    with pytest.raises(UserError, match="several chat templates and no default one: tool_use, rag"):
+        Template.of(None, tokenizer)
+
+
+def test_control_tokens_in_a_format_string_are_letters_and_it_is_said():
+    tokenizer = make_tokenizer()
+    eos = tokenizer.eos_token
+    (note,) = Template(f"Q: {{prompt}} A: {{response}}{eos}").notes(tokenizer)
+    assert f"{eos} in it too" in note
+    assert Template.named("question").notes(tokenizer) == []

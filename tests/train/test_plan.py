@@ -209,6 +209,13 @@ def test_other_attention_cannot_be_packed(attn):
     assert "replaced" in unpackable(config, 10)
 
 
+def test_a_fraction_of_an_epoch_is_no_whole_one():
+    half = schedule([1] * 100, 10, 0.5, -1, 0, True)
+    assert (len(half.steps), [half.epoch_at(i) for i in (0, 1, 5)]) == (5, [0.0, 0.1, 0.5])
+    more = schedule([1] * 100, 10, 1.5, -1, 0, True)
+    assert (len(more.steps), [more.epoch_at(i) for i in (10, 12, 15)]) == (15, [1.0, 1.2, 1.5])
+
+
 def test_batches_move_between_devices():
     moved = collate([row(2, [2, 1], [(0, 1)])]).to("cpu")
     assert isinstance(moved.ids_BL, torch.Tensor)

@@ -536,13 +536,14 @@ def test_entropy_and_token_accuracy_are_means_over_tokens(kind, model_path, data
         loaded.policy.template,
         Limits(1024),
     ).rows:
-        for response in row.response_ids:
+        for i, response in enumerate(row.response_ids):
+            uses = sum(i in pair for pair in row.pairs) if kind == "dpo" else 1
             ids = torch.tensor(np.concatenate([row.prompt_ids, response]))[None].long()
             with torch.no_grad():
                 logps = loaded.model(ids).logits[0, len(row.prompt_ids) - 1 : -1].double().log_softmax(-1)
-            entropy -= float((logps.exp() * logps).sum())
-            hits_ += float((logps.argmax(1) == ids[0, len(row.prompt_ids) :]).sum())
-            tokens += len(response)
+            entropy -= uses * float((logps.exp() * logps).sum())
+            hits_ += uses * float((logps.argmax(1) == ids[0, len(row.prompt_ids) :]).sum())
+            tokens += uses * len(response)
     assert metrics(tmp_path / "run", "eval_entropy")[-1] == pytest.approx(entropy / tokens, rel=1e-5)
     assert metrics(tmp_path / "run", "eval_mean_token_accuracy")[-1] == pytest.approx(hits_ / tokens, abs=1e-3)
 

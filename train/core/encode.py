@@ -82,7 +82,13 @@ class Template:
     @classmethod
     def of(cls, spec: str | None, tokenizer: Any) -> Template:
         """The template that `spec` names; without one the tokenizer's own, else "question"."""
-        return cls.named(spec) if spec is not None else cls(tokenizer.chat_template or TEMPLATES["question"])
+        if spec is not None:
+            return cls.named(spec)
+        own = tokenizer.chat_template or TEMPLATES["question"]
+        if isinstance(own, dict) and "default" not in own:
+            what = f"the tokenizer has several chat templates and no default one: {', '.join(own)}"
+            raise UserError(what, tokenizer.name_or_path, "write one to a .jinja file and name that as the template")
+        return cls(own["default"] if isinstance(own, dict) else own)
 
     @classmethod
     def named(cls, spec: str) -> Template:
@@ -120,6 +126,10 @@ class Template:
         found = []
         if self.asks_for_the_date:
             found.append(f"the template asks for today's date and is always told {TODAY}: the same tokens every day")
+        read_as_letters = [t for t in _traits(tokenizer).special_tokens if not self.is_chat and t in self.source]
+        if read_as_letters:
+            what = f"a format string is ordinary text, {', '.join(read_as_letters)} in it too"
+            found.append(f"{what}: to write control tokens give a Jinja template; BOS and EOS come by themselves")
         asked, answered = ([Message(role=role, content="a")] for role in ("user", "assistant"))
         try:
             head, whole = self.render(tokenizer, asked, [answered])

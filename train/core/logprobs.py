@@ -29,7 +29,7 @@ def base_model(model: Any) -> Any:
 def token_logps(model: Any, batch: Batch, entropy: bool = False) -> TokenLogps:
     """Of the batch's N response tokens: body to the last hidden state, then the tiled head."""
     causal = base_model(model)
-    body = getattr(causal, causal.base_model_prefix)
+    body = getattr(causal, causal.base_model_prefix, None) or causal.model  # Llama 4's prefix names nothing
     layout: dict[str, Any] = {}
     if batch.packing is not None:  # a mask of four dimensions is passed through: no model builds one of its own
         nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.ids_BL.device)

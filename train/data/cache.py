@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from prefkit.errors import UserError
 from prefkit.files import renamed
 from train.core.rows import Row, Rows, SequenceLogp
 
-ENCODING_VERSION = 4  # of what encode.py and rows.py make of a text: raised when that changes
+ENCODING_VERSION = 5  # of what encode.py and rows.py make of a text: raised when that changes
 LOGPS_VERSION = 1  # of what logprobs.py makes of a sequence
 BUSY_SECONDS = 60
 CHUNK = 500  # keys in one IN (…)
@@ -47,7 +47,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
     """Names what a tokenizer makes of a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     known = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    return digest(type(tokenizer).__name__, known, tokenizer.special_tokens_map)
+    chats = bool(tokenizer.chat_template)  # without one, sequences may begin with BOS whatever the template says
+    return digest(type(tokenizer).__name__, known, tokenizer.special_tokens_map, chats)
 
 
 _ROWS = pa.schema(
@@ -140,15 +141,19 @@ class LogpCache:
         about = f"{Path(name).name} in {'NF4, ' * four_bit}{dtype}"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.hits = self.misses = 0
+        with self._database() as db, db:
+            db.execute("CREATE TABLE IF NOT EXISTS about (text TEXT)")
+            db.execute("CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, total REAL, tokens BLOB) WITHOUT ROWID")
+            if db.execute("SELECT 1 FROM about").fetchone() is None:
+                db.execute("INSERT INTO about VALUES (?)", [about])
+        os.utime(self.path)
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """The open file; what is wrong with it is a `UserError`."""
         try:
-            with closing(self._open()) as db, db:
-                db.execute("CREATE TABLE IF NOT EXISTS about (text TEXT)")
-                db.execute(
-                    "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, total REAL, tokens BLOB) WITHOUT ROWID"
-                )
-                if db.execute("SELECT 1 FROM about").fetchone() is None:
-                    db.execute("INSERT INTO about VALUES (?)", [about])
-            os.utime(self.path)
+            with closing(self._open()) as db:
+                yield db
         except sqlite3.DatabaseError as e:
             raise UserError(f"the cache of log-probabilities is damaged: {e}", self.path, "delete this file") from e
 
@@ -170,12 +175,12 @@ class LogpCache:
         """Those of the keys that are known."""
         wanted = list(dict.fromkeys(keys))
         found: dict[bytes, SequenceLogp] = {}
-        with closing(self._open()) as db:
+        with self._database() as db:
             for i in range(0, len(wanted), CHUNK):
                 part = wanted[i : i + CHUNK]
                 marks = ",".join("?" * len(part))
                 for key, total, tokens in db.execute(f"SELECT * FROM logps WHERE key IN ({marks})", part):  # noqa: S608
-                    known = SequenceLogp(total, np.frombuffer(tokens, np.float32))
+                    known = SequenceLogp(total, np.frombuffer(tokens[: len(tokens) // 4 * 4], np.float32))
                     if abs(known.total - known.tokens.sum(dtype=np.float64)) <= 1e-4 * max(1.0, abs(known.total)):
                         found[key] = known  # else damaged: computed again
         self.hits += len(found)
@@ -185,5 +190,5 @@ class LogpCache:
     def add(self, scored: dict[bytes, SequenceLogp]) -> None:
         """Keep these, all or none; one that is not finite is left out, so that it is never taken for a result."""
         rows = [(k, float(s.total), s.tokens.tobytes()) for k, s in scored.items() if np.isfinite(s.total)]
-        with closing(self._open()) as db, db:
+        with self._database() as db, db:
             db.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?, ?)", rows)
