@@ -48,9 +48,22 @@ def read_report(path: Path | str) -> dict[str, Any]:
     whole = isinstance(others, list) and all(isinstance(r, dict) for r in others)
     if lacking := [k for r in (report, *(others if whole else ())) for k in NEEDED if k not in r]:
         raise UserError(f"report.json is not whole, it lacks {lacking[0]}", file, "report again")
+    parts = [(r, k) for r in (report, *(others or ())) for k in ("accuracy", "displacement")]
+    shapeless = [k for r, k in parts if not (_is_share(r[k]) if k == "accuracy" else _is_displacement(r[k]))]
+    if shapeless:
+        raise UserError(f"report.json is damaged: {shapeless[0]} is not what a report says of it", file, "report again")
     if not whole:
         raise UserError("report.json is damaged: others is no list of reports", file, "report again")
     return report
+
+
+def _is_share(value: Any) -> bool:
+    """Whether it is a number with an interval."""
+    return isinstance(value, dict) and all(isinstance(value.get(k), int | float) for k in ("low", "value", "high"))
+
+
+def _is_displacement(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and _is_share(value.get("chosen_fell")))
 
 
 def plain(value: Any) -> Any:

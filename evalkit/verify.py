@@ -76,7 +76,9 @@ def _places(folder: Path, scores: list[Path] | None, data: Path | None, runs: Pa
     near = [p for f in files for p in (f.resolve().parent, f.resolve().parent.parent)]
     if data is None:
         hints = [Path(note["data"])] if note.get("data") else []
-        hints += [d for f in files for d in data_folders(read_record(f) or {}, f.resolve().parent)]
+        for file in files:
+            with contextlib.suppress(UserError):  # a damaged record is a broken link, further down
+                hints += data_folders(read_record(file) or {}, file.resolve().parent)
         data = next((d for d in hints if (d / MANIFEST).is_file()), None)
     near += [data.resolve().parent] if data else []
     return Places(files, data, [runs] if runs else near, runs is not None)
@@ -93,6 +95,8 @@ def _notes(log: Path) -> Iterator[dict[str, Any]]:
 def _files(folder: Path, report: dict[str, Any]) -> Iterator[Link]:
     """Each file beside report.json; a page that was not made need not be there, one that was not noted must not."""
     noted = report.get("files") or {}
+    if "pairs.parquet" not in noted:
+        yield Link("broken", "report ← pairs.parquet", "report.json notes no digest of it")
     for file in FILES:
         name, path = f"report ← {file}", folder / file
         if file in noted and path.is_file():
@@ -176,10 +180,11 @@ def _run_links(s: Scored, record: dict[str, Any], places: Places) -> Iterator[Li
     name = f"run {policy} ← shards"
     if trained is None or places.data is None:
         yield Link("unknown", name, "the run's data set is not known or not at hand")
-    elif trained == Manifest.read(places.data).digest:
-        yield Link("ok", name, "trained on this data set")
     else:
-        yield Link("unknown", name, "trained on another data set than it was scored on")
+        with contextlib.suppress(UserError):  # a damaged manifest is a broken link of its own
+            same = trained == Manifest.read(places.data).digest
+            other = "trained on another data set than it was scored on"
+            yield Link("ok", name, "trained on this data set") if same else Link("unknown", name, other)
 
 
 def _data_links(data: Path | None, records: list[dict[str, Any]]) -> Iterator[Link]:
@@ -187,7 +192,11 @@ def _data_links(data: Path | None, records: list[dict[str, Any]]) -> Iterator[Li
     if data is None:
         yield Link("unknown", "scores ← shards", "the data set is not beside the scores; say where with --data")
         return
-    manifest = Manifest.read(data)
+    try:
+        manifest = Manifest.read(data)
+    except UserError as e:
+        yield Link("broken", "shards", str(e))
+        return
     for wanted in dict.fromkeys(r.get("manifest") for r in records):
         if wanted is None:
             yield Link("unknown", "scores ← shards", "scores.json holds no digest of the data set")

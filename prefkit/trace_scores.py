@@ -42,12 +42,15 @@ def report_steps(pair_id: str, report: Path | str) -> list[Step]:
     found = _rows(file, pair_id, "run evalkit report")
     if not found:
         return [Step("report", f"not in {file}")]
-    total = pq.read_metadata(file).num_rows // len(found)  # policies of one report are on the same pairs
+    policies = pq.read_table(file, columns=["policy"])["policy"]
     steps = []
     for number, row in found:
+        total = pc.sum(pc.equal(policies, row["policy"])).as_py()
         of = f" of {row['policy']}" if len(found) > 1 else ""
         sides = f"chosen {row['reward_chosen']:+.6f}, rejected {row['reward_rejected']:+.6f}"
-        counts = f"counts {row['hit']:g} towards the accuracy, rank {row['rank']} of {total} from most wrong to surest"
+        counts = (
+            f"counts {row['hit']:g} towards the accuracy, rank {row['rank']} of {total:,} from most wrong to surest"
+        )
         steps.append(Step("rewards", f"{sides}, margin {row['margin']:+.6f}{of}"))
         steps.append(Step("report", f"{file.name} row {number}: {counts}"))
     return steps

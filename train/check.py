@@ -13,6 +13,7 @@ from train.declared import keys_of
 from train.models.locate import RUN_FILE, SUMMARY, locate
 from train.trainer_keys import DEFAULTS, OURS, OWNED, coerce_trainer
 
+MOST_EPOCHS = 100_000  # their steps are all planned at the start
 UNSMOOTHED = {"ipo", "hinge"}  # losses that do not read label_smoothing
 
 
@@ -94,8 +95,9 @@ def _check_length(trainer: dict[str, str]) -> None:
             value = kind(trainer.get(key, "1"))
         except ValueError:
             raise UserError(f"trainer.{key} is {trainer[key]!r}", fix="it must be a number") from None
-        if not (value > 0 or (key == "max_steps" and value == -1)):
-            raise UserError(f"trainer.{key} is {trainer[key]}", fix="it must be above 0")
+        if not (0 < value <= MOST_EPOCHS or (key == "max_steps" and (value > 0 or value == -1))):
+            most = f" and at most {MOST_EPOCHS:,}" if key == "num_train_epochs" else ""
+            raise UserError(f"trainer.{key} is {trainer[key]}", fix=f"it must be above 0{most}")
     if trainer.get("save_strategy") == "best":
         raise UserError("trainer.save_strategy is 'best'", fix="choose no, steps or epoch")
 

@@ -47,7 +47,7 @@ class DataConfig:
     order: Literal["shuffled", "file"] = "shuffled"
     "Order of prompts in an epoch."
     one_pair_per_row: bool = False
-    "Compute every pair by itself, as other trainers do; slower, equal."
+    "Compute every pair by itself, as other trainers do; slower, equal (but where too_long cuts prompts)."
 
 
 @dataclass(frozen=True)

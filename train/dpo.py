@@ -72,6 +72,8 @@ class DpoObjective:
             shape = f"shape {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
             what = f"the loss gives {shape}, not one number for each of {len(batch.ids)} pairs"
             raise UserError(what, "dpo.loss", "return a tensor like pair_logps.margins(beta), without a mean")
+        if pairs.policy_chosen.requires_grad and not losses.requires_grad:
+            raise UserError("the loss has no gradient", "dpo.loss", "do not detach it, and use torch alone")
         return Outcome(losses, batch.ids, sums)
 
     def reference_logps(self, model: Any, batch: Batch) -> Tensor:
@@ -104,6 +106,8 @@ def load_start(run: DpoRun) -> tuple[Any, str, Any]:
     base, once to train and once as reference. Full fine-tuning keeps a frozen copy.
     """
     model = load_trainable(run.model, run.lora)
+    if run.dpo.reference == "none":
+        return model, "none", None
     if is_adapter(locate(run.model.path)):
         return model, add_reference(model, run.model.path), None
     if run.lora.enabled:
@@ -129,7 +133,7 @@ def train_dpo(run: DpoRun, out: Path) -> dict[str, Any]:
     model, reference, frozen = load_start(run)
     disable_dropout(model)
     sharing = examine(session, model)
-    kind = reference if run.dpo.reference != "none" else "none"
+    kind = reference
     say(f"reference: {kind}; loss: {run.dpo.loss}, beta {run.dpo.beta}")
     if run.dpo.reference == "cached":
         session = with_reference(session, run, model, kind, frozen, sharing)

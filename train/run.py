@@ -209,6 +209,8 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     if is_adapter(locate(config.path)):
         if not lora.enabled:
             raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
+        if lora != LoraConfig():
+            say("note: an adapter that is continued keeps its own shape: what lora says is not used")
         model = load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
     else:
         model = load_model(config.path, config.dtype, config.four_bit, config.attn)

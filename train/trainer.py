@@ -231,7 +231,7 @@ class StepTrainer(Trainer):
         wrong = gather_object(wrong)
         file = Path(str(self.args.output_dir)) / "nonfinite.json"
         if is_main():
-            write_text(file, json.dumps({"step": self.state.global_step, "ids": wrong}, indent=1))
+            write_text(file, json.dumps({"step": self.state.global_step + 1, "ids": wrong}, indent=1))
         self.accelerator.wait_for_everyone()
         shown = ", ".join(wrong[:3])
         raise UserError(

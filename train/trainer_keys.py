@@ -38,6 +38,7 @@ OWNED = {  # TrainingArguments fields that the house decides -> what to set inst
     "accelerator_config": OURS,
     "torch_empty_cache_steps": UNUSED,
     "disable_tqdm": "each log is one line",
+    "use_cpu": "a GPU is used where there is one; CUDA_VISIBLE_DEVICES= hides it",
     "do_train": UNUSED,
     "do_eval": "set data.eval_split and trainer.eval_strategy",
     "do_predict": UNUSED,

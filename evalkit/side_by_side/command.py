@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalkit.terminal import say
 from prefkit.errors import UserError
+from prefkit.unseen import visible
 from prefkit.web.options import Db, Host, Judge, Port, Seed, judge_name
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def side_by_side(
 
     session = BlindSession(store, shown.batch_id, title="Side by side, blind", seed=seed, results=score)
     left_out = [f"{n} left out: {why}" for why, n in matched.left_out.items()]
-    print(" · ".join([f"{shown.items} prompts to judge", f"{alike.items} identical, not shown", *left_out]))
+    say(" · ".join([f"{shown.items} prompts to judge", f"{alike.items} identical, not shown", *left_out]))
     serve_session(session, who, listening, db)
     if session.is_over(who):
         found = session.end(who).results  # from here on the judge is not blind, and the store remembers it
@@ -74,8 +76,8 @@ def print_results(found: Results) -> None:
     for header in found.headers:
         table.add_column(header)
     for row in found.rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     console = Console()
     console.print(table)
     for remark in found.remarks:
-        console.print(remark, markup=False, highlight=False)
+        console.print(visible(remark), markup=False, highlight=False)

@@ -10,7 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 
 from prefkit.errors import UserError
-from prefkit.judgements.drafts import as_messages
+from prefkit.judgements.drafts import as_messages, encodable
 from prefkit.judgements.store import Draft, Imported, Judgement, Response, Store, item_id
 from prefkit.readers import read_records
 from prefkit.schema import Message, prompt_hash
@@ -185,7 +185,7 @@ def _answer(record: dict | str) -> tuple[str, list[Message], list[Message], str]
     else:
         answer = as_messages(response, "assistant")
     prompt = as_messages(record.get("prompt"), "user")
-    return str(record.get("id") or prompt_hash(prompt)), prompt, answer, str(record.get("model") or "")
+    return str(record.get("id") or prompt_hash(prompt)), prompt, answer, encodable(str(record.get("model") or ""))
 
 
 def _share(hits_D: np.ndarray, group_D: np.ndarray) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, select, text, update
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from prefkit.errors import UserError
@@ -36,9 +36,13 @@ def open_engine(db: str, *, create: bool) -> Engine:
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise unknown
     try:
-        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+        engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", hide_parameters=True)
     except NoSuchModuleError:
         raise unknown from None
+    except ImportError as e:
+        if (e.name or "").partition(".")[0] == "psycopg":  # ours: what to install is told elsewhere
+            raise
+        raise UserError(f"the driver {e.name} is not installed", shown, "use a path, or postgresql://…") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -84,7 +88,11 @@ def _require_schema(c: Connection, shown: str, *, create: bool) -> None:
     names = inspect(c).get_table_names()
     if t.schema_version.name in names:
         found = c.execute(select(t.schema_version.c.version)).scalar()
-        if found == t.STORE_VERSION:
+        if found == 1:
+            for change in t.TO_VERSION_2:
+                c.execute(text(change))
+            c.execute(update(t.schema_version).values(version=t.STORE_VERSION))
+        if found in (1, t.STORE_VERSION):
             return
         raise UserError(
             f"labels database of schema version {found}, this prefkit reads version {t.STORE_VERSION}",

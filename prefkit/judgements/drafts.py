@@ -31,9 +31,9 @@ class Drafts:
 def as_messages(value: object, role: str) -> list[Message]:
     """A text as one message of that role, a list of messages as it is; ValueError for anything else."""
     if isinstance(value, str) and value.strip():
-        return [{"role": role, "content": _encodable(value)}]
+        return [{"role": role, "content": encodable(value)}]
     if isinstance(value, list) and value and all(_is_message(m) for m in value):
-        return [{"role": _encodable(m["role"]), "content": _encodable(m["content"])} for m in value]
+        return [{"role": encodable(m["role"]), "content": encodable(m["content"])} for m in value]
     raise ValueError(f"neither a text nor messages: {value!r:.60}")
 
 
@@ -99,7 +99,7 @@ def _is_message(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """JSON may hold half of a surrogate pair, which no file or browser can."""
     return text.encode(errors="replace").decode()
 

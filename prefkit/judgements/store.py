@@ -6,20 +6,25 @@ SQLite (WAL) by default, any SQLAlchemy URL otherwise. Nothing is ever updated o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 
 from prefkit.errors import UserError
 from prefkit.judgements import tables as t
 from prefkit.judgements.database import open_engine
 from prefkit.schema import Message, prompt_hash
 
+LONGEST = 2**31 - 1  # milliseconds that a column holds: a page left open for weeks
 CHUNK = 500  # ids in one IN (…), well below SQLite's limit of variables
 
 
@@ -113,16 +118,33 @@ class Store:
             if busy:
                 raise UserError("the database is in use", self.engine.url.database, "end the labelling page first")
 
+    def has_unsettled(self) -> bool:
+        """Whether SQLite keeps something beside its file that `settle` would bring into it."""
+        beside = Path(f"{self.engine.url.database}-wal")
+        return self.engine.dialect.name == "sqlite" and beside.exists() and beside.stat().st_size > 0
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """A transaction; what the database makes of it is a `UserError`, which says nothing of what was written."""
+        try:
+            with self._writing.begin() as c:
+                yield c
+        except DBAPIError as e:
+            why = " ".join(str(e.orig).split())
+            fix = "is there space, and may you write there?"
+            raise UserError(f"cannot write to the database: {why}", self.engine.url.database, fix) from None
+
     def judge(self, name: str, kind: str = "person") -> int:
         """The number of a judge (person, model or rule), who is added on first sight."""
-        with self._writing.begin() as c:
+        with self._write() as c:
             _insert_new(c, t.judge, [{"kind": kind, "name": name}])
             return c.execute(select(t.judge.c.id).where(t.judge.c.kind == kind, t.judge.c.name == name)).scalar_one()
 
     def add_batch(self, kind: str, title: str, drafts: Iterable[Draft], settings: dict | None = None) -> Imported:
         """Store items and who made their responses, all or nothing; the same content again changes nothing.
 
-        Drafts with the same prompt and responses are one item.
+        Drafts with the same prompt and responses are one item, and so is one that the store has; what each batch knows
+        of its group and origin is kept.
         """
         items: list[dict] = []
         producers: list[dict] = []
@@ -140,16 +162,21 @@ class Store:
             producers += [
                 {"item_id": key, "response": i, "name": r.producer, "origin": r.origin} for i, r in enumerate(kept)
             ]
-        made_by = sorted(f"{p['item_id']} {p['response']} {p['name']!r}" for p in producers)
-        batch_id = _digest([kind, *made_by])
+        made_by = [f"{p['item_id']} {p['response']} {p['name']!r} {_json(p['origin'])}" for p in producers]
+        belongs = [f"{x['id']} {x['group_id']} {_json(x['origin'])}" for x in items]
+        batch_id = _digest([kind, *sorted(made_by), *sorted(belongs)])
         of_batch = {"batch_id": batch_id}
-        with self._writing.begin() as c:
+        members = [
+            of_batch | {"item_id": x["id"], "position": n, "group_id": x["group_id"], "origin": x["origin"]}
+            for n, x in enumerate(items)
+        ]
+        with self._write() as c:
             before = c.execute(select(func.count()).select_from(t.item)).scalar_one()
             _insert_new(c, t.item, items)
             after = c.execute(select(func.count()).select_from(t.item)).scalar_one()
             row = {"id": batch_id, "kind": kind, "title": title, "settings": settings or {}, "created": _now()}
             _insert_new(c, t.batch, [row])
-            _insert_new(c, t.batch_item, [of_batch | {"item_id": x["id"], "position": n} for n, x in enumerate(items)])
+            _insert_new(c, t.batch_item, members)
             _insert_new(c, t.producer, [of_batch | p for p in producers])
         return Imported(batch_id, len(items), after - before)
 
@@ -172,7 +199,7 @@ class Store:
         item or judge, or the outcome, winner or order make no sense.
         """
         _check(judgement)
-        with self._writing.begin() as c:
+        with self._write() as c:
             if _known(c, judge_id, judgement):
                 return
             j = t.standing.c
@@ -181,15 +208,15 @@ class Store:
             _append(c, judge_id, judgement, flags, supersedes=c.execute(before).scalar())
 
     def undo(self, event_id: str, judge_id: int, batch_id: str) -> str | None:
-        """Take back this judge's latest standing judgement in a batch by a new event; return its item, or None."""
-        with self._writing.begin() as c:
+        """Take back this judge's latest standing judgement of an item of a batch; return the item, or None."""
+        with self._write() as c:
             done = c.execute(select(t.judgement.c.item_id).where(t.judgement.c.id == event_id)).scalar()
             if done is not None:
                 return done
-            j = t.standing.c
+            j, here = t.standing.c, select(t.batch_item.c.item_id).where(t.batch_item.c.batch_id == batch_id)
             latest = c.execute(
                 select(j.id, j.item_id, j.shown)
-                .where(j.judge_id == judge_id, j.batch_id == batch_id)
+                .where(j.judge_id == judge_id, j.item_id.in_(here))  # judged in this batch or in an earlier one
                 .order_by(j.seq.desc())
                 .limit(1)
             ).first()
@@ -223,16 +250,40 @@ class Store:
             rows = [row for ids in _chunks(item_ids) for row in c.execute(query.where(j.item_id.in_(ids)))]
         return sorted(rows, key=lambda row: row.seq)
 
-    def superseded(self, item_ids: Iterable[str]) -> set[str]:
-        """Ids of judgements of these items that a later one took back or took the place of."""
+    def events(self, item_ids: Iterable[str], kinds: Sequence[str] = ("person",)) -> list[Row]:
+        """All that was ever said of the given items, oldest first: event id, item, time, the judge's kind and name."""
         j = t.judgement.c
-        query = select(j.supersedes).where(j.supersedes.is_not(None))
+        query = (
+            select(
+                j.seq, j.id, j.item_id, j.time, t.judge.c.kind.label("judge_kind"), t.judge.c.name.label("judge_name")
+            )
+            .join_from(t.judgement, t.judge, t.judge.c.id == j.judge_id)
+            .where(t.judge.c.kind.in_(kinds))
+        )
         with self.engine.connect() as c:
-            return {i for ids in _chunks(item_ids) for (i,) in c.execute(query.where(j.item_id.in_(ids)))}
+            rows = [row for ids in _chunks(item_ids) for row in c.execute(query.where(j.item_id.in_(ids)))]
+        return sorted(rows, key=lambda row: row.seq)
+
+    def event_ids(self) -> list[str]:
+        """The ids of all judgements there are."""
+        with self.engine.connect() as c:
+            return list(c.execute(select(t.judgement.c.id)).scalars())
+
+    def memberships(self, item_ids: Iterable[str]) -> list[Row]:
+        """Group and origin of the given items as each batch knew them, oldest batch first."""
+        b = t.batch_item.c
+        query = (
+            select(b.item_id, b.group_id, b.origin)
+            .join(t.batch, t.batch.c.id == b.batch_id)
+            .where(b.group_id.is_not(None))
+            .order_by(t.batch.c.created, t.batch.c.id)
+        )
+        with self.engine.connect() as c:
+            return [row for ids in _chunks(item_ids) for row in c.execute(query.where(b.item_id.in_(ids)))]
 
     def reveal(self, batch_id: str, judge_id: int) -> None:
         """Remember that this judge has now seen who made what in a batch."""
-        with self._writing.begin() as c:
+        with self._write() as c:
             _insert_new(c, t.reveal, [{"batch_id": batch_id, "judge_id": judge_id, "time": _now()}])
 
     def revealed(self, batch_id: str, judge_id: int) -> bool:
@@ -297,7 +348,7 @@ def _append(c: Connection, judge_id: int, j: Judgement, flags: list[str], supers
         "strength": j.strength,
         "flags": flags,
         "comment": j.comment,
-        "milliseconds": j.milliseconds,
+        "milliseconds": None if j.milliseconds is None else min(j.milliseconds, LONGEST),
         "time": _now(),
         "app_version": _app_version(),
         "supersedes": supersedes,
@@ -320,6 +371,10 @@ def _chunks(ids: Iterable[str]) -> list[list[str]]:
 
 def _digest(parts: list[str]) -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _json(value: dict) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _now() -> str:

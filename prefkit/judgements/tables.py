@@ -24,7 +24,7 @@ from sqlalchemy import (
     table,
 )
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 OUTCOMES = ("better", "tie", "both_bad", "skip", "undo")
 SERIAL = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in a column declared INTEGER
 
@@ -36,7 +36,7 @@ item = Table(
     "item",
     metadata,
     Column("id", String(32), primary_key=True),  # blake2b-128 of prompt and responses
-    Column("group_id", Text, nullable=False),  # what must stay in one split
+    Column("group_id", Text, nullable=False),  # what must stay in one split, as the first batch knew it
     Column("prompt", JSON, nullable=False),  # messages
     Column("responses", JSON, nullable=False),  # a list of message lists, in an order that says nothing
     Column("origin", JSON, nullable=False),  # licence, url and author of the prompt
@@ -58,7 +58,10 @@ batch_item = Table(
     Column("batch_id", ForeignKey("batch.id"), primary_key=True),
     Column("item_id", ForeignKey("item.id"), primary_key=True),
     Column("position", Integer, nullable=False),
+    Column("group_id", Text),  # as this batch knew them; null in batches of version 1
+    Column("origin", JSON),
 )
+TO_VERSION_2 = ("ALTER TABLE batch_item ADD COLUMN group_id TEXT", "ALTER TABLE batch_item ADD COLUMN origin JSON")
 
 producer = Table(
     "producer",

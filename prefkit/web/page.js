@@ -57,7 +57,8 @@ function onKey(event) {
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey || event.isComposing) return;
   const target = event.target;
   if (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName)) return;
-  const choice = KEYS[event.key.toLowerCase()];
+  // the digits by their place too: where they need Shift (AZERTY) the key alone says & or é
+  const choice = KEYS[event.key.toLowerCase()] || KEYS[(/^(?:Digit|Numpad)([12])$/.exec(event.code) || [])[1]];
   if (!choice) return;
   event.preventDefault();
   act(choice);

@@ -1,11 +1,13 @@
 """Judgements become pairs: majority, soft labels, ties and what says nothing, with a balanced ledger."""
 
 import json
+import time
 import uuid
 
 import pytest
 
 from prefkit import convert_dataset
+from prefkit.errors import UserError
 from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
 from prefkit.judgements.store import Draft, Judgement, Response, Store, item_id
 from prefkit.schema import PAIRS
@@ -216,6 +218,85 @@ def test_a_group_known_to_one_database_holds_for_all_and_attribution_is_not_lost
     found = [r for _, r in SOURCE.records([Slice(p, p.name) for p in paths[::order]], source_options(SOURCE, {}))]
     assert {r["group_id"] for r in found} == {"cluster"}
     assert [r["origin"] for r in found if r["id"] == item_id(DRAFT)] == [{"license": "CC BY-SA 3.0"}]
+
+
+def test_a_group_that_a_later_batch_knows_joins_the_items_of_an_earlier_one(tmp_path):
+    def draft(n, group, origin=None):
+        return Draft(text(f"q{n}", "user"), [Response(text("a")), Response(text("b"))], group, origin or {})
+
+    path = judged(tmp_path, [], [draft(n, f"old{n}") for n in range(3)])
+    store = Store(str(path))
+    store.add_batch("labels", "later", [draft(n, "cluster", {"license": "CC BY-SA 4.0"}) for n in range(4)])
+    store.close()
+    found = [r for _, r in SOURCE.records([Slice(path, path.name)], source_options(SOURCE, {}))]
+    assert len(found) == 4
+    assert {r["group_id"] for r in found} == {"cluster"}
+    assert {r["origin"].get("license") for r in found} == {"CC BY-SA 4.0"}
+
+
+def later(path, then, name="judge 0"):
+    """The judge's next word about the draft in a database: right, wrong, or undone."""
+    store = Store(str(path))
+    judge, batch = store.judge(name), store.add_batch("labels", "test", [DRAFT]).batch_id
+    item = store.item(item_id(DRAFT))
+    right = item.responses.index(DRAFT.responses[0].messages)
+    if then == "undone":
+        store.undo(str(uuid.uuid4()), judge, batch)
+    else:
+        winner = {"right": right, "wrong": 1 - right}[then]
+        store.record(judge, Judgement(str(uuid.uuid4()), batch, item.id, (0, 1), "better", winner))
+    store.settle()
+    store.close()
+    time.sleep(0.01)  # times are in milliseconds
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("one", "other", "votes"),
+    [
+        (["wrong"], ["right"], ["right"]),
+        (["right"], ["undone"], []),
+        (["undone"], ["wrong"], ["wrong"]),
+        (["undone", "right"], ["wrong"], ["wrong"]),
+        (["undone", "right"], [], ["right"]),
+    ],
+)
+def test_of_copies_that_went_on_separately_a_judges_latest_word_stands(tmp_path, one, other, votes, order):
+    paths = [judged(tmp_path, ["wrong"], name="a.db"), tmp_path / "b.db"]
+    SOURCE.files(paths[0], None)
+    paths[1].write_bytes(paths[0].read_bytes())
+    for path, words in zip(paths, (one, other), strict=True):
+        for then in words:
+            later(path, then)
+    ((_, record),) = SOURCE.records([Slice(p, p.name) for p in paths[::order]], source_options(SOURCE, {}))
+    right = record["responses"].index(DRAFT.responses[0].messages)
+    assert [{right: "right", 1 - right: "wrong"}[v["winner"]] for v in record["votes"]] == votes
+
+
+def test_in_copies_of_one_database_a_name_is_one_judge_of_new_items_too(tmp_path):
+    other = Draft(text("more", "user"), [Response(text("a")), Response(text("b"))], "g")
+    paths = [judged(tmp_path, ["right"], [other], name="a.db"), tmp_path / "b.db"]
+    SOURCE.files(paths[0], None)
+    paths[1].write_bytes(paths[0].read_bytes())
+    for path, then in zip(paths, ("right", "wrong"), strict=True):
+        later(path, then)
+        later(path, then, name="bob")
+    convert_dataset(paths, tmp_path / "out", splits="test=1")
+    pairs = {p["source_id"]: p for p in open_pairs(tmp_path / "out").to_pylist()}
+    assert pairs[item_id(DRAFT)]["chosen"] == text("Paint.")
+    assert json.loads(pairs[item_id(DRAFT)]["meta"])["judges"] == 2
+
+
+def test_votes_that_come_while_a_database_is_read_are_told(tmp_path):
+    path = judged(tmp_path, ["right"])
+    SOURCE.files(path, None)
+    found = SOURCE.records([Slice(path, path.name)], source_options(SOURCE, {}))
+    open_page = Store(str(path))
+    next(found)
+    open_page.judge("ann")
+    with pytest.raises(UserError, match="judgements were added while it was read"):
+        list(found)
+    open_page.close()
 
 
 def test_pairs_of_a_data_set_become_items_that_hide_which_was_chosen():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -199,12 +200,35 @@ def test_two_writers_at_once_lose_nothing(tmp_path):
     store.close()
 
 
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "labels.db"
+    store = Store(str(path))
+    old = draft(1)
+    store.add_batch("labels", "t", [old])
+    store.close()
+    with sqlite3.connect(path) as c:
+        for column in ("group_id", "origin"):
+            c.execute(f"ALTER TABLE batch_item DROP COLUMN {column}")
+        c.execute("UPDATE schema_version SET version = 1")
+    store = Store(str(path), create=False)
+    assert store.memberships([item_id(old)]) == []
+    store.add_batch("labels", "again", [replace(old, group_id="h")])
+    assert [m.group_id for m in store.memberships([item_id(old)])] == ["h"]
+    store.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite+aiosqlite:///x.db", "postgresql+asyncpg://x/y"])
+def test_a_driver_that_is_not_there_is_named(url):
+    with pytest.raises(UserError, match="is not installed"):
+        Store(url)
+
+
 def test_a_newer_schema_is_refused(tmp_path):
     path = tmp_path / "labels.db"
     Store(str(path)).close()
     with sqlite3.connect(path) as c:
-        c.execute("UPDATE schema_version SET version = 2")
-    with pytest.raises(UserError, match="schema version 2"):
+        c.execute("UPDATE schema_version SET version = 3")
+    with pytest.raises(UserError, match="schema version 3"):
         Store(str(path))
 
 

@@ -130,6 +130,7 @@ def test_scores_and_report(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         score_steps("a", tmp_path / "nowhere")
     pair = {"id": "a", "reward_chosen": 0.5, "reward_rejected": -0.25, "margin": 0.75, "hit": 1.0, "rank": 1}
+    pair |= {"policy": "p"}
     pq.write_table(pa.Table.from_pylist([pair]), tmp_path / "pairs.parquet")
     steps = dict(report_steps("a", tmp_path))
     assert steps["rewards"] == "chosen +0.500000, rejected -0.250000, margin +0.750000"
@@ -139,8 +140,9 @@ def test_scores_and_report(tmp_path):
         pair | {"policy": "sft"},
         pair | {"policy": "dpo", "rank": 2},
     ]
-    pq.write_table(pa.Table.from_pylist([*both, pair | {"policy": "dpo", "id": "b"}]), tmp_path / "pairs.parquet")
+    more = [pair | {"policy": "dpo", "id": name} for name in "bc"]  # a report's policies may share a part of the pairs
+    pq.write_table(pa.Table.from_pylist([*both, *more]), tmp_path / "pairs.parquet")
     texts = [step.text for step in report_steps("a", tmp_path)]
     assert [t.rpartition(" of ")[2] for t in texts[::2]] == ["sft", "dpo"]
     assert "row 1: counts 1 towards the accuracy, rank 1 of 2" in texts[1]
-    assert "row 2: counts 1 towards the accuracy, rank 2 of 2" in texts[3]
+    assert "row 2: counts 1 towards the accuracy, rank 2 of 3" in texts[3]

@@ -434,3 +434,10 @@ def test_control_tokens_in_a_format_string_are_letters_and_it_is_said():
     (note,) = Template(f"Q: {{prompt}} A: {{response}}{eos}").notes(tokenizer)
     assert f"{eos} in it too" in note
     assert Template.named("question").notes(tokenizer) == []
+
+
+def test_a_template_that_fails_on_a_text_drops_it_by_name():
+    source = "{% for m in messages %}{{ m['content'] + (1 if 'bad' in m['content'] else '') }}{% endfor %}"
+    found = encode_prompt_group(make_tokenizer(), Template(source), user("a bad text"), [reply("b")], Limits())
+    assert isinstance(found, Dropped)
+    assert found.reason.startswith("the template refuses it: TypeError")

@@ -81,3 +81,12 @@ def test_layers_that_do_more_are_left_alone():
     keep_less(model)
     assert "forward" not in vars(layer)
     assert "forward" in vars(model.model.layers[1].mlp)
+
+
+def test_a_layer_whose_activation_is_the_identity_is_left_alone():
+    """The product is written over the activation, which here is the gate itself."""
+    model = make_model("llama")
+    for layer in model.model.layers:
+        layer.mlp.act_fn = nn.Identity()
+    keep_less(model)
+    assert not any("forward" in vars(m) for m in model.modules())

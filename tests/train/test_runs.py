@@ -389,7 +389,7 @@ def test_processes_stop_together_where_a_loss_is_not_finite(model_path, data, tm
     said = [p.communicate(timeout=120)[1].decode().splitlines()[-1] for p in ranks]
     assert [p.returncode for p in ranks] == [2, 2], said
     recorded = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
-    assert recorded["step"] == 0
+    assert recorded["step"] == 1
     assert 0 < len(recorded["ids"]) < 32
     assert said[0] == said[1]
     assert f"the loss of {len(recorded['ids'])} pairs is not finite at step 1: {recorded['ids'][0]}" in said[0]
@@ -502,14 +502,19 @@ def test_ctrl_c_after_the_last_step_loses_nothing(model_path, data, tmp_path, mo
 def test_sft_takes_conversations_and_counts_what_it_cannot_use(model_path, tmp_path):
     lines = [{"messages": [*user(f"hop {n} malt?"), *reply(f"good beer {n}")]} for n in range(6)]
     lines.append({"messages": [*user("old?"), *reply("new"), *user("why?"), *reply("yeast is good")]})
-    bad = [{"messages": user("no answer?")}, {"prompt": "x"}, {"messages": [*user("a"), {"role": "assistant"}]}]
+    bad = [
+        {"messages": [*user("half \ud800?"), *reply("a")]},
+        {"messages": user("no answer?")},
+        {"prompt": "x"},
+        {"messages": [*user("a"), {"role": "assistant"}]},
+    ]
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(json.dumps(x) + "\n" for x in [*lines, *bad]) + "{broken\n")
     base = sft_run(model_path, path, trainer={"num_train_epochs": "2"})
     train_sft(replace(base, data=replace(base.data, template="dialogue")), tmp_path / "run")
     counts = json.loads((tmp_path / "run" / "summary.json").read_text())["data"]["train"]
     assert (counts["pairs"], counts["responses"]) == (7, 7)
-    assert counts["dropped"] == {"no messages that end with the assistant's": 4}
+    assert counts["dropped"] == {"no messages that end with the assistant's": 4, "half a character": 1}
     losses = metrics(tmp_path / "run")
     assert losses[-1] < losses[0]
     with pytest.raises(UserError, match="a file has no splits"):

@@ -122,6 +122,18 @@ def test_every_owned_key_exists_and_is_refused():
             check(DpoRun(model=ModelConfig(path="m"), data=type(DpoRun().data)(path="d"), trainer={key: "1"}))
 
 
+@pytest.mark.parametrize(
+    ("epochs", "said"), [("inf", "at most 100,000"), ("1e12", "at most 100,000"), ("0", "above 0")]
+)
+def test_epochs_are_such_that_their_steps_can_be_planned(epochs, said):
+    with pytest.raises(UserError, match=said):
+        check(
+            DpoRun(
+                model=ModelConfig(path="m"), data=type(DpoRun().data)(path="d"), trainer={"num_train_epochs": epochs}
+            )
+        )
+
+
 def test_coerce_needs_no_torch():
     code = "import sys, train.cli, train.config; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -86,8 +86,8 @@ class Template:
             return cls.named(spec)
         own = tokenizer.chat_template or TEMPLATES["question"]
         if isinstance(own, dict) and "default" not in own:
-            what = f"the tokenizer has several chat templates and no default one: {', '.join(own)}"
-            raise UserError(what, tokenizer.name_or_path, "write one to a .jinja file and name that as the template")
+            what, fix = "the tokenizer has several chat templates and no default one", "write one to a .jinja file"
+            raise UserError(f"{what}: {', '.join(own)}", tokenizer.name_or_path, fix)
         return cls(own["default"] if isinstance(own, dict) else own)
 
     @classmethod
@@ -126,10 +126,10 @@ class Template:
         found = []
         if self.asks_for_the_date:
             found.append(f"the template asks for today's date and is always told {TODAY}: the same tokens every day")
-        read_as_letters = [t for t in _traits(tokenizer).special_tokens if not self.is_chat and t in self.source]
-        if read_as_letters:
-            what = f"a format string is ordinary text, {', '.join(read_as_letters)} in it too"
-            found.append(f"{what}: to write control tokens give a Jinja template; BOS and EOS come by themselves")
+        if not self.is_chat and (marks := [t for t in _traits(tokenizer).special_tokens if t in self.source]):
+            found.append(
+                f"a format string is ordinary text, {', '.join(marks)} in it too: for control tokens use Jinja"
+            )
         asked, answered = ([Message(role=role, content="a")] for role in ("user", "assistant"))
         try:
             head, whole = self.render(tokenizer, asked, [answered])
@@ -155,6 +155,8 @@ class Template:
             except TemplateSyntaxError as e:
                 fix = "mend it, or give another one (--data.template in train, --template in evalkit)"
                 raise UserError(f"the chat template is no Jinja: {e.message}", f"line {e.lineno}", fix) from None
+            except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as e:
+                raise TemplateError(f"{type(e).__name__}: {e}") from e
         longest = max(responses, key=len, default=())
         roles = [m["role"] for m in prompt]
         if roles not in (["user"], ["system", "user"]) or len(longest) > 1:

@@ -167,9 +167,8 @@ def check_fits(model: Any, rows: Sequence[Row]) -> None:
     longest = max(r.longest for r in rows)
     if positions and longest > positions:
         what = f"a pair has {longest} tokens, the model has {positions} positions"
-        raise UserError(
-            what, base_model(model).name_or_path, f"set --data.max-tokens {positions}, in evalkit --max-tokens"
-        )
+        fix = f"set --data.max-tokens {positions}, in evalkit --max-tokens"
+        raise UserError(what, base_model(model).name_or_path, fix)
 
 
 @torch.no_grad()
@@ -184,8 +183,6 @@ def check_head(model: Any) -> None:
     theirs = logits[batch.select_N].double().log_softmax(-1).gather(1, batch.labels_N[:, None])[:, 0]
     off = float((ours - theirs).abs().max())
     if off > (1e-3 if causal.dtype in (torch.float32, torch.float64) else 0.2):
-        raise UserError(
-            f"log-probabilities differ from the model's own logits by {off:.2g} nats",
-            causal.config.model_type,
-            "this architecture changes logits in a way train.core.head.Head does not know",
-        )
+        what = f"log-probabilities differ from the model's own logits by {off:.2g} nats"
+        fix = "this architecture changes logits in a way train.core.head.Head does not know"
+        raise UserError(what, causal.config.model_type, fix)

@@ -86,18 +86,21 @@ def _conversations(path: Path, limit: int | None, tokenizer: Any, template: Temp
     """Every record is an example of its own, named by its place in the file; damaged ones are dropped by reason."""
     if not is_readable(path):
         raise UserError("not a file of conversations", path, "JSON lines of {messages: [{role, content}, …]}")
-    examples, bad = [], []
+    examples, bad, broken = [], [], []
     for position, record in islice(read_records(path, Counter()), limit):
         messages = _messages(record)
         if messages is None:
             bad.append(position)
+        elif any("\ud800" <= c <= "\udfff" for m in messages for c in m["role"] + m["content"]):
+            broken.append(position)  # JSON may hold half of a surrogate pair, no tokenizer takes it
         else:
             examples.append(PairText(position, messages[:-1], messages[-1:], []))
     if not examples:
         raise UserError("no conversation in the file", path, 'a record is {"messages": [{"role": …, "content": …}, …]}')
     built = build_examples(examples, tokenizer, template, limits)
-    dropped = built.dropped | ({"no messages that end with the assistant's": bad} if bad else {})
-    return replace(built, read=len(examples) + len(bad), dropped=dropped)
+    left_out = {"no messages that end with the assistant's": bad, "half a character": broken}
+    dropped = built.dropped | {reason: positions for reason, positions in left_out.items() if positions}
+    return replace(built, read=len(examples) + len(bad) + len(broken), dropped=dropped)
 
 
 def _messages(record: Any) -> list[Message] | None:

@@ -34,8 +34,8 @@ def flex_row_attention(
         return row_attention(module, query, key, value, attention_mask, dropout=dropout, packing=packing, **given)
     softcap = given.get("softcap")
     out = _kernel(query.device.type)(
-        query,
-        key,
+        query.to(value.dtype),  # under autocast rotary embeddings leave fp32
+        key.to(value.dtype),
         value,
         score_mod=_capped(softcap) if softcap is not None else None,
         block_mask=block_mask(packing, given.get("sliding_window"), query.device),

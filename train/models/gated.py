@@ -46,6 +46,8 @@ def keep_less(model: nn.Module) -> None:
             gate: Any = module.gate_proj
             x = torch.linspace(-1, 1, gate.in_features, device=device, dtype=dtype)[None, None]
             with torch.no_grad():
-                same = torch.equal(module(x), _forward(module, x))
+                act: Any = module.act_fn
+                in_place = act(x) is x  # an identity: the product would be written over gate
+                same = not in_place and torch.equal(module(x), _forward(module, x))
             if same:
                 setattr(module, "forward", MethodType(_forward, module))  # noqa: B010 - methods are not for assigning
