@@ -59,11 +59,8 @@ class Row:
         """The same prompt with only these pairs (indices) and the responses they use."""
         used = sorted({r for p in pairs for r in self.pairs[p]})
         new = {old: i for i, old in enumerate(used)}
-        return replace(
-            self.only(used),
-            pairs=tuple((new[w], new[x]) for w, x in (self.pairs[p] for p in pairs)),
-            pair_ids=tuple(self.pair_ids[p] for p in pairs),
-        )
+        kept = tuple((new[w], new[x]) for w, x in (self.pairs[p] for p in pairs))
+        return replace(self.only(used), pairs=kept, pair_ids=tuple(self.pair_ids[p] for p in pairs))
 
     def only(self, responses: Sequence[int]) -> Row:
         """The same prompt with only these responses (indices), without pairs."""
