@@ -14,7 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from train_vs_trl import MAX_TOKENS, REAL, body_weights, matmul_rate, prepare, run_process, trl_arguments, trl_lora
+from train_vs_trl import (
+    MAX_TOKENS,
+    REAL,
+    body_weights,
+    matmul_rate,
+    prepare_apart,
+    run_process,
+    trl_arguments,
+    trl_lora,
+)
 
 EXAMPLES_PER_STEP = 8
 
@@ -101,7 +110,7 @@ def main() -> None:
         sys.exit(f"no dump at {args.posts}: give --posts, or set PREFKIT_REAL_DATA")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, args.case, args.posts, args.pairs)
+        prepare_apart(folder, args.case, args.posts, args.pairs)
         flops = useful_flops(folder)
         tried = {b: peer(folder, folder / f"try{b}", args.dtype, b) for b in map(int, args.batches.split(","))}
         best = max(tried, key=lambda b: tried[b]["per_s"])

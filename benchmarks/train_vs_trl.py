@@ -112,6 +112,11 @@ def prepare(folder: Path, case: str, posts: Path, pairs: int) -> None:
     (folder / "flops.json").write_text(json.dumps(flops / counts["pairs"]))
 
 
+def prepare_apart(folder: Path, case: str, posts: Path, pairs: int) -> None:
+    """In a process of its own: what this one holds when it starts another counts as that one's peak."""
+    subprocess.run([sys.executable, __file__, "--prepare", folder, case, posts, str(pairs)], check=True)
+
+
 def body_weights(model: Any) -> int:
     """Weights of the body that every token is multiplied with."""
     return sum(p.numel() for n, p in model.model.named_parameters() if p.ndim == 2 and "embed" not in n)
@@ -240,7 +245,7 @@ def main() -> None:
         sys.exit(f"no dump at {args.posts}: give --posts, or set PREFKIT_REAL_DATA")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, args.case, args.posts, args.pairs)
+        prepare_apart(folder, args.case, args.posts, args.pairs)
         if args.reference == "cached":
             ours(folder, folder / "warm", args.dtype, "cached")
         tried = {b: peer(folder, folder / f"try{b}", args.dtype, b, against) for b in map(int, args.batches.split(","))}
@@ -282,5 +287,7 @@ def main() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peer"]:
         peer_main(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]), sys.argv[6])
+    elif sys.argv[1:2] == ["--prepare"]:
+        prepare(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), int(sys.argv[5]))
     else:
         main()

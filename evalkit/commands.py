@@ -14,7 +14,7 @@ from evalkit.generate.base import Settings
 from evalkit.generate.files import distinct_prompts, write_answers
 from evalkit.inputs import open_data
 from evalkit.options import NO_REFERENCE, ScoreOptions
-from evalkit.scores import scores_path
+from evalkit.scores import scores_path, tokens_path
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
 from train.core.encode import Template
@@ -69,7 +69,8 @@ def score(
 
     homes = dict(zip(policy, [out / n for n in short_names(policy)] if len(policy) > 1 else [out], strict=True))
     for home in homes.values():
-        check_folder(scores_path(home).parent)
+        file = scores_path(home)
+        check_folder(file.parent, made={p.name: "policy_chosen" for p in (file, tokens_path(file))})
     # A mistake in the last one is found before the first is computed.
     made = {home: made_of(find_models(path, how)) for path, home in homes.items()}
     done = {home for home in made if already_scored(home, made[home], found, how)}

@@ -55,7 +55,7 @@ def report(
     from evalkit.scores import scores_path
     from evalkit.shown import MOST_PAIRS, find_data, pairs_of
 
-    check_folder(out, "report.json")
+    check_folder(out, "report.json", {"pairs.parquet": "reward_chosen", "report.md": "# ", "report.html": "<!doctype"})
     if not 0 <= pairs <= MOST_PAIRS:
         raise UserError(f"--pairs {pairs}", fix=f"give 0 to {MOST_PAIRS}")
     loaded = load_all([scores, *others], mode, where)

@@ -34,6 +34,8 @@ def mistake(e: CycloptsError) -> Exception:
 def _unknown_option(e: UnknownOptionError) -> UserError:
     """Named, with the nearest option, or the form in which a free section such as --trainer would take it."""
     name = (e.token.keyword or e.token.value).partition("=")[0]
+    if name.startswith("["):  # of a file: [dpo][bta]
+        name = "--" + name.strip("[]").replace("][", ".")
     known = [n for a in e.argument_collection for n in a.names if a.parse]
     tails = {n.lstrip("-").rpartition(".")[2]: n for n in known}  # --beta is --dpo.beta
     near = [tails[t] for t in get_close_matches(name.lstrip("-"), tails, n=1, cutoff=0.75)]

@@ -21,8 +21,17 @@ from prefkit.card import card
 from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.finish import rejects_table
-from prefkit.folder import claim_work, discard_work, full_disk, log_of, make_folder, only_writer, refuse_finished
-from prefkit.keys import Columns
+from prefkit.folder import (
+    claim_work,
+    discard_log,
+    discard_work,
+    full_disk,
+    log_of,
+    make_folder,
+    only_writer,
+    refuse_finished,
+)
+from prefkit.keys import Columns, find
 from prefkit.near import THRESHOLD, near_duplicates
 from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
 from prefkit.publish import Publication, Published, publish
@@ -31,7 +40,7 @@ from prefkit.schema import Reject
 from prefkit.shards import WORK, Manifest, ledgers_out_of_balance
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
-from prefkit.split import CAPPED, DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Resolved, cap, joined_by, resolve
+from prefkit.split import CAPPED, DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Anchors, Resolved, cap, joined_by, resolve
 from prefkit.tasks import Job, Mapped, Task, bucket_keys, count_slice, reads_together, run, write_table
 from prefkit.wording import counted
 
@@ -103,6 +112,7 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
             raise
         except UserError:  # the same command would fail again: leave nothing to go on from
             discard_work(plan.job.work)
+            discard_log(out)
             raise
         made = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
         lap("publish")
@@ -164,7 +174,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
     lap("resolve")
     ledgers_of(tally)  # before anything is written
     publication = Publication.of(stems, rows.counts, rows["bytes"], resolved, list(plan.splits))
-    warnings = [*plan.warnings]
+    warnings = [*plan.warnings, *_unmatched(rows, plan.anchors)]
     warnings += [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
     warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
@@ -212,6 +222,13 @@ def _mapped(job: Job, markers: list[dict]) -> Mapped:
 def _links(markers: list[dict]) -> np.ndarray:
     """Duplicate links as pairs of group keys: uint64[m, 2]."""
     return tables.hash64(k for m in markers for link in m["links"] for k in link).reshape(-1, 2)
+
+
+def _unmatched(rows: Columns, anchors: Anchors | None) -> list[str]:
+    """A warning where nothing of what --splits-from names is here: it may be another data set than was meant."""
+    if anchors is None or len(find(rows["prompt"], anchors.prompts)[0]) or len(find(rows["group"], anchors.groups)[0]):
+        return []
+    return ["no prompt and no group is in what --splits-from names, so it decided nothing"]
 
 
 def _link_warnings(tally: Counter[str]) -> list[str]:

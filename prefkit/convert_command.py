@@ -18,6 +18,8 @@ from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
 from prefkit.wording import counts_text, size_text
 
+SAY_WHICH = {"label", "winner", "preference", "preferred", "better", "better_response_id"}  # columns, by their names
+
 
 def convert(
     *inputs: str,
@@ -102,7 +104,7 @@ def convert(
     if dry_run:
         _look(inputs, shared)
         return
-    if out is None:
+    if not out:
         raise UserError("no output folder", fix="add --out DIR, or --dry-run to look first")
     if profile and is_url(out):
         raise UserError("--profile needs a folder on this machine", out, "leave --profile out, or choose another --out")
@@ -167,6 +169,10 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     shown = visible(", ".join(names[:FEW])) + " …" * (len(names) > FEW)
     whose = "its columns" if len(files) == 1 else f"the columns of {files[0].name}"
     advice = f"see the reasons above; {whose} are {shown}"
+    if len(names) == 1 and (apart := next((c for c in ";\t|" if c in names[0]), None)):
+        return f"{advice}: they stand apart by {apart!r}, a .csv needs commas"
+    if source == "pairs" and (says := [name for name in names if name.lower() in SAY_WHICH]):
+        return f"{advice}: {says[0]} seems to say which response is better, write them as chosen and rejected first"
     sides = ("prompt", "chosen", "rejected") if source == "pairs" else ()
     missing = [f"--options.{side} COLUMN" for side in sides if options[side] not in names]
     return f"{advice}: name yours with {' '.join(missing)}" if missing else advice

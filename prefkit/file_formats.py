@@ -17,6 +17,7 @@ import pyarrow as pa
 from prefkit.errors import UserError
 from prefkit.shards import MANIFEST, WORK
 
+NO_RECORDS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # what `datasets` writes beside its tables
 FORMATS = ("jsonl", "json", "csv", "parquet", "arrow")
 
 
@@ -27,7 +28,7 @@ def file_format(path: Path) -> str:
         name = name.removesuffix(suffix)
     suffix = {".ndjson": ".jsonl", ".tsv": ".csv", ".feather": ".arrow"}.get(Path(name).suffix, Path(name).suffix)
     if suffix[1:] not in FORMATS:
-        known = ", ".join(f".{k}" for k in FORMATS)
+        known = ", ".join(f".{k}" for k in (*FORMATS, "ndjson", "tsv", "feather"))
         raise UserError(f"cannot tell the format of {path.name!r}", path, f"known: {known}, also with .gz or .zst")
     return suffix[1:]
 
@@ -51,14 +52,14 @@ def other_files(folder: Path) -> list[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    """Not looked into: hidden files and folders (`.` or `_` before the name), and data sets that lie in the folder,
-    whole or in the making."""
+    """Left out: hidden files and folders (`.` or `_` before the name), data sets that lie in the folder, whole or in
+    the making, and what `datasets` notes beside its tables."""
     if not path.is_dir():
         return [path]
     found: list[Path] = []
     for folder, inner, names in os.walk(path):
         inner[:] = [n for n in inner if not n.startswith((".", "_")) and not _is_data_set(Path(folder, n))]
-        found += [Path(folder, n) for n in names if not n.startswith((".", "_"))]
+        found += [Path(folder, n) for n in names if not n.startswith((".", "_")) and n not in NO_RECORDS]
     return sorted(found)
 
 

@@ -85,6 +85,13 @@ def discard_work(work: Path) -> None:
     shutil.rmtree(work)
 
 
+def discard_log(out: Path) -> None:
+    """Remove the log, and the folder if nothing else is in it."""
+    (out / "_run.log").unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
     """Hold the lock, or a `UserError`: another process is writing there."""

@@ -151,8 +151,10 @@ def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
     if not paths:
         raise UserError("no input", fix="name a dump, a file of pairs or a folder")
     for i, (path, shown) in enumerate(zip(paths, given, strict=True)):
-        if not path.exists():
-            raise UserError("no such file or folder", shown, "check the path")
+        if not str(shown) or not path.exists():
+            raise UserError("no such file or folder", str(shown) or "''", "check the path")
+        if (path.parent / MANIFEST).is_file() and path.name in Manifest.read(path.parent).splits:
+            raise UserError("this is a split of a data set already", shown, "give what that was made from")
         if any(path.samefile(other) for other in paths[:i]):
             raise UserError("the same input is given twice", shown, "give it once")
     return paths
@@ -209,7 +211,8 @@ def _name_it(path: Path) -> str:
     """What to do where the source is not known: of a folder of dumps, each by itself."""
     known = [s.recognises for s in map(get_source, _importable()) if s.recognises is not None]
     inside = sorted(path.iterdir()) if path.is_dir() else []
-    inputs = [os.path.relpath(p) for p in inside if any(recognises(p) for recognises in known)]
+    found = [p for p in inside if any(recognises(p) for recognises in known)]
+    inputs = [min(os.path.relpath(p), str(p), key=len) for p in found]
     if inputs:
         return f"give what is in the folder: {' '.join(inputs[:SHOWN])}{' …' * (len(inputs) > SHOWN)}"
     return f"add --source: {', '.join(sorted(SOURCES))}"

@@ -18,9 +18,10 @@ def push(data: Path, repo: str, *, private: bool = True, message: str = "prefkit
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
     transport: tuple[Any, ...] = HfHubHTTPError.__bases__  # HTTPError of whichever httpx the Hub's library has, OSError
+    noted = Manifest.read(data)
     if problems := verify(data):
         raise UserError(f"the data set is not whole: {problems[0]}", data, "prefkit verify tells all")
-    files = [*Manifest.read(data).files, MANIFEST]
+    files = [*noted.files, MANIFEST]
     api = HfApi()
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)

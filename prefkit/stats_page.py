@@ -11,7 +11,7 @@ from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.html import HERE, render
 from prefkit.plots import Mark
-from prefkit.shards import Manifest
+from prefkit.shards import MANIFEST, Manifest
 from prefkit.stats import BINS, Share, Stats
 from prefkit.unseen import visible
 
@@ -22,6 +22,8 @@ def write_page(found: Stats, data: Path, file: Path) -> None:
     """Write the page; `UserError` where there is a file already."""
     if file.exists():
         raise UserError("the file exists already", file, "give another --html or remove it")
+    if (file.resolve().parent / MANIFEST).is_file():
+        raise UserError("a page in a data set would not be of it", file, "give --html a place beside it")
     write_text(file, page(found, Manifest.read(data), Path(data).resolve().name))
 
 

@@ -59,6 +59,8 @@ def check_places(run: Run, out: Path) -> None:
     """UserError where the output is taken, or model, data or splits are not there; a model on the hub is fetched."""
     _check_out(out)
     data, splits = run.data, splits_of(run.data.path)
+    if not splits and isinstance(run, DpoRun):
+        raise UserError("a file of conversations has no pairs", data.path, "give a data set made by prefkit convert")
     if not splits and (data.split, data.eval_split or "test") != ("train", "test"):
         raise UserError("a file has no splits", data.path, "leave data.split and data.eval_split out")
     if splits and data.split not in splits:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
+from prefkit.errors import UserError
 from train.check import check, check_places
 from train.config import DpoRun, Run, SftRun
 from train.config_file import from_yaml
@@ -86,7 +88,7 @@ def tiny_model(
     write_tiny_model(data, out, vocab_size, hidden, layers, heads, max_positions, seed)
 
 
-def cache(*, prune: bool = False, days: float = 30) -> None:
+def cache(*, prune: bool = False, days: Annotated[float | None, Parameter(validator=Number(gte=0))] = None) -> None:
     """List cached token ids and log-probabilities, or remove those that were not used lately.
 
     Parameters
@@ -94,13 +96,15 @@ def cache(*, prune: bool = False, days: float = 30) -> None:
     prune
         Remove instead of listing; whatever is needed again is computed again.
     days
-        What was not used for so long; 0 is everything.
+        With --prune: what was not used for so long, by default 30; 0 is everything.
     """
     from train.data.cache import cache_folder
     from train.data.cached_files import entries
     from train.data.cached_files import prune as remove
 
-    found = remove(days) if prune else entries()
+    if days is not None and not prune:
+        raise UserError("--days goes with --prune", fix="add --prune")
+    found = remove(30 if days is None else days) if prune else entries()
     for e in found:
         print(f"{e.kind:<7} {e.megabytes:9.1f} MB  {e.days:5.1f} days  {e.about}")
     total, place = sum(e.megabytes for e in found), str(cache_folder()).replace(str(Path.home()), "~", 1)

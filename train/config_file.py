@@ -30,7 +30,7 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     path = Path(chosen.tokens[-1].value)
     values = _read_yaml(path)
     if values.pop("command", app.name[0]) != app.name[0]:
-        raise UserError(f"this file does not configure {app.name[0]}", path)
+        raise UserError(f"this file does not configure {app.name[0]}", path, "leave out its line command, if it should")
     known = {a.name.removeprefix("--").partition(".")[0] for a in arguments if a.name.startswith("--")} - {"config"}
     if unknown := next((k for k in values if k.replace("_", "-") not in known), None):
         raise unknown_name("section", unknown, known)
@@ -44,11 +44,24 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     DictConfig(values, source=str(path))(app, commands, arguments)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML says that keys of a mapping differ; its library takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; ConstructorError for a key that comes twice."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} comes twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
+        values = yaml.load(path.read_text("utf-8"), _Loader) or {}  # noqa: S506 - a SafeLoader
     except FileNotFoundError as e:
-        raise UserError("configuration file not found", path) from e
+        raise UserError("configuration file not found", path, "check the path") from e
     except OSError as e:
         raise UserError(f"cannot read the configuration: {e.strerror}", path, "name a YAML file") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:

@@ -81,7 +81,8 @@ def coerce_trainer(values: dict[str, str]) -> dict[str, Any]:
         try:
             result[key] = _coerce(text, fields[key])
         except (ValueError, yaml.YAMLError) as e:
-            must = TYPES.get(fields[key], fields[key])
+            plain = fields[key].removesuffix(" | None")
+            must = "{NAME: VALUE, …}" if "dict" in plain else TYPES.get(plain, plain)
             raise UserError(f"trainer.{key} is {text!r}", fix=f"it must be {must}") from e
     return result
 

@@ -19,6 +19,7 @@ from prefkit.columns import Columns
 from prefkit.errors import UserError, unknown_name
 from prefkit.schema import Pair, Reject
 from prefkit.tables import Candidates
+from prefkit.wording import TYPES
 
 SOURCES = {  # name -> module that holds its SOURCE, imported when asked for
     "judgements": "prefkit.sources.judgements",
@@ -190,4 +191,4 @@ def _coerce(name: str, kind: str, value: object) -> object:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[value.lower()]
         return {"int": int, "float": float}.get(base, str)(value)
     except (KeyError, ValueError):
-        raise UserError(f"option {name}={value!r} is not a {base}", fix=f"give a {base}") from None
+        raise UserError(f"option {name}={value!r} is not {TYPES[base]}", fix=f"give {TYPES[base]}") from None

@@ -41,6 +41,8 @@ class DumpOptions:
     votes: bool = True
 
     def __post_init__(self) -> None:
+        if self.site is not None and address(site_of("", self)) is None:
+            raise UserError(f"{self.site!r} is no site", "--options.site", "such as beer or beer.stackexchange.com")
         for name, known in (("score", SCORES), ("pairing", PAIRING)):
             if (given := getattr(self, name)) not in known:
                 raise UserError(f"unknown {name} {given!r}", fix=f"one of {', '.join(known)}")

@@ -611,3 +611,24 @@ def test_any_scores_make_a_whole_report(rows, mode):
     assert to_markdown(report)
     html = page(report, pairs_of(load(table, mode), [], 5, None, None))
     assert html.count("</script>") == 2  # the data's and the program's own
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("pairs.parquet", b"mine", 2),
+        ("report.md", b"my notes", 2),
+        ("report.html", b"<p>mine</p>", 2),
+        ("report.md", b"# of a run that was cut short", 0),
+        ("other.txt", b"mine", 0),
+    ],
+)
+def test_nobody_elses_file_is_written_over(tmp_path, name, content, code, capsys):
+    write_scores(random_scores(20, 9), tmp_path / "scores.parquet")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_bytes(content)
+    assert run(app, ["report", str(tmp_path / "scores.parquet"), "--out", str(out)]) == code
+    if code:
+        assert f"{name} is there already, and none of ours" in capsys.readouterr().err
+        assert (out / name).read_bytes() == content

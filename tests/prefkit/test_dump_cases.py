@@ -397,3 +397,8 @@ def test_every_known_defect_has_a_row_in_the_documentation(number):
     page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text("utf-8")
     table = page.partition("## What is wrong with dumps")[2].partition("\n## ")[0]
     assert f"\n| {number} | " in table
+
+
+def test_a_site_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'no such' is no site"):
+        convert(tmp_path, trio(), options={"site": "no such"})

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import zstandard
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.checks import CHECKS
+from prefkit.cli import app, run
 from prefkit.errors import UserError
 from prefkit.shards import ledgers_out_of_balance
 from prefkit.sources import SOURCES, get_source, source_options
@@ -478,3 +481,29 @@ def test_files_of_a_folder_that_are_not_read_are_told(tmp_path):
         (folder / name).write_text("x")
     (warning,) = convert_dataset(folder, tmp_path / "out", splits="train=1").warnings
     assert warning == "not read, as the names tell no format: 4 files of set, README.md, a.txt, b.txt …"
+
+
+def test_a_split_of_a_data_set_is_no_input_and_what_datasets_notes_is_no_record(tmp_path):
+    row = {"prompt": "Why is it so?", "chosen": "Because of the tide, of course.", "rejected": "I do not know that."}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    convert_dataset(tmp_path / "in.jsonl", tmp_path / "data", splits="train=1")
+    with pytest.raises(UserError, match="this is a split of a data set already"):
+        convert_dataset(tmp_path / "data/train", tmp_path / "out")
+    shutil.copytree(tmp_path / "data/train", tmp_path / "saved")  # as `datasets` saves one split
+    manifest = convert_dataset(tmp_path / "saved", tmp_path / "out", splits="train=1")
+    assert manifest.sources["pairs"]["records"] == {"read": 1, "used": 1, "unused": {}, "rejected": {}}
+    assert manifest.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("in.csv", "prompt;chosen;rejected\na;b;c\n", "stand apart by ';', a .csv needs commas"),
+        ("in.jsonl", '{"question": "a", "output_1": "b", "output_2": "c", "label": 2}', "'?label'? seems to say which"),
+    ],
+)
+def test_what_is_nearly_pairs_is_told_what_it_lacks(tmp_path, name, text, said, capsys):
+    (tmp_path / name).write_text(text)
+    assert run(app, ["convert", str(tmp_path / name), "--out", str(tmp_path / "out"), "--source", "pairs"]) == 2
+    assert re.search(said, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()

@@ -131,3 +131,12 @@ def test_a_data_set_that_does_not_tell_its_groups_is_refused(old, tmp_path):
     (tmp_path / "old/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="an older version wrote this"):
         convert_dataset(tmp_path / "in", tmp_path / "new", splits=HALVES, splits_from=tmp_path / "old")
+
+
+def test_that_nothing_is_in_the_older_data_set_is_told(old, tmp_path):
+    rng = random.Random(9)
+    other = write_dump(tmp_path / "other", site({10 * i + 5: body(rng) for i in range(1, 9)}))
+    kept = convert_dataset(tmp_path / "in", tmp_path / "same", splits=HALVES, splits_from=tmp_path / "old")
+    assert not any("decided nothing" in w for w in kept.warnings)
+    lost = convert_dataset(other, tmp_path / "lost", splits=HALVES, splits_from=tmp_path / "old")
+    assert any("decided nothing" in w for w in lost.warnings)

@@ -273,7 +273,7 @@ def test_one_row_a_prompt_with_distinct_responses():
     ],
 )
 def test_a_format_string_takes_one_turn(prompt, answer, said):
-    with pytest.raises(UserError, match=f"{said}.*use a chat template: dialogue"):
+    with pytest.raises(UserError, match=f"{said}.*use dialogue"):
         encode_prompt_group(get("built"), Template.named("plain"), prompt, [answer], WIDE)
 
 
@@ -350,7 +350,7 @@ def test_a_template_that_goes_on_otherwise_is_noted():
 def test_several_turns_need_a_chat_template():
     tokenizer = get("built")
     turns = [*user("a"), *reply("b"), *user("c")]
-    with pytest.raises(UserError, match=r"chat template: dialogue.*--data\.template"):
+    with pytest.raises(UserError, match=r"use dialogue.*--data\.template"):
         encode_prompt_group(tokenizer, Template.of(None, tokenizer), turns, [reply("d")], WIDE)
     got = encode_prompt_group(tokenizer, Template.of("dialogue", tokenizer), turns, [reply("<s>")], WIDE)
     assert isinstance(got, Encoded)

@@ -196,8 +196,8 @@ def test_own_mistakes_are_found_before_any_library_loads(name):
         ("extra", "nothing takes 'extra': options begin with --, see --help"),
         ("--trainer 3", "--trainer is '3': write --trainer.NAME VALUE for each"),
         ("--trainer.learning-rate.x 3", "--trainer.learning-rate.x is too deep: write --trainer.learning-rate VALUE"),
-        ("--trainer.lr-scheduler-kwargs x", "trainer.lr_scheduler_kwargs is 'x': it must be dict | str | None"),
-        ("--trainer.lr-scheduler-kwargs {a", "trainer.lr_scheduler_kwargs is '{a': it must be dict | str | None"),
+        ("--trainer.lr-scheduler-kwargs x", "trainer.lr_scheduler_kwargs is 'x': it must be {NAME: VALUE, …}"),
+        ("--trainer.lr-scheduler-kwargs {a", "trainer.lr_scheduler_kwargs is '{a': it must be {NAME: VALUE, …}"),
         ("--trainer.max-grad-norm none", "trainer.max_grad_norm is 'none': it must be a number"),
     ],
 )
@@ -247,7 +247,8 @@ def test_checks_take_less_than_a_second_of_work(flags, model_path, data, tmp_pat
 
 def test_yaml_mistakes(tmp_path):
     for text, hint in (
-        ("dpo: {betta: 1}", "betta"),
+        ("dpo: {betta: 1}", "did you mean --dpo.beta"),
+        ("dpo: {beta: 0.1, beta: 0.3}", "beta comes twice"),
         ("dop: {beta: 1}", "unknown section 'dop': did you mean 'dpo'?"),
         ("trainer: {learning_rte: 1}", "did you mean 'learning_rate'"),
         ("dpo: [1", "not YAML"),

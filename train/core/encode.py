@@ -161,10 +161,9 @@ class Template:
         roles = [m["role"] for m in prompt]
         if roles not in (["user"], ["system", "user"]) or len(longest) > 1:
             found = "/".join([*roles, *(m["role"] for m in longest)])
-            raise UserError(
-                f"a format string takes one user turn (after one system turn at most) and one answer, this is {found}",
-                fix="use a chat template: dialogue, or a .jinja file (--data.template in train, --template in evalkit)",
-            )
+            what = f"the template {self.source[:20]!r} takes one question and one answer (after a system turn)"
+            fix = "use dialogue, or a .jinja file (--data.template in train, --template in evalkit)"
+            raise UserError(f"{what}, this is {found}", fix=fix)
         before, rest = self.source.split("{prompt}")
         between, after = rest.split("{response}")
         head = before + "\n\n".join(m["content"] for m in prompt) + between
