@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from train_vs_trl import MAX_TOKENS, REAL, prepare, trl_lora
+from train_vs_trl import MAX_TOKENS, REAL, prepare_apart, trl_lora
 
 TEMPLATE = "question"
 
@@ -145,7 +145,7 @@ def main() -> None:
         sys.exit(f"no dump at {args.posts}: give --posts, or set PREFKIT_REAL_DATA")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, args.case, args.posts, args.pairs)
+        prepare_apart(folder, args.case, args.posts, args.pairs)
         write_policy(folder)
         tried = {b: child("peer", folder, b, args.pairs // 4) for b in args.batches.split(",")}
         speeds = {b: len(t["margins"]) / t["seconds"] for b, t in tried.items()}
