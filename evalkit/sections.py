@@ -24,6 +24,7 @@ from evalkit.scored import Scored, codes
 from evalkit.sets import best_of_n, style_hits, ties
 from prefkit.errors import UserError, unknown_name
 from prefkit.shares import weighted_shares
+from prefkit.wording import yaml_problem
 
 FIX = "see recipes/sections/rewardbench.yaml"
 
@@ -115,7 +116,7 @@ def read_sections(path: Path | str) -> Sections:
     except OSError as e:
         raise UserError(f"cannot read it: {e.strerror}", path, "give --sections FILE") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"not YAML: {' '.join(str(e).split())}", path, FIX) from None
+        raise UserError(f"not YAML: {yaml_problem(e)}", path, FIX) from None
     return from_dict(given, path)
 
 

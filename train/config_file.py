@@ -12,6 +12,7 @@ from cyclopts import Token as CliToken
 from cyclopts.config import Dict as DictConfig
 
 from prefkit.errors import UserError, unknown_name
+from prefkit.wording import yaml_problem
 
 
 def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -65,7 +66,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as e:
         raise UserError(f"cannot read the configuration: {e.strerror}", path, "name a YAML file") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"not YAML: {' '.join(str(e).split())}", path) from e
+        raise UserError(f"not YAML: {yaml_problem(e)}", path, "mend it there") from e
     sections = ("model", "data", "lora", "dpo", "sft", "trainer")
     if not isinstance(values, dict) or any(not isinstance(values.get(k) or {}, dict) for k in sections):
         raise UserError("a configuration is sections with keys", path, "see recipes/ for examples")

@@ -30,7 +30,10 @@ def locate(path: str) -> Path:
     """The local folder of a model: itself, or the hub's snapshot of that name; UserError when there is neither."""
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("config.json", ADAPTER_FILE, RUN_FILE)):
+        if (folder / RUN_FILE).is_file() and not (folder / SUMMARY).is_file():
+            fix = "give its training command again, or name a checkpoint of it"
+            raise UserError("this run is not finished", path, fix)
+        if not any((folder / name).is_file() for name in ("config.json", ADAPTER_FILE)):
             inside = ", ".join(sorted(p.name for p in folder.iterdir())[:3]) or "nothing"
             fix = "give a folder with config.json and *.safetensors, or a run folder"
             raise UserError(f"no model is in this folder, it holds {inside} …", path, fix)

@@ -14,8 +14,6 @@ from train.core.encode import Template
 from train.models.load import add_adapter, default_dtype, load_adapter, load_model, load_tokenizer
 from train.models.locate import (
     ADAPTER_FILE,
-    RUN_FILE,
-    SUMMARY,
     adapter_config,
     as_base_of,
     is_adapter,
@@ -95,8 +93,6 @@ def describe_policy(path: str, dtype: str | None = None, template: str | None = 
     """
     folder = locate(path)
     config = run_config(folder) or {}
-    if (folder / RUN_FILE).is_file() and not (folder / SUMMARY).is_file():
-        raise UserError("this run is not finished", path, "give its training command again, or name a checkpoint of it")
     trained = config.get("model", {})
     tokenizer = load_tokenizer(path)
     start, kind = trained.get("path"), "none"

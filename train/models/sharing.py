@@ -65,7 +65,8 @@ def decide_sharing(model: Any, rows: Sequence[Row]) -> Sharing:
         probed = [rows[0], max(rows, key=lambda r: r.tokens)]
         off, tokens = probe(model, probed), max(r.response_tokens for r in probed)
         allowed = {8: 1e-6, 4: 1e-3}.get(model.dtype.itemsize, 0.05) * tokens**0.5
-        rounding = f"rounding of {model.dtype} may cost {allowed:.1e} over {tokens} tokens".replace("torch.", "")
+        dtype = str(model.dtype).removeprefix("torch.")
+        rounding = f"rounding of {dtype} may cost {allowed:.1e} over {tokens} response tokens"
         if off <= allowed:
             line = f"rows are packed: responses are within {off:.1e} nats of each computed alone; {rounding}"
             return Sharing(True, line)
