@@ -20,7 +20,8 @@ import uvicorn
 from playwright.sync_api import Browser, sync_playwright
 
 from evalkit.side_by_side.session import Answers, match, results, store_items, tally
-from prefkit.judgements.store import Draft, Response, Store
+from prefkit.judgements.items import Draft, Response
+from prefkit.judgements.store import Store
 from prefkit.web.address import bind, url
 from prefkit.web.page import build_page
 from prefkit.web.server import make_app

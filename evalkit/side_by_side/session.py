@@ -11,7 +11,8 @@ import numpy as np
 
 from prefkit.errors import UserError
 from prefkit.judgements.drafts import as_messages, encodable
-from prefkit.judgements.store import Draft, Imported, Judgement, Response, Store, item_id
+from prefkit.judgements.items import Draft, Judgement, Response, item_id
+from prefkit.judgements.store import Imported, Store
 from prefkit.readers import read_records
 from prefkit.schema import Message, prompt_hash
 from prefkit.shares import share

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from prefkit.errors import UserError
-from prefkit.judgements.store import Draft, Response
+from prefkit.judgements.items import Draft, Response
 from prefkit.readers import Record, read_records
 from prefkit.schema import Message, prompt_hash
 from prefkit.wording import counts_text

@@ -5,11 +5,10 @@ SQLite (WAL) by default, any SQLAlchemy URL otherwise. Nothing is ever updated o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,58 +21,10 @@ from sqlalchemy.exc import DBAPIError
 from prefkit.errors import UserError
 from prefkit.judgements import tables as t
 from prefkit.judgements.database import open_engine
-from prefkit.schema import Message, prompt_hash
+from prefkit.judgements.items import Draft, Item, Judgement, digest, item_id, item_order
 
 LONGEST = 2**31 - 1  # milliseconds that a column holds: a page left open for weeks
 CHUNK = 500  # ids in one IN (…), well below SQLite's limit of variables
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """One answer, and what only the reveal may show: its producer, and its licence, url and author (`origin`)."""
-
-    messages: list[Message]
-    producer: str | None = None
-    origin: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """An item to be judged, before it has an id. `group_id` is what must stay in one split."""
-
-    prompt: list[Message]
-    responses: list[Response]
-    group_id: str
-    origin: dict = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """What a judge is shown: a prompt and responses in an order that says nothing about who made them."""
-
-    id: str
-    prompt: list[Message]
-    responses: list[list[Message]]
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """One answer of one judge to one item.
-
-    `id` is a UUID made by the client, so that a judgement sent twice is stored once; `shown` holds indexes of the
-    item's responses as they stood on the page (A, B, …); `winner` is such an index, only with outcome `better`.
-    """
-
-    id: str
-    batch_id: str
-    item_id: str
-    shown: tuple[int, ...]
-    outcome: str  # one of tables.OUTCOMES
-    winner: int | None = None
-    strength: int | None = None
-    flags: tuple[str, ...] = ()
-    comment: str = ""
-    milliseconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +34,6 @@ class Imported:
     batch_id: str
     items: int
     new: int
-
-
-def item_order(draft: Draft) -> list[int]:
-    """The order in which an item keeps its responses: by digest of the text, so that it tells nothing."""
-    return sorted(range(len(draft.responses)), key=lambda i: prompt_hash(draft.responses[i].messages))
-
-
-def item_id(draft: Draft) -> str:
-    """blake2b-128 of the prompt and the set of responses: a comparison has one id whoever made its sides."""
-    return _digest([prompt_hash(draft.prompt), *sorted(prompt_hash(r.messages) for r in draft.responses)])
 
 
 class Store:
@@ -164,7 +105,7 @@ class Store:
             ]
         made_by = [f"{p['item_id']} {p['response']} {p['name']!r} {_json(p['origin'])}" for p in producers]
         belongs = [f"{x['id']} {x['group_id']} {_json(x['origin'])}" for x in items]
-        batch_id = _digest([kind, *sorted(made_by), *sorted(belongs)])
+        batch_id = digest([kind, *sorted(made_by), *sorted(belongs)])
         of_batch = {"batch_id": batch_id}
         members = [
             of_batch | {"item_id": x["id"], "position": n, "group_id": x["group_id"], "origin": x["origin"]}
@@ -367,10 +308,6 @@ def _insert_new(c: Connection, table: Table, rows: list[dict[str, Any]]) -> None
 def _chunks(ids: Iterable[str]) -> list[list[str]]:
     unique = list(dict.fromkeys(ids))
     return [unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK)]
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def _json(value: dict) -> str:

@@ -8,8 +8,9 @@ from threading import Lock
 from typing import Protocol
 
 from prefkit.errors import UserError
+from prefkit.judgements.items import Judgement
 from prefkit.judgements.queue import Progress, Queue
-from prefkit.judgements.store import Judgement, Store
+from prefkit.judgements.store import Store
 from prefkit.schema import Message
 
 LETTERS = "AB"

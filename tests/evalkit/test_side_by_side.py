@@ -13,7 +13,8 @@ import pytest
 
 from evalkit.side_by_side.session import Tally, match, read_answers, results, store_items, tally
 from prefkit.errors import UserError
-from prefkit.judgements.store import Judgement, Store
+from prefkit.judgements.items import Judgement
+from prefkit.judgements.store import Store
 
 ALPHA, BETA = "alpha-zqxsecret-7b", "beta-zqxsecret-8x"
 

@@ -9,7 +9,8 @@ import pytest
 from prefkit import convert_dataset
 from prefkit.errors import UserError
 from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
-from prefkit.judgements.store import Draft, Judgement, Response, Store, item_id
+from prefkit.judgements.items import Draft, Judgement, Response, item_id
+from prefkit.judgements.store import Store
 from prefkit.schema import PAIRS
 from prefkit.shards import open_pairs
 from prefkit.sources import Slice, Tie, Unused, source_options

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
 from prefkit.errors import UserError
+from prefkit.judgements.items import Draft, Judgement, Response, item_id
 from prefkit.judgements.queue import Queue, blind_order, item_sequence
-from prefkit.judgements.store import Draft, Judgement, Response, Store, item_id
+from prefkit.judgements.store import Store
 
 
 def text(words, role="assistant"):
@@ -150,7 +151,8 @@ def test_any_sequence_of_votes_and_undos_leaves_what_a_plain_stack_says(steps):
 
 WRITER = """
 import sys, uuid
-from prefkit.judgements.store import Judgement, Store
+from prefkit.judgements.items import Judgement
+from prefkit.judgements.store import Store
 db, batch, judge, n = sys.argv[1:]
 store = Store(db)
 number = store.judge(judge)

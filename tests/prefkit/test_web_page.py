@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from prefkit.judgements.store import Draft, Response, Store
+from prefkit.judgements.items import Draft, Response
+from prefkit.judgements.store import Store
 from prefkit.web.session import BlindSession, Results
 
 NAMES = ("zephyr-zqxsecret-7b", "mistral-zqxsecret-8x")

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import event
 
 from prefkit.errors import UserError
-from prefkit.judgements.store import Draft, Response, Store
+from prefkit.judgements.items import Draft, Response
+from prefkit.judgements.store import Store
 from prefkit.web.address import bind, host_of, is_loopback
 from prefkit.web.markdown import to_html
 from prefkit.web.render import page_html

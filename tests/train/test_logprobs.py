@@ -269,7 +269,7 @@ def test_frequencies_that_depend_on_length_are_computed_alone():
 def test_the_line_says_what_was_measured_decided_and_paid(monkeypatch):
     model = make_model().bfloat16()
     rows = [Row(np.arange(3, 23, dtype=np.int32), tuple(np.arange(a, a + 8, dtype=np.int32) for a in (30, 50)))]
-    rounding = "rounding of bfloat16 may cost 2.0e-01 over 16 tokens"  # 0.05 · √16
+    rounding = "rounding of bfloat16 may cost 2.0e-01 over 16 response tokens"  # 0.05 · √16
     for off, said in (
         (0.1, f"rows are packed: responses are within 1.0e-01 nats of each computed alone; {rounding}"),
         (
