@@ -10,7 +10,7 @@ from train.config import DpoRun, Run
 from train.core.encode import Template
 from train.data.dataset import splits_of
 from train.declared import keys_of
-from train.models.locate import RUN_FILE, SUMMARY, locate
+from train.models.locate import RUN_FILE, SUMMARY, locate_finished
 from train.trainer_keys import DEFAULTS, OURS, OWNED, coerce_trainer
 
 MOST_EPOCHS = 100_000  # their steps are all planned at the start
@@ -67,7 +67,7 @@ def check_places(run: Run, out: Path) -> None:
         raise unknown_name("split", data.split, splits)
     if splits and data.eval_split not in ("", "test", *splits):  # "test" is what nobody needs to have asked for
         raise unknown_name("evaluation split", data.eval_split, splits)
-    locate(run.model.path)
+    locate_finished(run.model.path)
 
 
 def _check_out(out: Path) -> None:

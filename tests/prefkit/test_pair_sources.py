@@ -404,7 +404,7 @@ def test_options_are_checked_and_coerced():
     assert source_options(source, {"keep_answer_bot": "true", "site": "beer"}).keep_answer_bot is True
     with pytest.raises(UserError, match="did you mean 'site'"):
         source_options(source, {"sitee": "beer"})
-    with pytest.raises(UserError, match="is not a bool"):
+    with pytest.raises(UserError, match="is not true or false: give true or false"):
         source_options(source, {"keep_answer_bot": "perhaps"})
 
 

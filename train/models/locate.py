@@ -30,10 +30,7 @@ def locate(path: str) -> Path:
     """The local folder of a model: itself, or the hub's snapshot of that name; UserError when there is neither."""
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if (folder / RUN_FILE).is_file() and not (folder / SUMMARY).is_file():
-            fix = "give its training command again, or name a checkpoint of it"
-            raise UserError("this run is not finished", path, fix)
-        if not any((folder / name).is_file() for name in ("config.json", ADAPTER_FILE)):
+        if not any((folder / name).is_file() for name in ("config.json", ADAPTER_FILE, RUN_FILE)):
             inside = ", ".join(sorted(p.name for p in folder.iterdir())[:3]) or "nothing"
             fix = "give a folder with config.json and *.safetensors, or a run folder"
             raise UserError(f"no model is in this folder, it holds {inside} …", path, fix)
@@ -90,6 +87,14 @@ def _reach(endpoint: str, path: str) -> None:
         socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()
     except OSError as e:
         raise UserError(f"no such folder, not in the cache, and {url.hostname} cannot be reached", path, fix) from e
+
+
+def locate_finished(path: str) -> Path:
+    """The same, and UserError for a run that goes on."""
+    folder = locate(path)
+    if (folder / RUN_FILE).is_file() and not (folder / SUMMARY).is_file():
+        raise UserError("this run is not finished", path, "give its training command again, or name a checkpoint of it")
+    return folder
 
 
 def is_adapter(folder: Path) -> bool:

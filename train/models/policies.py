@@ -18,6 +18,7 @@ from train.models.locate import (
     as_base_of,
     is_adapter,
     locate,
+    locate_finished,
     run_config,
     weights_digest,
 )
@@ -91,7 +92,7 @@ def describe_policy(path: str, dtype: str | None = None, template: str | None = 
     The reference of a run is what it started from: the base under its adapter, the SFT adapter loaded beside it, or
     the model that full fine-tuning began with. UserError where that has changed; `reference=False` does not look.
     """
-    folder = locate(path)
+    folder = locate_finished(path)
     config = run_config(folder) or {}
     trained = config.get("model", {})
     tokenizer = load_tokenizer(path)
