@@ -70,7 +70,7 @@ def score(
     homes = dict(zip(policy, [out / n for n in short_names(policy)] if len(policy) > 1 else [out], strict=True))
     for home in homes.values():
         file = scores_path(home)
-        check_folder(file.parent, made={p.name: "policy_chosen" for p in (file, tokens_path(file))})
+        check_folder(file.parent, files=(file.name, tokens_path(file).name), column="policy_chosen")
     # A mistake in the last one is found before the first is computed.
     made = {home: made_of(find_models(path, how)) for path, home in homes.items()}
     done = {home for home in made if already_scored(home, made[home], found, how)}

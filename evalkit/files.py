@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,11 +23,11 @@ def write_file(content: str | pa.Table, path: Path) -> None:
             pq.write_table(content, new, compression="zstd")
 
 
-def check_folder(out: Path, result: str | None = None, made: Mapping[str, str] | None = None) -> None:
+def check_folder(out: Path, result: str | None = None, files: Sequence[str] = (), column: str = "") -> None:
     """Before the work: UserError for no folder to write to, somebody's data set or run, or one that has a `result`.
 
-    `made` are the files that will be written, each with what one of ours holds (a column, or how a text begins): what
-    an interrupted run left is written over, anybody else's file is not.
+    `files` are those that will be written. They are written over only where an interrupted run left them, which the
+    first of them tells, a table with this `column`; anybody else's are not.
     """
     home = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not home.is_dir():
@@ -38,16 +38,13 @@ def check_folder(out: Path, result: str | None = None, made: Mapping[str, str] |
         raise UserError("the output folder holds a data set or a run", out, "choose another --out")
     if result is not None and (out / result).exists():
         raise UserError(f"{result} exists already", out, "give another --out or remove it")
-    for name, mark in (made or {}).items():
-        if (out / name).exists() and not _holds(out / name, mark):
-            raise UserError(f"{name} is there already, and none of ours", out, "give another --out or remove it")
+    taken = [name for name in files if (out / name).exists()]
+    if taken and not _has_column(out / files[0], column):
+        raise UserError(f"{taken[0]} is there already, and none of ours", out, "give another --out or remove it")
 
 
-def _holds(file: Path, mark: str) -> bool:
+def _has_column(file: Path, column: str) -> bool:
     try:
-        if file.suffix == ".parquet":
-            return mark in pq.read_schema(file).names
-        with file.open(encoding="utf-8", errors="replace") as f:
-            return f.read(len(mark)) == mark
+        return column in pq.read_schema(file).names
     except (OSError, pa.ArrowException):
         return False

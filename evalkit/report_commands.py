@@ -51,11 +51,11 @@ def report(
     from evalkit.lines import headline, verdict_line
     from evalkit.page import page
     from evalkit.report import build_report, load_all, pair_table
-    from evalkit.report_files import write_report
+    from evalkit.report_files import FILES, write_report
     from evalkit.scores import scores_path
     from evalkit.shown import MOST_PAIRS, find_data, pairs_of
 
-    check_folder(out, "report.json", {"pairs.parquet": "reward_chosen", "report.md": "# ", "report.html": "<!doctype"})
+    check_folder(out, "report.json", FILES, "reward_chosen")
     if not 0 <= pairs <= MOST_PAIRS:
         raise UserError(f"--pairs {pairs}", fix=f"give 0 to {MOST_PAIRS}")
     loaded = load_all([scores, *others], mode, where)

@@ -15,6 +15,7 @@ from evalkit.scores import sha256
 from prefkit.errors import UserError
 
 SCHEMA_VERSION = 6
+FILES = ("pairs.parquet", "report.md", "report.html")  # beside report.json, in the order in which they are written
 # of every policy, what is read back of it
 NEEDED = ("policy", "mode", "where", "on_outcome", "caveats", "accuracy", "displacement", "run", "scores_sha256")
 
@@ -45,15 +46,15 @@ def read_report(path: Path | str) -> dict[str, Any]:
     if version != SCHEMA_VERSION:
         raise UserError(f"a report of version {version}, this is for {SCHEMA_VERSION}", file, "report again")
     others = report.get("others")
-    whole = isinstance(others, list) and all(isinstance(r, dict) for r in others)
-    if lacking := [k for r in (report, *(others if whole else ())) for k in NEEDED if k not in r]:
+    if lacking := [k for k in (*NEEDED, "others") if k not in report]:
         raise UserError(f"report.json is not whole, it lacks {lacking[0]}", file, "report again")
-    parts = [(r, k) for r in (report, *(others or ())) for k in ("accuracy", "displacement")]
-    shapeless = [k for r, k in parts if not (_is_share(r[k]) if k == "accuracy" else _is_displacement(r[k]))]
-    if shapeless:
-        raise UserError(f"report.json is damaged: {shapeless[0]} is not what a report says of it", file, "report again")
-    if not whole:
+    if not (isinstance(others, list) and all(isinstance(r, dict) for r in others)):
         raise UserError("report.json is damaged: others is no list of reports", file, "report again")
+    if lacking := [k for r in others for k in NEEDED if k not in r]:
+        raise UserError(f"report.json is not whole, one of its others lacks {lacking[0]}", file, "report again")
+    for r in (report, *others):
+        if wrong := [k for k, is_whole in SHAPES.items() if not is_whole(r[k])]:
+            raise UserError(f"report.json is damaged: {wrong[0]} is not what a report says", file, "report again")
     return report
 
 
@@ -64,6 +65,9 @@ def _is_share(value: Any) -> bool:
 
 def _is_displacement(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and _is_share(value.get("chosen_fell")))
+
+
+SHAPES = {"accuracy": _is_share, "displacement": _is_displacement}  # of what `gate` looks into
 
 
 def plain(value: Any) -> Any:

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from evalkit.metrics import FEW_GROUPS, deciding_groups
 from evalkit.scored import Scored, codes
 from evalkit.sets import best_of_n, style_hits, ties
 from prefkit.errors import UserError, unknown_name
 from prefkit.shares import weighted_shares
-from prefkit.wording import yaml_problem
+from prefkit.yaml_file import read_yaml
 
 FIX = "see recipes/sections/rewardbench.yaml"
 
@@ -111,13 +110,7 @@ class Sections:
 
 def read_sections(path: Path | str) -> Sections:
     """Sections from YAML; UserError for what is none, an unknown metric, or a weight that is no number from 0."""
-    try:
-        given = yaml.safe_load(Path(path).read_text("utf-8"))
-    except OSError as e:
-        raise UserError(f"cannot read it: {e.strerror}", path, "give --sections FILE") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"not YAML: {yaml_problem(e)}", path, FIX) from None
-    return from_dict(given, path)
+    return from_dict(read_yaml(Path(path), FIX), path)
 
 
 def from_dict(given: Any, where: object = "") -> Sections:

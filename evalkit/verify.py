@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from evalkit.markdown import to_markdown
 from evalkit.recompute import Link, number_again, pairs_again
 from evalkit.report import load_all
-from evalkit.report_files import read_report
+from evalkit.report_files import FILES, read_report
 from evalkit.scored import Scored, load
 from evalkit.scores import read_record, scores_path, sha256
 from evalkit.shown import data_folders
@@ -22,8 +22,6 @@ from prefkit.errors import UserError
 from prefkit.shards import MANIFEST, Manifest, open_pairs
 from prefkit.shards import verify as verify_shards
 from train.models.locate import run_config, weights_digest
-
-FILES = ("pairs.parquet", "report.md", "report.html")
 
 
 class Places(NamedTuple):

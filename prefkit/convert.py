@@ -33,7 +33,7 @@ from prefkit.folder import (
 )
 from prefkit.keys import Columns, find
 from prefkit.near import THRESHOLD, near_duplicates
-from prefkit.plan import Plan, Settings, make_plan, prepare, tool_versions
+from prefkit.plan import Plan, Settings, make_plan, prepare, refuse_changed, tool_versions
 from prefkit.publish import Publication, Published, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
@@ -155,6 +155,7 @@ def work(plan: Plan, lap: Any) -> Outcome:
         tally.update(marker["tally"])
         for name, spent in marker.get("seconds", {}).items():
             seconds[name] += spent
+    refuse_changed(plan)
     lap("pair", check_seconds={name: round(spent, 3) for name, spent in sorted(seconds.items())})
     stems = [t.stem for t in tasks]
     rows = Columns(stems, ".keys", KEYS)

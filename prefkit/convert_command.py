@@ -18,8 +18,6 @@ from prefkit.split import DEFAULT_SPLITS
 from prefkit.terminal import STDOUT, print_ledgers, print_pair
 from prefkit.wording import counts_text, size_text
 
-SAY_WHICH = {"label", "winner", "preference", "preferred", "better", "better_response_id"}  # columns, by their names
-
 
 def convert(
     *inputs: str,
@@ -153,6 +151,7 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     from prefkit.file_formats import readable_files
     from prefkit.readers import column_names
     from prefkit.remote import local_copies
+    from prefkit.sources.pairs import label_column
     from prefkit.unseen import visible
 
     source, options = manifest.config["source"], manifest.config["options"]
@@ -171,8 +170,8 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     advice = f"see the reasons above; {whose} are {shown}"
     if len(names) == 1 and (apart := next((c for c in ";\t|" if c in names[0]), None)):
         return f"{advice}: they stand apart by {apart!r}, a .csv needs commas"
-    if source == "pairs" and (says := [name for name in names if name.lower() in SAY_WHICH]):
-        return f"{advice}: {says[0]} seems to say which response is better, write them as chosen and rejected first"
+    if source == "pairs" and (label := label_column(names)):
+        return f"{advice}: {label} seems to say which response is better, write them as chosen and rejected first"
     sides = ("prompt", "chosen", "rejected") if source == "pairs" else ()
     missing = [f"--options.{side} COLUMN" for side in sides if options[side] not in names]
     return f"{advice}: name yours with {' '.join(missing)}" if missing else advice

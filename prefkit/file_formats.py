@@ -83,6 +83,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def open_file(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where its name says that it is packed."""
     if path.name.lower().endswith(".gz"):
         return cast(BinaryIO, gzip.open(path))
     if path.name.lower().endswith(".zst"):  # pyarrow, not zstandard: it tells when a stream breaks off

@@ -54,6 +54,7 @@ class Plan:
     against: dict[Path, str]
     anchors: Anchors | None
     warnings: list[str]
+    stamps: dict[Path, tuple[int, int]]  # size and time of change of each input when its digest was taken
 
     @property
     def digest(self) -> str:
@@ -141,8 +142,10 @@ def make_plan(
         anchors = read_anchors(Path(given.splits_from), list(shares))
         config["splits_from"] = Manifest.read(given.splits_from).digest
     workers = workers if workers is not None else engine.cores() if total > engine.SMALL_BYTES else 1
+    stamps = {piece.path: _stamp(piece.path) for piece in slices}
     described = _describe_inputs(slices, workers)
-    return Plan(chosen, job, described, config, shares, workers, against, anchors, _not_read(chosen, paths))
+    warnings = _not_read(chosen, paths) + (chosen.warnings(list(stamps), parsed) if chosen.warnings else [])
+    return Plan(chosen, job, described, config, shares, workers, against, anchors, warnings, stamps)
 
 
 def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
@@ -158,6 +161,18 @@ def _checked_paths(inputs: Sequence[Path | str] | Path | str) -> list[Path]:
         if any(path.samefile(other) for other in paths[:i]):
             raise UserError("the same input is given twice", shown, "give it once")
     return paths
+
+
+def refuse_changed(plan: Plan) -> None:
+    """After all was read: `UserError` for an input that is no longer what its digest was taken of."""
+    for path, stamp in plan.stamps.items():
+        if not path.exists() or _stamp(path) != stamp:
+            raise UserError("this input was changed while it was read", path, "run the command again")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def prepare(plan: Plan) -> None:

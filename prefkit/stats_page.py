@@ -76,7 +76,6 @@ def _gives_away(found: Stats):
     """How often the chosen response is the longer one, or the one with a list, code, …: ½ gives nothing away."""
     shares: list[tuple[str, Share | None]] = [("longer", found.longer_wins)]
     shares += [(f"with {name}", f.wins) for name, f in found.formats.items()]
-    shares.append(("shown first to the judge", found.first_wins))
     marks = [Mark(label, s.value, s.low, s.high, "right") for label, s in shares if s is not None]
     title = "How often the chosen response is the one that …"
     if found.length_margin is not None:

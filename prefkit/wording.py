@@ -20,9 +20,3 @@ def size_text(n: float) -> str:
 def counts_text(counts: Mapping[str, int]) -> str:
     """`12 ties, 3 capped`: the largest first."""
     return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
-
-
-def yaml_problem(e: Exception) -> str:
-    """What is wrong with a text that is no YAML, and in which line."""
-    mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
-    return " ".join(f"{f'line {mark.line + 1}: ' if mark else ''}{problem or e}".split())

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from cyclopts import App, ArgumentCollection
 from cyclopts import Token as CliToken
 from cyclopts.config import Dict as DictConfig
 
 from prefkit.errors import UserError, unknown_name
-from prefkit.wording import yaml_problem
+from prefkit.yaml_file import read_yaml
 
 
 def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -29,7 +28,7 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     if not chosen.tokens:
         return
     path = Path(chosen.tokens[-1].value)
-    values = _read_yaml(path)
+    values = _read_sections(path)
     if values.pop("command", app.name[0]) != app.name[0]:
         raise UserError(f"this file does not configure {app.name[0]}", path, "leave out its line command, if it should")
     known = {a.name.removeprefix("--").partition(".")[0] for a in arguments if a.name.startswith("--")} - {"config"}
@@ -45,28 +44,10 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     DictConfig(values, source=str(path))(app, commands, arguments)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML says that keys of a mapping differ; its library takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; ConstructorError for a key that comes twice."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} comes twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.load(path.read_text("utf-8"), _Loader) or {}  # noqa: S506 - a SafeLoader
-    except FileNotFoundError as e:
-        raise UserError("configuration file not found", path, "check the path") from e
-    except OSError as e:
-        raise UserError(f"cannot read the configuration: {e.strerror}", path, "name a YAML file") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"not YAML: {yaml_problem(e)}", path, "mend it there") from e
+def _read_sections(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError("configuration file not found", path, "check the path")
+    values = read_yaml(path, "name a YAML file; recipes/ has examples") or {}
     sections = ("model", "data", "lora", "dpo", "sft", "trainer")
     if not isinstance(values, dict) or any(not isinstance(values.get(k) or {}, dict) for k in sections):
         raise UserError("a configuration is sections with keys", path, "see recipes/ for examples")

@@ -17,6 +17,8 @@ def write_tiny_model(
     """Write tokenizer and model to `out`; deterministic. UserError when the folder is taken or the shape impossible."""
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
+    from train.weights import save_policy
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("the output folder is not empty", out, "choose another --out")
     if hidden % heads or (hidden // heads) % 2:
@@ -37,8 +39,7 @@ def write_tiny_model(
         eos_token_id=tokenizer.eos_token_id,
     )
     model = LlamaForCausalLM(config)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    save_policy(model, tokenizer, out)
     print(f"{out}: {model.num_parameters():,} random weights, {len(tokenizer)} tokens, {max_positions} positions")
 
 

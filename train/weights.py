@@ -21,6 +21,15 @@ def save_policy(model: Any, tokenizer: Any, folder: str | Path) -> None:
         model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+    open_as_the_rest(Path(folder))
+
+
+def open_as_the_rest(folder: Path) -> None:
+    """Let those read the weights who may read the configuration beside them: safetensors makes files for their owner
+    alone, whatever the umask."""
+    mode = next(folder.glob("*config.json")).stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 def load_weights(model: Any, folder: Path) -> None:

@@ -146,6 +146,7 @@ class Source:
     pair needs records from different places in the input. `recognises(path)` lets convert guess the source.
     `counts(record)` says what is counted of every sound record beside its pairs, such as `positions.first_won`, and
     shown with the ledgers.
+    `warnings(files, options)` says what a user should know before any record is read, by the names of columns.
     `split_warning` is told where the new splits may part what the user keeps together or join what they keep apart.
     """
 
@@ -160,6 +161,7 @@ class Source:
     files: Callable[[Path, Any], list[Path]] | None = None
     join: Join | None = None
     counts: Callable[[Record], Mapping[str, int]] | None = None
+    warnings: Callable[[list[Path], Any], list[str]] | None = None
     split_warning: str | None = None
 
 

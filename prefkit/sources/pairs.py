@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from prefkit import columns, tables
 from prefkit.columns import Columns
 from prefkit.file_formats import readable_files
+from prefkit.readers import column_names
 from prefkit.schema import Message, Pair, prompt_hash
 from prefkit.shards import MANIFEST
 from prefkit.sources import Record, Refused, Source, Tie
@@ -32,6 +33,7 @@ from prefkit.sources import Record, Refused, Source, Tie
 NAME = "pairs"
 NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")  # passed through where present
 KNOWN = ("id", "source_id", "set_id", "subset", "positions", *NUMBERS)  # columns that `meta` does not repeat
+SAY_WHICH = {"label", "winner", "preference", "preferred", "better", "better_response_id"}
 ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 TOOL_FIELDS = ("tool_calls", "tool_call_id", "function_call")
 TURN = re.compile(r"\n\n(Human|Assistant): ?")  # before each turn of a transcript
@@ -296,6 +298,20 @@ def recognises(path: Path) -> bool:
     return bool(readable_files(path)) and not (path / MANIFEST).exists()
 
 
+def label_column(names: Iterable[str]) -> str | None:
+    """A column that seems to say which response is better, by its name."""
+    return next((name for name in names if name.lower() in SAY_WHICH), None)
+
+
+def warnings(files: list[Path], options: PairsOptions) -> list[str]:
+    """Of columns that were named as chosen and rejected beside one that may say otherwise."""
+    if (options.chosen, options.rejected) == (PairsOptions.chosen, PairsOptions.rejected):
+        return []
+    found = {label for file in files if (label := label_column(column_names(file)))} - {*vars(options).values()}
+    sides = f"{options.chosen} is taken for better than {options.rejected} in every record"
+    return [f"the column {label} is not read, {sides}: is that so?" for label in sorted(found)]
+
+
 SOURCE = Source(
     name=NAME,
     summary="JSON, CSV, Parquet or Arrow with prompt, chosen, rejected as strings or message lists",
@@ -304,4 +320,5 @@ SOURCE = Source(
     to_columns=to_columns,
     options=PairsOptions,
     recognises=recognises,
+    warnings=warnings,
 )

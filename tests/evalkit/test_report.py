@@ -619,7 +619,8 @@ def test_any_scores_make_a_whole_report(rows, mode):
         ("pairs.parquet", b"mine", 2),
         ("report.md", b"my notes", 2),
         ("report.html", b"<p>mine</p>", 2),
-        ("report.md", b"# of a run that was cut short", 0),
+        ("report.md", b"# My notes", 2),
+        ("report.html", b"<!doctype html>mine", 2),
         ("other.txt", b"mine", 0),
     ],
 )
@@ -632,3 +633,28 @@ def test_nobody_elses_file_is_written_over(tmp_path, name, content, code, capsys
     if code:
         assert f"{name} is there already, and none of ours" in capsys.readouterr().err
         assert (out / name).read_bytes() == content
+
+
+def test_what_an_interrupted_report_left_is_written_over(tmp_path):
+    write_scores(random_scores(20, 9), tmp_path / "scores.parquet")
+    command = ["report", str(tmp_path / "scores.parquet"), "--out", str(tmp_path / "out")]
+    assert run(app, command) == 0
+    (tmp_path / "out" / "report.json").unlink()
+    (tmp_path / "out" / "report.html").write_text("<!doctype html>half")
+    assert run(app, command) == 0
+    assert "half" not in (tmp_path / "out" / "report.html").read_text()[:40]
+
+
+@pytest.mark.parametrize("others", ["abc", [1], None, [{}]])
+@pytest.mark.parametrize("accuracy", [{}, {"value": 0.9}, "high", None])
+def test_a_report_of_another_shape_is_one_line(tmp_path, others, accuracy, capsys):
+    write_report(build_report(random_scores_loaded()), pair_table(random_scores_loaded()), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    for changed in ({"others": others}, {"accuracy": accuracy}, {"others": others, "accuracy": accuracy}):
+        (tmp_path / "report.json").write_text(json.dumps(report | changed))
+        assert run(app, ["gate", str(tmp_path), "--min-accuracy", "0.1"]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def random_scores_loaded():
+    return load(random_scores(20, 9))

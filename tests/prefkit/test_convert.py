@@ -391,3 +391,27 @@ def test_no_machine_in_what_is_published(tmp_path):
     convert_dataset(write_dump(tmp_path / "in", many(20)), tmp_path / "out")
     for name in tree_digest(tmp_path / "out"):
         assert str(tmp_path).encode() not in (tmp_path / "out" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("kind", ["pairs", "dump"])
+def test_an_input_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, kind):
+    """Its digest in the manifest would be of other bytes."""
+    if kind == "dump":
+        given = write_dump(tmp_path / "in", many(9))
+        file = given / "Posts.xml"
+    else:
+        given = file = tmp_path / "in.jsonl"
+        file.write_text(json.dumps({"prompt": "Why?", "chosen": "Because of that.", "rejected": "No."}) + "\n")
+    real = convert.prepare
+
+    def prepare(plan):
+        with file.open("ab") as f:
+            f.write(b"\n")
+        real(plan)
+
+    monkeypatch.setattr(convert, "prepare", prepare)
+    with pytest.raises(UserError, match="changed while it was read"):
+        convert_dataset(given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(convert, "prepare", real)
+    convert_dataset(given, tmp_path / "out")

@@ -303,3 +303,29 @@ def test_sides_are_random_by_item_and_judge_and_fixed_by_the_seed():
 def test_a_store_that_could_keep_nothing_is_refused(db):
     with pytest.raises(UserError, match=r"no file to keep judgements in|not a database URL"):
         Store(db)
+
+
+def test_a_write_that_fails_says_nothing_of_what_was_written(tmp_path):
+    store = Store(str(tmp_path / "labels.db"))
+    with store.engine.connect() as c:  # the pool gives this connection again
+        c.exec_driver_sql("PRAGMA query_only = ON")
+    with pytest.raises(UserError, match="cannot write to the database") as found:
+        store.add_batch("labels", "t", [draft(1, ("secret model", "other"))])
+    assert "secret" not in str(found.value)
+    store.close()
+
+
+def test_undo_reaches_what_was_judged_in_an_earlier_batch(store):
+    items = [draft(n) for n in range(3)]
+    first = store.add_batch("labels", "a", items[:2]).batch_id
+    later = store.add_batch("labels", "b", items).batch_id
+    ann = store.judge("ann")
+    store.record(ann, event(first, item_id(items[0])))
+    assert store.undo("u1", ann, later) == item_id(items[0])
+    assert store.judged(ann) == {}
+
+
+def test_a_page_left_open_for_months_is_a_number_that_fits(store):
+    batch, ann = store.add_batch("labels", "a", [draft(1)]).batch_id, store.judge("ann")
+    store.record(ann, replace(event(batch, item_id(draft(1))), milliseconds=10**12))
+    assert [v.milliseconds for v in store.votes([item_id(draft(1))])] == [2**31 - 1]

@@ -507,3 +507,14 @@ def test_what_is_nearly_pairs_is_told_what_it_lacks(tmp_path, name, text, said, 
     assert run(app, ["convert", str(tmp_path / name), "--out", str(tmp_path / "out"), "--source", "pairs"]) == 2
     assert re.search(said, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_beside_the_columns_that_were_named_is_warned_of(tmp_path):
+    row = {"input": "Why is it so?", "output_1": "Because of the tide, of course.", "output_2": "I do not know that."}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row | {"label": 2}) + "\n")
+    named = {"prompt": "input", "chosen": "output_1", "rejected": "output_2"}
+    manifest = convert_dataset(tmp_path / "in.jsonl", tmp_path / "out", options=named, splits="train=1")
+    said = "the column label is not read, output_1 is taken for better than output_2 in every record: is that so?"
+    assert manifest.warnings == [said]
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    assert convert_dataset(tmp_path / "in.jsonl", tmp_path / "none", options=named, splits="train=1").warnings == []

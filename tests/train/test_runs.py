@@ -681,3 +681,12 @@ def test_missing_things_are_user_errors(model_path, data, tmp_path):
     with pytest.raises(UserError, match="pickles"):
         load_model(str(pickled))
     save_file({"x": torch.zeros(1)}, pickled / "model.safetensors")
+
+
+def test_weights_can_be_read_by_those_who_may_read_the_run(model_path, data, tmp_path):
+    """safetensors makes files for their owner alone, whatever the umask."""
+    run = sft_run(model_path, data)
+    train_sft(replace(run, trainer={**run.trainer, "max_steps": "1"}), tmp_path / "run")
+    modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "run").iterdir() if p.is_file() and p.name != "_run.log"}
+    (tmp_path / "new").write_text("")
+    assert modes == {(tmp_path / "new").stat().st_mode & 0o777}

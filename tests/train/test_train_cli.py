@@ -248,7 +248,8 @@ def test_checks_take_less_than_a_second_of_work(flags, model_path, data, tmp_pat
 def test_yaml_mistakes(tmp_path):
     for text, hint in (
         ("dpo: {betta: 1}", "did you mean --dpo.beta"),
-        ("dpo: {beta: 0.1, beta: 0.3}", "beta comes twice"),
+        ("dpo: {beta: 0.1, beta: 0.3}", "line 1: beta comes twice"),
+        ("? [a, b]\n: 1", "not YAML"),
         ("dop: {beta: 1}", "unknown section 'dop': did you mean 'dpo'?"),
         ("trainer: {learning_rte: 1}", "did you mean 'learning_rate'"),
         ("dpo: [1", "not YAML"),
