@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -175,52 +175,28 @@ class Store:
 
     def groups(self, item_ids: Iterable[str]) -> dict[str, str]:
         """Item id → the group it is of."""
-        query = select(t.item.c.id, t.item.c.group_id)
-        with self.engine.connect() as c:
-            return {i: g for ids in _chunks(item_ids) for i, g in c.execute(query.where(t.item.c.id.in_(ids)))}
+        return {i: g for i, g in self.rows(select(t.item.c.id, t.item.c.group_id), t.item.c.id, item_ids)}
 
     def votes(self, item_ids: Iterable[str], kinds: Sequence[str] = ("person",)) -> list[Row]:
         """Standing judgements of the given items, oldest first, with the judge's kind and name. Names no producer."""
-        j = t.standing.c
-        query = (
-            select(t.standing, t.judge.c.kind.label("judge_kind"), t.judge.c.name.label("judge_name"))
-            .join_from(t.standing, t.judge, t.judge.c.id == j.judge_id)
-            .where(t.judge.c.kind.in_(kinds))
-        )
-        with self.engine.connect() as c:
-            rows = [row for ids in _chunks(item_ids) for row in c.execute(query.where(j.item_id.in_(ids)))]
+        rows = self.rows(self.with_judge(t.standing, kinds), t.standing.c.item_id, item_ids)
         return sorted(rows, key=lambda row: row.seq)
 
-    def events(self, item_ids: Iterable[str], kinds: Sequence[str] = ("person",)) -> list[Row]:
-        """All that was ever said of the given items, oldest first: event id, item, time, the judge's kind and name."""
-        j = t.judgement.c
-        query = (
-            select(
-                j.seq, j.id, j.item_id, j.time, t.judge.c.kind.label("judge_kind"), t.judge.c.name.label("judge_name")
-            )
-            .join_from(t.judgement, t.judge, t.judge.c.id == j.judge_id)
+    @staticmethod
+    def with_judge(judgements: FromClause, kinds: Sequence[str]) -> Select:
+        """The query for judgements of such judges, with their kind and name."""
+        return (
+            select(judgements, t.judge.c.kind.label("judge_kind"), t.judge.c.name.label("judge_name"))
+            .join_from(judgements, t.judge, t.judge.c.id == judgements.c.judge_id)
             .where(t.judge.c.kind.in_(kinds))
         )
-        with self.engine.connect() as c:
-            rows = [row for ids in _chunks(item_ids) for row in c.execute(query.where(j.item_id.in_(ids)))]
-        return sorted(rows, key=lambda row: row.seq)
 
-    def event_ids(self) -> list[str]:
-        """The ids of all judgements there are."""
+    def rows(self, query: Select, column: ColumnElement, ids: Iterable[str]) -> list[Row]:
+        """What a query finds where a column is one of these ids, however many they are."""
+        unique = list(dict.fromkeys(ids))
+        chunks = (unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK))
         with self.engine.connect() as c:
-            return list(c.execute(select(t.judgement.c.id)).scalars())
-
-    def memberships(self, item_ids: Iterable[str]) -> list[Row]:
-        """Group and origin of the given items as each batch knew them, oldest batch first."""
-        b = t.batch_item.c
-        query = (
-            select(b.item_id, b.group_id, b.origin)
-            .join(t.batch, t.batch.c.id == b.batch_id)
-            .where(b.group_id.is_not(None))
-            .order_by(t.batch.c.created, t.batch.c.id)
-        )
-        with self.engine.connect() as c:
-            return [row for ids in _chunks(item_ids) for row in c.execute(query.where(b.item_id.in_(ids)))]
+            return [row for chunk in chunks for row in c.execute(query.where(column.in_(chunk)))]
 
     def reveal(self, batch_id: str, judge_id: int) -> None:
         """Remember that this judge has now seen who made what in a batch."""
@@ -239,13 +215,7 @@ class Store:
         query = select(t.producer).order_by(p.item_id, p.response, p.name, p.batch_id)
         if batch_id is not None:
             query = query.where(p.batch_id == batch_id)
-        with self.engine.connect() as c:
-            return [row for ids in _chunks(item_ids) for row in c.execute(query.where(p.item_id.in_(ids)))]
-
-    def items(self, *, after: str = "", limit: int = CHUNK) -> list[Row]:
-        """Up to `limit` items with group and origin in order of id, from behind the id `after`: for export."""
-        with self.engine.connect() as c:
-            return list(c.execute(select(t.item).where(t.item.c.id > after).order_by(t.item.c.id).limit(limit)))
+        return self.rows(query, p.item_id, item_ids)
 
 
 def _check(j: Judgement) -> None:
@@ -303,11 +273,6 @@ def _insert_new(c: Connection, table: Table, rows: list[dict[str, Any]]) -> None
     if rows:
         dialect = postgresql if c.dialect.name == "postgresql" else sqlite
         c.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
-
-
-def _chunks(ids: Iterable[str]) -> list[list[str]]:
-    unique = list(dict.fromkeys(ids))
-    return [unique[i : i + CHUNK] for i in range(0, len(unique), CHUNK)]
 
 
 def _json(value: dict) -> str:

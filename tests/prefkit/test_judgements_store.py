@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from prefkit.errors import UserError
 from prefkit.judgements.items import Draft, Judgement, Response, item_id
+from prefkit.judgements.merged import memberships
 from prefkit.judgements.queue import Queue, blind_order, item_sequence
 from prefkit.judgements.store import Store
 
@@ -213,9 +214,9 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path):
             c.execute(f"ALTER TABLE batch_item DROP COLUMN {column}")
         c.execute("UPDATE schema_version SET version = 1")
     store = Store(str(path), create=False)
-    assert store.memberships([item_id(old)]) == []
+    assert memberships(store, [item_id(old)]) == []
     store.add_batch("labels", "again", [replace(old, group_id="h")])
-    assert [m.group_id for m in store.memberships([item_id(old)])] == ["h"]
+    assert [m.group_id for m in memberships(store, [item_id(old)])] == ["h"]
     store.close()
 
 
