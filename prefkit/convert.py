@@ -88,7 +88,18 @@ def convert_dataset(
     Errors: `UserError` for what the caller can mend; then no manifest is written.
     """
     settings = Settings(
-        source, splits, where, seed, limit, max_pairs, options, format, checks, near, against, splits_from
+        source=source,
+        splits=splits,
+        where=where,
+        seed=seed,
+        limit=limit,
+        max_pairs=max_pairs,
+        options=options,
+        format=format,
+        checks=checks,
+        near=near,
+        against=against,
+        splits_from=splits_from,
     )
     with engines.on(engine, ray_address):
         if is_url(out):

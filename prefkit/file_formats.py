@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -19,6 +19,15 @@ from prefkit.shards import MANIFEST, WORK
 
 NO_RECORDS = {"dataset_info.json", "dataset_dict.json", "state.json"}  # what `datasets` writes beside its tables
 FORMATS = ("jsonl", "json", "csv", "parquet", "arrow")
+
+
+class Piece(NamedTuple):
+    """Part of a file: bytes of its lines (`bytes`), row groups or record batches of its table (`groups`), or all of it
+    (`""`)."""
+
+    kind: str = ""
+    start: int = 0
+    stop: int = 0
 
 
 def file_format(path: Path) -> str:

@@ -21,7 +21,7 @@ from prefkit.conditions import check_condition
 from prefkit.contamination import FILE as EVALUATION
 from prefkit.contamination import evaluation_files, write_evaluation
 from prefkit.errors import UserError
-from prefkit.file_formats import other_files, readable_files
+from prefkit.file_formats import Piece, other_files, readable_files
 from prefkit.finish import matching
 from prefkit.keys import find
 from prefkit.near import THRESHOLD
@@ -31,7 +31,6 @@ from prefkit.schema import SCHEMA_VERSION
 from prefkit.shards import MANIFEST, Manifest, open_pairs, read_shard
 from prefkit.sources import SOURCES, Slice, Source, get_source, source_options
 from prefkit.split import DEFAULT_SPLITS, Anchors, parse_splits
-from prefkit.tabular import Piece
 from prefkit.tasks import Job
 from prefkit.wording import counted
 
@@ -110,18 +109,18 @@ def make_plan(
     buckets = max(1, -(-total // step))
     against = _named_apart(evaluation_files([Path(os.path.abspath(p)) for p in given.against]))
     job = Job(
-        folder,
-        chosen.name,
-        parsed,
-        slices,
-        buckets,
-        given.seed,
-        given.where,
-        given.limit,
-        given.max_pairs,
-        severity,
-        given.near,
-        bool(against),
+        work=folder,
+        source=chosen.name,
+        options=parsed,
+        slices=slices,
+        buckets=buckets,
+        seed=given.seed,
+        where=given.where,
+        limit=given.limit,
+        max_pairs=given.max_pairs,
+        checks=severity,
+        near=given.near,
+        against=bool(against),
     )
     config = {
         "source": chosen.name,

@@ -14,8 +14,8 @@ from typing import Any, cast
 import pyarrow as pa
 
 from prefkit.errors import UserError
-from prefkit.file_formats import file_format, open_file, readable
-from prefkit.tabular import Piece, batches, count_rows, is_table, refuse_twins, row_groups, table_columns
+from prefkit.file_formats import Piece, file_format, open_file, readable
+from prefkit.tabular import batches, count_rows, is_table, refuse_twins, row_groups, table_columns
 
 Record = dict[str, Any]
 Positioned = Iterator[

@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from prefkit import columns, tables
 from prefkit.errors import UserError
-from prefkit.file_formats import readable
+from prefkit.file_formats import Piece, readable
 from prefkit.readers import BATCH_ROWS, count_records, read_piece
 from prefkit.schema import Pair, Reject
 from prefkit.sources import PairOutput, Refused, Slice, Source, Unused
 from prefkit.tables import Candidates
-from prefkit.tabular import TABLE_ROWS, Piece, batches, is_table
+from prefkit.tabular import TABLE_ROWS, batches, is_table
 
 
 def read(

@@ -11,6 +11,7 @@ import numpy as np
 
 from prefkit.errors import UserError
 from prefkit.keys import AT_A_TIME, Columns, changes, find, shared
+from prefkit.shingles import SEED
 from prefkit.tables import hash64
 from prefkit.wording import counted
 
@@ -29,7 +30,6 @@ KEYS = np.dtype(
 
 
 DUPLICATE, REFUSED, CAPPED = -1, -2, -3  # in place of a split
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Names(NamedTuple):
@@ -120,7 +120,7 @@ def cap(found: Resolved, rows: Columns | np.ndarray, most: int, seed: int) -> Re
     prompt = rows["prompt"][kept]
     some = shared(prompt)
     kept, prompt = kept[some], prompt[some]
-    lot = (rows["id_high"][kept] ^ hash64([str(seed)])) * _ODD
+    lot = (rows["id_high"][kept] ^ hash64([str(seed)])) * SEED
     order = np.lexsort((rows["id_low"][kept], lot, prompt))
     begins = changes(prompt[order])
     place = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
@@ -164,7 +164,7 @@ def _held(group: np.ndarray, prompt: np.ndarray, names: Names, anchors: Anchors)
 
 def _contradicted(rows: Columns | np.ndarray) -> np.ndarray:
     """Whether another row has the prompt and responses of a row with the other response chosen: bool[n]."""
-    told = rows["prompt"] * _ODD
+    told = rows["prompt"] * SEED
     told += rows["answers"]
     some = shared(told)  # more than those that are sought, and still few
     del told

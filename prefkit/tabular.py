@@ -6,24 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prefkit.errors import UserError
-from prefkit.file_formats import file_format, readable
+from prefkit.file_formats import Piece, file_format, readable
 
 TABLE_ROWS = 1 << 14
-
-
-class Piece(NamedTuple):
-    """Part of a file: bytes of its lines (`bytes`), row groups or record batches of its table (`groups`), or all of it
-    (`""`)."""
-
-    kind: str = ""
-    start: int = 0
-    stop: int = 0
 
 
 def is_table(path: Path) -> bool:

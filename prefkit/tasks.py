@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from prefkit import lookups, records
 from prefkit.bucketed import read_bucket, write_buckets
 from prefkit.contamination import Evaluation
+from prefkit.file_formats import Piece
 from prefkit.files import renamed
 from prefkit.finish import Rules, finish, prompt_signatures, row_keys
 from prefkit.keys import write_columns
@@ -29,7 +30,6 @@ from prefkit.readers import count_lines
 from prefkit.schema import Reject
 from prefkit.sources import PairInput, Slice, get_source
 from prefkit.tables import Candidates
-from prefkit.tabular import Piece
 
 NOTE_BUCKETS = 64  # at most, of the tables that are looked up in: a pair task may open every one of them
 

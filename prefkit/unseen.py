@@ -1,4 +1,4 @@
-"""Characters that act instead of being read: controls, and those that turn the direction of text around."""
+"""Characters that cannot be read: controls, what turns the direction of text around, halves of surrogate pairs."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ UNSEEN = re.compile(
 def visible(text: str) -> str:
     """Text whose unseen characters are written out as `‹U+202E›`, so that no line reads in another order than it is."""
     return UNSEEN.sub(lambda m: f"‹U+{ord(m[0]):04X}›", text)
+
+
+def encodable(text: str) -> str:
+    """Text with `?` for halves of a surrogate pair: JSON may hold them, but no file, digest, page or tokenizer can."""
+    return text.encode(errors="replace").decode()

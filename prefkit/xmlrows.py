@@ -95,18 +95,15 @@ UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 def utf16(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """A UTF-16 stream (with its BOM) as UTF-8."""
-    decode = decoder(UTF16_MARKS[0])
-    for data in chunks:
-        yield decode(data, False)
-    yield decode(b"", True)
+    return map(decoder(UTF16_MARKS[0]), chunks)
 
 
-def decoder(head: bytes) -> Callable[[bytes, bool], bytes]:
-    """What makes UTF-8 of a stream that begins so, if that is the mark of UTF-16: given a chunk and whether it ends."""
+def decoder(head: bytes) -> Callable[[bytes], bytes]:
+    """What makes UTF-8 of the chunks of a stream that begins so, if that is the mark of UTF-16."""
     if not head.startswith(UTF16_MARKS):
-        return lambda data, last: data
+        return lambda data: data
     found = codecs.getincrementaldecoder("utf-16")(errors="surrogatepass")  # to be repaired, and counted, row by row
-    return lambda data, last: found.decode(data).encode(errors="surrogatepass")
+    return lambda data: found.decode(data).encode(errors="surrogatepass")
 
 
 def parse(block: bytes, line: int, tally: Counter[str]) -> list[tuple[int, Attributes | Damaged]]:

@@ -10,12 +10,13 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 
 from prefkit.errors import UserError
-from prefkit.judgements.drafts import as_messages, encodable
+from prefkit.judgements.drafts import as_messages
 from prefkit.judgements.items import Draft, Judgement, Response, item_id
 from prefkit.judgements.store import Imported, Store
 from prefkit.readers import read_records
 from prefkit.schema import Message, prompt_hash
 from prefkit.shares import share
+from prefkit.unseen import encodable
 from prefkit.web.session import Results
 from prefkit.wording import counts_text
 

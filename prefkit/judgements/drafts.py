@@ -14,6 +14,7 @@ from prefkit.errors import UserError
 from prefkit.judgements.items import Draft, Response
 from prefkit.readers import Record, read_records
 from prefkit.schema import Message, prompt_hash
+from prefkit.unseen import encodable
 from prefkit.wording import counts_text
 
 SHAPE = 'a line is {"prompt": "…", "responses": ["…", "…"]}'
@@ -97,11 +98,6 @@ def _draft(record: Record | str) -> Draft:
 
 def _is_message(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)
-
-
-def encodable(text: str) -> str:
-    """JSON may hold half of a surrogate pair, which no file or browser can."""
-    return text.encode(errors="replace").decode()
 
 
 def _attribution(row: dict, index: int) -> dict[str, str]:

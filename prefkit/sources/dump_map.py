@@ -116,7 +116,7 @@ class _Member:
 
     def __init__(self, taker: Any):
         self.taker, self.framer, self.head, self.tail = taker, Framer(), b"", b""
-        self.decode: Callable[[bytes, bool], bytes] | None = None
+        self.decode: Callable[[bytes], bytes] | None = None
 
     def feed(self, data: bytes, last: bool = False) -> None:
         """The next bytes; UTF-16 is told by its mark."""
@@ -125,7 +125,7 @@ class _Member:
             if len(self.head) < 2 and not last:
                 return
             self.decode, data = decoder(self.head), self.head
-        data = self.decode(data, last)
+        data = self.decode(data)
         self.tail = (self.tail + data[-256:])[-256:]
         for line, block in self.framer.feed(data):
             self.taker.take(block, line)

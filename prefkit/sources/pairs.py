@@ -29,6 +29,7 @@ from prefkit.readers import column_names
 from prefkit.schema import Message, Pair, prompt_hash
 from prefkit.shards import MANIFEST
 from prefkit.sources import Record, Refused, Source, Tie
+from prefkit.unseen import encodable
 
 NAME = "pairs"
 NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")  # passed through where present
@@ -71,7 +72,7 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair | Tie]:
         elif record.get("set_id") is not None:
             yield replace(pair, set_id=f"{pair.source}/{record['set_id']}")
         elif several:
-            content = prompt_hash(_encodable([m for p in made for m in (*p.prompt, *p.chosen, *p.rejected)]))
+            content = prompt_hash(_hashable([m for p in made for m in (*p.prompt, *p.chosen, *p.rejected)]))
             yield replace(pair, set_id=f"{pair.source}/{source_id or content}")
         else:
             yield pair
@@ -123,7 +124,7 @@ def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell
         rejected=rejected,
         source=source,
         subset=str(record.get("subset") or ""),
-        group_key=f"{source}/{prompt_hash(_encodable(prompt)) if group is None else group}",
+        group_key=f"{source}/{prompt_hash(_hashable(prompt)) if group is None else group}",
         source_id=str(next((record[k] for k in ("source_id", "id") if record.get(k) is not None), "")),
         score_chosen=score_chosen,
         score_rejected=score_rejected,
@@ -208,13 +209,9 @@ def _plain(value: str | int | float | bool) -> str | int | float | bool:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _encodable(prompt: list[Message]) -> list[Message]:
+def _hashable(prompt: list[Message]) -> list[Message]:
     """For hashing only: text may still hold lone surrogates."""
-    return [{"role": _whole(m["role"]), "content": _whole(m["content"])} for m in prompt]
-
-
-def _whole(text: str) -> str:
-    return text.encode(errors="replace").decode()
+    return [{"role": encodable(m["role"]), "content": encodable(m["content"])} for m in prompt]
 
 
 def _messages(value: Any, role: str) -> list[Message] | None:

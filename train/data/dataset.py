@@ -16,6 +16,7 @@ from prefkit.file_formats import is_readable
 from prefkit.readers import read_records
 from prefkit.schema import Message
 from prefkit.shards import open_pairs, read_manifest
+from prefkit.unseen import encodable
 from train.core.encode import Limits, Template
 from train.core.rows import PairText, Rows, build_examples, build_rows, pair_texts, without_ties
 from train.data.cache import ENCODING_VERSION, cached_rows, digest, tokenizer_digest
@@ -91,8 +92,8 @@ def _conversations(path: Path, limit: int | None, tokenizer: Any, template: Temp
         messages = _messages(record)
         if messages is None:
             bad.append(position)
-        elif any("\ud800" <= c <= "\udfff" for m in messages for c in m["role"] + m["content"]):
-            broken.append(position)  # JSON may hold half of a surrogate pair, no tokenizer takes it
+        elif any(text != encodable(text) for m in messages for text in (m["role"], m["content"])):
+            broken.append(position)  # no tokenizer takes it
         else:
             examples.append(PairText(position, messages[:-1], messages[-1:], []))
     if not examples:
