@@ -2,8 +2,14 @@
 
 import subprocess
 import sys
+from functools import reduce
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
+
+from train.models import memory
 
 STEP = """
 import sys, torch
@@ -55,6 +61,25 @@ def test_holes_are_given_back_and_the_gradient_is_the_same():
         found[kind] = (int(megabytes), gradient)
     assert found["trim"][1] == found["keep"][1]
     assert found["trim"][0] < 0.75 * found["keep"][0], "60 tensors of 3 MB are kept: 186 MB"
+
+
+def test_memory_is_given_back_while_tensors_are_kept_and_where_backward_begins(monkeypatch):
+    at = []
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=lambda pad: at.append(where[0])))
+    layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(16))
+    model = nn.Sequential()
+    model.layers = layers
+    model.forward = lambda x: reduce(lambda hidden, layer: layer(hidden), layers, x)
+    where = ["loading"]
+    memory.trim_holes(model)
+    where[0] = "reference"
+    with torch.no_grad():
+        model(torch.ones(1, 2))
+    where[0] = "forward"
+    loss = model(torch.ones(1, 2)).sum()
+    where[0] = "backward"
+    loss.backward()
+    assert at == ["loading", *["forward"] * 4, *["backward"] * 2]
 
 
 LEAN = """

@@ -193,6 +193,7 @@ def _scan(
         if expected_TD is not None:
             expected_TD.mul_(shrink_T1.to(head.wide))
             _add_product(expected_TD, exp_TC if slope_TC is None else exp_TC.mul_(slope_TC), head.weight_VD[part])
+        del exp_TC, slope_TC  # so that the next chunk is computed in the same memory
     log_sums_T1 = sums_T1.log()
     logps_T1 = (picked_T1 - top_T1).double() - log_sums_T1
     entropy_T1 = log_sums_T1 - weighted_T1 / sums_T1 if entropy else torch.full_like(logps_T1, torch.nan)

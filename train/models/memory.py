@@ -13,7 +13,7 @@ from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 TOP_PAD = 256 << 20  # bytes kept ready at the end of the heap
-LAYERS_PER_TRIM = 4
+LAYERS_PER_TRIM = 4  # at most; of a model of few layers a quarter
 
 
 def keep_pages() -> None:
@@ -32,24 +32,33 @@ def keep_pages() -> None:
 
 
 def trim_holes(model: Any) -> None:
-    """Give pages in holes of the heap back to the system every few layers of a forward that keeps tensors.
+    """Give pages in holes of the heap back to the system: now, and every few layers of a forward that keeps tensors.
 
     Between tensors that wait for backward lie the holes of temporaries. An aligned block needs more than its size to
-    fit in, so glibc leaves these holes empty and grows: half as much again as a step's tensors.
+    fit in, so glibc leaves these holes empty and grows: half as much again as a step's tensors. Backward begins at the
+    peak, with holes of the head's; further on it frees more than it takes, and to give that back would only cost time.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):
         return
-    import torch
     from torch import nn
 
-    def after(*args: Any) -> None:
-        if torch.is_grad_enabled():
-            trim(ctypes.c_size_t(TOP_PAD))
+    def give_back(*args: Any) -> None:
+        trim(ctypes.c_size_t(TOP_PAD))
 
-    layers: Any = next((m for m in model.modules() if isinstance(m, nn.ModuleList)), ())  # the outermost
-    for layer in list(layers)[LAYERS_PER_TRIM - 1 :: LAYERS_PER_TRIM]:
+    def after(layer: Any, args: Any, out: Any) -> None:
+        hidden = out[0] if isinstance(out, tuple) else out
+        if hidden.requires_grad:
+            give_back()
+            if layer in points[-2:]:  # the first that backward comes to
+                hidden.register_hook(give_back)
+
+    trim(ctypes.c_size_t(0))  # what loading left behind
+    layers = list(next((m for m in model.modules() if isinstance(m, nn.ModuleList)), ()))  # the outermost
+    every = min(LAYERS_PER_TRIM, max(1, len(layers) // 4))
+    points = layers[every - 1 :: every]
+    for layer in points:
         layer.register_forward_hook(after)
 
 
