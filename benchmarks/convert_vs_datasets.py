@@ -2,15 +2,18 @@
 
 The peer does what the original recipe did with this set: prompt template, a filter on length in characters, save_to_disk, on
 two processes. Ours also checks, finds duplicates and near duplicates, and splits by question. Rows of about 3 KB are made of
-real posts (tile_dump.py's word swaps keep them different).
+real posts (tile_dump.py's word swaps keep them different), and like those of the set, which has 31.3 million of 10.7 million
+questions, globally shuffled: three of a question, the pairs of three answers, in any order.
 
     python benchmarks/convert_vs_datasets.py [ROWS=40000]
 """
 
 import json
+import random
 import subprocess
 import sys
 import tempfile
+from itertools import combinations
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,24 +25,25 @@ import prefkit.markup as markup
 
 
 def write_rows(path: Path, count: int) -> None:
-    """Rows in the set's columns, out of real posts in the order they come."""
+    """Rows in the set's columns: each four real posts in the order they come are a question with three answers."""
     import html
 
-    texts, columns = [], {n: [] for n in ("qid", "question", "response_j", "response_k", "date", "metadata")}
+    made, texts = [], []
     for row in rows([REAL / s / "Posts.xml" for s in SOURCES]):
         found = dict(TEXT.findall(row))
         if b"Body" in found:
             texts.append(markup.to_markdown(html.unescape(found[b"Body"].decode())))
-        if len(texts) == 3:
-            n = len(columns["qid"])
-            values = (n // 3, texts[0], texts[1] + f"\n\n{n}", texts[2], "2019/01/01")
-            for name, value in zip(columns, values, strict=False):
-                columns[name].append(value)
-            links = [f"https://beer.stackexchange.com/questions/{n // 3}", "https://beer.stackexchange.com"]
-            columns["metadata"].append([*links, f"https://beer.stackexchange.com/users/{n}/"])
+        if len(texts) == 4:
+            question, *answers = texts
+            qid, site = len(made) // 3, "https://beer.stackexchange.com"
+            links = [f"{site}/questions/{qid}", site, f"{site}/users/{qid}/"]
+            made += [(qid, question, *pair, "2019/01/01", links) for pair in combinations(answers, 2)]
             texts = []
-        if len(columns["qid"]) == count:
+        if len(made) >= count:
             break
+    random.Random(0).shuffle(made)
+    names = ("qid", "question", "response_j", "response_k", "date", "metadata")
+    columns = dict(zip(names, map(list, zip(*made[:count], strict=True)), strict=True))
     pq.write_table(pa.table(columns), path, row_group_size=1000)
 
 

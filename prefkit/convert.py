@@ -44,6 +44,7 @@ from prefkit.split import CAPPED, DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Anch
 from prefkit.tasks import Job, Mapped, Task, bucket_keys, count_slice, reads_together, run, write_table
 from prefkit.wording import counted
 
+SHOWN = 10  # names in a warning
 TALLIED = {"records", "candidates", "repairs", "links"}  # parts of the manifest of their own
 
 
@@ -159,10 +160,12 @@ def work(plan: Plan, lap: Any) -> Outcome:
         tasks = [Task(job, "pair", n, mapped) for n in range(job.buckets)]
         lap("map")
     engines.run_tasks(run, tasks, plan.workers, "pair")
-    seconds, kept = defaultdict[str, float](float), []
+    seconds, kept, made = defaultdict[str, float](float), [], Counter[str]()
     for task in tasks:
         marker = task.read_marker()
         kept.append(marker["rows"])
+        if plan.source.join is None and len(tasks) == len(job.slices):  # a task is of one file
+            made[job.slices[task.number].name] += marker["tally"].get("candidates.made", 0)
         tally.update(marker["tally"])
         for name, spent in marker.get("seconds", {}).items():
             seconds[name] += spent
@@ -185,11 +188,18 @@ def work(plan: Plan, lap: Any) -> Outcome:
     tally["candidates.pairs"] += int((resolved.split >= 0).sum())
     lap("resolve")
     ledgers_of(tally)  # before anything is written
+    if any(made.values()):
+        troubles["no pair was made of it"] += [name for name, n in made.items() if not n]
     publication = Publication.of(stems, rows.counts, rows["bytes"], resolved, list(plan.splits))
     warnings = [*plan.warnings, *_unmatched(rows, plan.anchors)]
     warnings += [plan.source.split_warning] if plan.source.split_warning and len(plan.splits) > 1 else []
-    warnings += [f"{what} ({len(names)} of the inputs: {', '.join(names)})" for what, names in troubles.items()]
+    warnings += [_of_inputs(what, names) for what, names in troubles.items() if names]
     return Outcome(tally, warnings + _link_warnings(tally) + publication.warnings(), publication)
+
+
+def _of_inputs(what: str, names: list[str]) -> str:
+    """What is wrong with some of the inputs, the first of them by name."""
+    return f"{what} ({len(names)} of the inputs: {', '.join(names[:SHOWN])}{' …' * (len(names) > SHOWN)})"
 
 
 def _settle_conflicts(found: Resolved, severity: str, tally: Counter[str]) -> Resolved:

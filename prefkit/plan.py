@@ -216,6 +216,8 @@ def _guess(paths: list[Path]) -> Source:
     if len(named) != 1 and (paths[0] / MANIFEST).exists():
         fix = "give what it was made from; --source rejects reads what was refused there"
         raise UserError("this is a data set already", paths[0], fix)
+    if paths[0].is_dir() and not any(paths[0].iterdir()):
+        raise UserError("the folder is empty", paths[0], "give a folder with files, or a file")
     if len(named) != 1:
         raise UserError("cannot tell the source from the input", paths[0], _name_it(paths[0]))
     return named[0]

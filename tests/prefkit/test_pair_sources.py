@@ -471,6 +471,16 @@ def test_folders_of_the_published_set_are_named_as_they_are(tmp_path):
         convert_dataset(tmp_path / "set", tmp_path / "new", options={"folders": "rewrd,rl"}, **arguments)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_of_which_no_pair_came_are_told(tmp_path, workers):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, rows in {"a": [ROW], "b": [{"question": "Why?", "best": "x"}], "c": []}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    manifest = convert_dataset(folder, tmp_path / "out", splits="train=1", workers=workers)
+    assert manifest.warnings == ["no pair was made of it (2 of the inputs: in/b.jsonl, in/c.jsonl)"]
+
+
 def test_files_of_a_folder_that_are_not_read_are_told(tmp_path):
     folder = tmp_path / "set"
     (folder / "more").mkdir(parents=True)
