@@ -2,8 +2,11 @@
 
 Same model, real chosen answers (each distinct one once, on both sides), LoRA on q and v, precision, allocator and
 examples per optimizer step, loss on answers only. The peer counts at its fastest batch size. See train_vs_trl.py.
+With `--of pairs` it is given the data set as the published recipe gives it, the chosen answer of every pair: an answer
+that is in three pairs is computed three times, and by ours once.
 
     python benchmarks/sft_vs_trl.py [--case body|toy] [--dtype float32|bfloat16] [--rounds 3] [--batches 1,2,4,8]
+                                    [--of answers|pairs]
 """
 
 import argparse
@@ -28,7 +31,7 @@ from train_vs_trl import (
 EXAMPLES_PER_STEP = 8
 
 
-def ours(folder: Path, out: Path, dtype: str) -> dict:
+def ours(folder: Path, out: Path, dtype: str, of: str) -> dict:
     """One epoch of `prefkit train sft`."""
     command = [
         "prefkit", "train", "sft", "--model.path", folder / "model", "--data.path", folder / "data", "--out", out,
@@ -39,13 +42,15 @@ def ours(folder: Path, out: Path, dtype: str) -> dict:
     ]  # fmt: skip
     usage = run_process([str(Path(sys.executable).parent / command[0]), *map(str, command[1:])], folder)
     summary = json.loads((out / "summary.json").read_text())
-    examples = summary["data"]["train"]["responses"]
+    read = summary["data"]["train"]
+    again = read["dropped"].get("same prompt and answer as an earlier pair", 0)
+    examples = read["responses"] + again * (of == "pairs")
     return {"per_s": examples / summary["wall_seconds"], "memory_mb": usage, "examples": examples}
 
 
-def peer(folder: Path, out: Path, dtype: str, batch: int) -> dict:
+def peer(folder: Path, out: Path, dtype: str, of: str, batch: int) -> dict:
     """One epoch of TRL, in a process of its own."""
-    usage = run_process([sys.executable, __file__, "--peer", str(folder), str(out), dtype, str(batch)], folder)
+    usage = run_process([sys.executable, __file__, "--peer", str(folder), str(out), dtype, of, str(batch)], folder)
     return json.loads((out / "peer.json").read_text()) | {"memory_mb": usage}
 
 
@@ -66,7 +71,7 @@ def useful_flops(folder: Path) -> float:
     return 4 * sum(body * r.tokens + head * r.response_tokens for r in rows) / len(rows)
 
 
-def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
+def peer_main(folder: Path, out: Path, dtype: str, of: str, batch: int) -> None:
     """TRL on the same text."""
     import torch
     from datasets import Dataset
@@ -75,18 +80,20 @@ def peer_main(folder: Path, out: Path, dtype: str, batch: int) -> None:
 
     from prefkit import open_pairs
 
-    rows = {
-        (r["prompt"][0]["content"], r["chosen"][0]["content"]): {
+    rows = [
+        {
             "prompt": f"Question: {r['prompt'][0]['content']}\n\nAnswer:",
             "completion": " " + r["chosen"][0]["content"],
         }
         for r in open_pairs(folder / "data", "train").to_pylist()
-    }
+    ]
+    if of == "answers":
+        rows = list({(r["prompt"], r["completion"]): r for r in rows}.values())
     args = SFTConfig(**trl_arguments(out, dtype, batch, EXAMPLES_PER_STEP))
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=getattr(torch, dtype)),
         args=args,
-        train_dataset=Dataset.from_list(list(rows.values())),
+        train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(folder / "model"),
         peft_config=trl_lora(),
     )
@@ -105,6 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batches", default="1,2,4,8")
+    parser.add_argument("--of", choices=["answers", "pairs"], default="answers")
     args = parser.parse_args()
     if not args.posts.is_file():
         sys.exit(f"no dump at {args.posts}: give --posts, or set PREFKIT_REAL_DATA")
@@ -112,12 +120,13 @@ def main() -> None:
         folder = Path(name)
         prepare_apart(folder, args.case, args.posts, args.pairs)
         flops = useful_flops(folder)
-        tried = {b: peer(folder, folder / f"try{b}", args.dtype, b) for b in map(int, args.batches.split(","))}
+        tried = {b: peer(folder, folder / f"try{b}", args.dtype, args.of, b) for b in map(int, args.batches.split(","))}
         best = max(tried, key=lambda b: tried[b]["per_s"])
         print("TRL " + ", ".join(f"batch {b}: {t['per_s']:.3f}/s {t['memory_mb']:.0f} MB" for b, t in tried.items()))
         runs, rates = [], [matmul_rate(args.dtype)]
         for n in range(args.rounds):
-            a, b = ours(folder, folder / f"o{n}", args.dtype), peer(folder, folder / f"p{n}", args.dtype, best)
+            a = ours(folder, folder / f"o{n}", args.dtype, args.of)
+            b = peer(folder, folder / f"p{n}", args.dtype, args.of, best)
             assert a["examples"] == b["examples"], (a, b)
             rates.append(matmul_rate(args.dtype))
             runs.append((a, b))
@@ -128,22 +137,24 @@ def main() -> None:
     speed, memory = ([statistics.median(r[i][k] for r in runs) for i in (0, 1)] for k in ("per_s", "memory_mb"))
     ratios = sorted(a["per_s"] / b["per_s"] for a, b in runs)
     rate = statistics.median(rates)
-    most = rate * 1e9 / flops  # examples/s of a trainer that does nothing but its matrix products
+    most = rate * 1e9 / flops  # answers/s of a trainer that does nothing but its matrix products
+    print(f"ratio of each round {ratios[0]:.2f} to {ratios[-1]:.2f}; matrix product {rate:.0f} GFLOP/s", end="")
     print(
-        f"ratio of each round {ratios[0]:.2f} to {ratios[-1]:.2f}; matrix product {rate:.0f} GFLOP/s: "
-        f"{most:.2f} examples/s at most, {most / speed[1]:.1f} times the peer; ours uses {speed[0] / most:.0%} of it"
+        f": {most:.2f} answers/s at most, {most / speed[1]:.1f} times the peer; ours uses {speed[0] / most:.0%} of it"
+        if args.of == "answers"
+        else ""
     )
     result = {
-        "benchmark": f"sft_vs_trl {args.case} {args.dtype}",
+        "benchmark": f"sft_vs_trl {args.case} {args.dtype}, {args.of}",
         "ours": round(speed[0], 3),
         "peer": round(speed[1], 3),
     }
     result |= {"ratio": round(speed[0] / speed[1], 2), "memory_ratio": round(memory[0] / memory[1], 3)}
-    print(json.dumps(result | {"unit": "examples/s"}))
+    print(json.dumps(result | {"unit": f"{args.of}/s"}))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peer"]:
-        peer_main(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+        peer_main(Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:6], int(sys.argv[6]))
     else:
         main()

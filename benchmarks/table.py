@@ -23,6 +23,7 @@ COMMANDS = (
     "train_vs_trl.py --case hh",
     "train_vs_trl.py --case toy",
     "sft_vs_trl.py",
+    "sft_vs_trl.py --of pairs",
     "score_vs_peers.py",
     "score_vs_peers.py --case body --pairs 64 --batches 1 --rounds 1",
     "report_scale.py --pairs 100000",
