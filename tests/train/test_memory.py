@@ -72,14 +72,17 @@ def test_memory_is_given_back_while_tensors_are_kept_and_where_backward_begins(m
     model.forward = lambda x: reduce(lambda hidden, layer: layer(hidden), layers, x)
     where = ["loading"]
     memory.trim_holes(model)
-    where[0] = "reference"
+    where[0] = "evaluation"
     with torch.no_grad():
-        model(torch.ones(1, 2))
+        model.eval()(torch.ones(1, 2))
+    where[0] = "reference beside training"
+    with torch.no_grad():
+        model.train()(torch.ones(1, 2))
     where[0] = "forward"
     loss = model(torch.ones(1, 2)).sum()
     where[0] = "backward"
     loss.backward()
-    assert at == ["loading", *["forward"] * 4, *["backward"] * 2]
+    assert at == ["loading", "reference beside training", *["forward"] * 5, *["backward"] * 2]
 
 
 LEAN = """

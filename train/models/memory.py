@@ -36,7 +36,7 @@ def trim_holes(model: Any) -> None:
 
     Between tensors that wait for backward lie the holes of temporaries. An aligned block needs more than its size to
     fit in, so glibc leaves these holes empty and grows: half as much again as a step's tensors. Backward begins at the
-    peak, with holes of the head's; further on it frees more than it takes, and to give that back would only cost time.
+    peak, with holes of the head's; further on it frees more than it takes, which goes when the next forward begins.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -51,14 +51,19 @@ def trim_holes(model: Any) -> None:
         hidden = out[0] if isinstance(out, tuple) else out
         if hidden.requires_grad:
             give_back()
-            if layer in points[-2:]:  # the first that backward comes to
+            if layer in layers[-2 * LAYERS_PER_TRIM :]:  # the first that backward comes to
                 hidden.register_hook(give_back)
+
+    def before(layer: Any, args: Any) -> None:
+        if layer.training:  # what backward left, or the reference, whose forward keeps nothing
+            give_back()
 
     trim(ctypes.c_size_t(0))  # what loading left behind
     layers = list(next((m for m in model.modules() if isinstance(m, nn.ModuleList)), ()))  # the outermost
     every = min(LAYERS_PER_TRIM, max(1, len(layers) // 4))
-    points = layers[every - 1 :: every]
-    for layer in points:
+    if layers:
+        layers[0].register_forward_pre_hook(before)
+    for layer in layers[every - 1 :: every]:
         layer.register_forward_hook(after)
 
 
