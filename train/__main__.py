@@ -1,8 +1,26 @@
 """`python -m train sft|dpo|tiny-model …`: the same commands, for torchrun and accelerate launch."""
 
+import atexit
+import os
 import sys
+from typing import NoReturn
 
 from prefkit.cli import run, train
 
+
+def leave(code: int) -> NoReturn:
+    """End this process; one of several ends without tearing the interpreter down.
+
+    A thread of the process group that still wants the interpreter then aborts the process ("terminate called without an
+    active exception"), and torchrun kills the others for it, whatever they are writing.
+    """
+    if "RANK" not in os.environ:
+        sys.exit(code)
+    atexit._run_exitfuncs()  # loggers end their runs here
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(run(train))
+    leave(run(train))

@@ -44,6 +44,26 @@ def parsed(monkeypatch, *argv):
 REQUIRED = ["--model.path", "m", "--data.path", "d", "--out", "o"]
 
 
+@pytest.mark.parametrize(("rank", "end"), [(None, ["logged", "torn down"]), ("0", ["logged"])])
+def test_one_of_several_processes_ends_without_tearing_the_interpreter_down(rank, end):
+    """A thread of gloo that wants the interpreter meanwhile aborts the process, once in hundreds of runs."""
+    code = """
+import atexit
+from train.__main__ import leave
+class Kept:
+    def __del__(self, write=print):
+        write("torn down")
+kept = Kept()
+atexit.register(print, "logged")
+print("said", end=" ")
+leave(3)
+"""
+    env = {k: v for k, v in os.environ.items() if k != "RANK"} | ({"RANK": rank} if rank else {})
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.removeprefix("said ").splitlines() == end
+
+
 def test_flags_and_yaml_are_one_configuration(monkeypatch, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
