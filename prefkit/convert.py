@@ -22,8 +22,7 @@ from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.finish import rejects_table
 from prefkit.folder import (
-    claim_work,
-    discard_log,
+    claimed,
     discard_work,
     full_disk,
     log_of,
@@ -115,17 +114,8 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
     engines.warm_up(inputs, workers)
     plan = make_plan(inputs, out / WORK, settings, workers)
     make_folder(out)
-    with only_writer(out), full_disk(out), log_of(out, plan) as lap:
-        refuse_finished(out)  # another convert may have finished since
-        claim_work(plan)
-        try:
-            outcome = work(plan, lap)
-        except engines.WorkerLost:
-            raise
-        except UserError:  # the same command would fail again: leave nothing to go on from
-            discard_work(plan.job.work)
-            discard_log(out)
-            raise
+    with only_writer(out), full_disk(out), claimed(out, plan), log_of(out, plan) as lap:
+        outcome = work(plan, lap)
         made = publish(out, outcome.publication, plan.job, plan.workers, settings.format)
         lap("publish")
         manifest = describe(plan, outcome, made)

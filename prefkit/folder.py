@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from prefkit.engine import WorkerLost
 from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.plan import Plan
@@ -67,29 +68,37 @@ def full_disk(out: Path) -> Iterator[None]:
         raise UserError(f"cannot write: {os.strerror(e.errno)}", out, fix) from e
 
 
-def claim_work(plan: Plan) -> None:
-    """Take up the work folder if it is of this very conversion; one without a note was being discarded."""
+@contextmanager
+def claimed(out: Path, plan: Plan) -> Iterator[None]:
+    """The work folder, gone on with if it is of this very conversion, else a `UserError`.
+
+    An error that the same command would meet again leaves nothing to go on from.
+    """
+    refuse_finished(out)  # another convert may have finished since
     work, note = plan.job.work, plan.job.work / NOTE
     if note.exists() and note.read_text() != plan.digest:
         fix = f"run that command again to finish it, or delete {work}"
         raise UserError("an unfinished conversion of other inputs or settings is there", work, fix)
-    if work.exists() and not note.exists():
+    if work.exists() and not note.exists():  # it was being discarded
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     write_text(note, plan.digest)
+    try:
+        yield
+    except WorkerLost:
+        raise
+    except UserError:
+        discard_work(work)
+        (out / "_run.log").unlink(missing_ok=True)
+        if not any(out.iterdir()):
+            out.rmdir()
+        raise
 
 
 def discard_work(work: Path) -> None:
     """Remove a work folder, the note first: without it nothing of what may be left is ever taken up."""
     (work / NOTE).unlink(missing_ok=True)
     shutil.rmtree(work)
-
-
-def discard_log(out: Path) -> None:
-    """Remove the log, and the folder if nothing else is in it."""
-    (out / "_run.log").unlink(missing_ok=True)
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dumps import tree_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefkit import convert_dataset, open_pairs, plan, records
+from prefkit import convert_dataset, open_pairs, plan, readers, records
 from prefkit.errors import UserError
 from prefkit.sources import Slice, get_source, source_options
 from prefkit.tables import cell_json, single_turns
@@ -174,7 +174,7 @@ def test_an_arrow_file_is_read_in_parts(tmp_path, monkeypatch, new):
         out.write_table(table, max_chunksize=100)
     whole = convert_dataset(tmp_path / "in.arrow", tmp_path / "whole")
     monkeypatch.setattr(plan, "SLICE_BYTES", 20_000)
-    assert len(plan.pieces(tmp_path / "in.arrow", 20_000)) > 3
+    assert len(readers.pieces(tmp_path / "in.arrow", 20_000)) > 3
     parts = convert_dataset(tmp_path / "in.arrow", tmp_path / "parts", workers=2)
     assert (parts.sources, parts.splits) == (whole.sources, whole.splits)
     assert open_pairs(tmp_path / "parts").equals(open_pairs(tmp_path / "whole"))

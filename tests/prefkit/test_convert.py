@@ -219,8 +219,10 @@ def test_killed_and_run_again(tmp_path, sliced):
         process.wait()
     assert killed == 2
     assert not (tmp_path / "out/manifest.json").exists()
+    log = (tmp_path / "out/_run.log").read_text()
     with pytest.raises(UserError, match="unfinished conversion"):
         convert_dataset(folder, tmp_path / "out", workers=1, seed=1)
+    assert (tmp_path / "out/_run.log").read_text() == log
     marks = {p: p.stat().st_mtime_ns for p in tmp_path.glob("out/.work/map-*.json")}
     assert marks
     subprocess.run(command, check=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from dumps import many, tree_digest, write_dump
@@ -183,7 +184,7 @@ def test_an_input_that_cannot_be_read(dump, tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return real(path, *rest, **more)
 
-    monkeypatch.setattr(convert.make_plan.__globals__["Path"], "open", lambda self, *a, **k: refuse(self))
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: refuse(self))
     with pytest.raises((UserError, PermissionError)):
         convert_dataset(folder, tmp_path / "out")
     assert not (tmp_path / "out/manifest.json").exists()
