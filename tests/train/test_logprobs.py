@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from train_toys import FAMILIES, make_model, save_model
 
 from prefkit.errors import UserError
+from train.core import attention
 from train.core.batch import collate
 from train.core.head import Head, tiled_logps
 from train.core.logprobs import PairPolicy, check_head, response_logps, separate_logps, token_logps
@@ -169,6 +170,19 @@ def test_flex_attention_equals_the_oracle(family):
     with torch.no_grad():
         tokens = token_logps(model, collate(rows)).logps_N.numpy()
     assert np.abs(tokens - np.concatenate(wanted)).max() <= 2e-6
+
+
+def test_a_mask_comes_with_keys_for_every_head(monkeypatch):
+    """With fewer heads of keys only the kernel that holds all scores takes one on a GPU."""
+    real, calls = attention.scaled_dot_product_attention, []
+
+    def sdpa(q, k, v, mask, *rest, enable_gqa, **more):
+        calls.append((mask is not None, enable_gqa, q.shape[1] == k.shape[1]))
+        return real(q, k, v, mask, *rest, enable_gqa=enable_gqa, **more)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", sdpa)
+    token_logps(make_model("mistral"), collate(random_rows()))  # its sliding window is not FlashRows's
+    assert set(calls) == {(True, False, True), (False, True, False)}, "the shared stretch needs no mask"
 
 
 def test_scores_do_not_depend_on_budget_order_or_company():

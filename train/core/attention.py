@@ -86,7 +86,7 @@ def row_attention(
         if attention_mask is not None:
             lowest = torch.finfo(query.dtype).min
             attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, lowest)
-        return _softcapped(query, key, value, attention_mask, dropout, scaling, softcap).transpose(1, 2), None
+        return _attend(query, key, value, attention_mask, dropout, scaling, softcap).transpose(1, 2), None
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves them as rotary embeddings made them
     windowed = sliding_window is not None and sliding_window < max(
         s.shared + max(s.own, default=0) for s in packing.spans
@@ -177,20 +177,20 @@ def _flash(
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, mask_QK: Tensor | None, dropout: float, scale: float | None, softcap: float | None
 ) -> Tensor:
+    causal, groups = mask_QK is None, q.shape[1] // k.shape[1]
+    if groups > 1 and not (causal and softcap is None):
+        # on a GPU no kernel takes both a mask and fewer heads of keys but the one that holds all scores
+        k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
     if softcap is not None:
         return _softcapped(q, k, v, mask_QK, dropout, scale, softcap)
-    gqa = q.shape[1] != k.shape[1]
-    return scaled_dot_product_attention(
-        q, k, v, mask_QK, dropout, is_causal=mask_QK is None, scale=scale, enable_gqa=gqa
-    )
+    gqa = groups > 1
+    return scaled_dot_product_attention(q, k, v, mask_QK, dropout, is_causal=causal, scale=scale, enable_gqa=gqa)
 
 
 def _softcapped(
     q: Tensor, k: Tensor, v: Tensor, mask_QK: Tensor | None, dropout: float, scale: float | None, softcap: float
 ) -> Tensor:
     """Attention whose scores are bounded by cap · tanh(score / cap), as in Gemma 2, which sdpa cannot express."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = q @ k.transpose(2, 3) * (scale if scale is not None else q.shape[-1] ** -0.5)
     scores = torch.tanh(scores / softcap) * softcap
     if mask_QK is None:
