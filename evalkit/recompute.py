@@ -14,6 +14,7 @@ from evalkit.report import build_report, pair_table
 from evalkit.scored import Scored
 from evalkit.sections import from_dict
 
+NUMBER = "number ← scores"
 UNCOMPARED = {"others", "files", "scores_sha256"}  # compared one by one, or links of their own
 
 
@@ -30,7 +31,7 @@ def number_again(report: dict[str, Any], loaded: list[Scored]) -> Link:
 
     Of scores.json all is compared but the paths of the machine that scored, which a report leaves out.
     """
-    name = "number ← scores"
+    name = NUMBER
     if len(loaded) != 1 + len(report["others"]):
         return Link("unknown", name, "the scores are not all at hand; say where with --scores")
     declared = from_dict(report["sections"]["declared"]) if report["sections"] else None

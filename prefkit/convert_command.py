@@ -171,10 +171,14 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     if len(names) == 1 and (apart := next((c for c in ";\t|" if c in names[0]), None)):
         return f"{advice}: they stand apart by {apart!r}, a .csv needs commas"
     if source == "pairs" and (label := label_column(names)):
+        if len({*names} - {label, options["prompt"], options["system"]}) < 2:  # as for KTO
+            return f"{advice}: one response a record, with its {label}, is no pair"
         return f"{advice}: {label} seems to say which response is better, write them as chosen and rejected first"
     sides = ("prompt", "chosen", "rejected") if source == "pairs" else ()
     missing = [f"--options.{side} COLUMN" for side in sides if options[side] not in names]
-    return f"{advice}: name yours with {' '.join(missing)}" if missing else advice
+    if not missing:
+        return advice
+    return f"{advice}: name yours with {' '.join(missing)}; what no column holds has to be written first"
 
 
 def _severities(given: list[str] | None) -> dict[str, str]:

@@ -55,6 +55,8 @@ class Manifest:
         file = path / MANIFEST
         if not path.is_dir():
             raise UserError("no such data set", path, "name a folder that prefkit convert wrote")
+        if not file.is_file() and (path / WORK).is_dir():
+            raise UserError("the conversion into it is not finished", path, "run its convert command again")
         if not file.is_file():
             raise UserError(
                 "this is no data set: it has no manifest.json", path, "name a folder that prefkit convert finished"

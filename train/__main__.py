@@ -3,6 +3,7 @@
 import atexit
 import os
 import sys
+import threading
 from typing import NoReturn
 
 from prefkit.cli import run, train
@@ -16,7 +17,8 @@ def leave(code: int) -> NoReturn:
     """
     if "RANK" not in os.environ:
         sys.exit(code)
-    atexit._run_exitfuncs()  # loggers end their runs here
+    threading._shutdown()  # type: ignore[attr-defined]  # as multiprocessing ends its processes: uploads end here
+    atexit._run_exitfuncs()  # and loggers their runs
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -147,7 +147,7 @@ def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Tem
     found = load_rows(run.data.path, split, limit, kind, tokenizer, template, limits)
     counts = found.counts()
     dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"
-    say(f"{split}: {found.read} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")
+    say(f"{split}: {found.kept} of {found.read} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")
     say(f"  {counts['prompts']} prompts, {counts['responses']} responses, {counts['tokens']} tokens")
     if found.rows:
         say(f"  boundary of the first: {found.rows[0].boundary(tokenizer)}")
@@ -251,7 +251,8 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
         )
     trainer.remove_callback(PrinterCallback)
     begin = f", from {session.resume}" if session.resume else ""
-    say(f"{len(plan.steps)} steps over {len(session.rows)} rows{begin}")
+    seen, rows = len(np.unique(np.concatenate(plan.steps))), len(session.rows)
+    say(f"{len(plan.steps)} steps over {f'{seen} of ' * (seen < rows)}{rows} rows{begin}")
     start = time.monotonic()
     result = trainer.train(resume_from_checkpoint=session.resume)
     if interrupt.stopped:

@@ -14,7 +14,7 @@ from prefkit.sources.dump_posts import Posts
 from prefkit.sources.dump_tables import Links, Users, Votes
 from prefkit.xmlrows import Damaged, Framer, Row, byte_range, decoder, elements, line_ends, utf16
 
-UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site"
+UNKNOWN_SITE = "the site is unknown: no urls, and other dumps of it count as another; add --options.site, site by site"
 NO_LINKS = "no PostLinks.xml, so no duplicate questions are known"
 TAKERS: dict[str, Callable[[str, DumpOptions, MapOutput], Any]] = {
     "posts": Posts,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -39,20 +41,26 @@ def make_app(page: gr.Blocks) -> FastAPI:
 
 def serve(app: FastAPI, listening: socket.socket, ready: Callable[[], None]) -> None:
     """Answer until interrupted (Ctrl-C returns); `ready` is called once requests are answered."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    startup = server.startup
+    with listening:
+        Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1), ready).run(sockets=[listening])
 
-    async def announced(sockets: list[socket.socket] | None = None) -> None:
-        await startup(sockets)
-        ready()
 
-    server.startup = announced  # type: ignore[method-assign]  # uvicorn has no hook for it
-    try:
-        server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass  # uvicorn has shut down by now and raises the signal once more
-    finally:
-        listening.close()
+class Server(uvicorn.Server):
+    """uvicorn that says when it is ready, and that Ctrl-C ends within its second, however often it is pressed."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self.ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGINT:  # uvicorn would raise it again at the end, and at the second cut what it is ending
+            self.should_exit = True
+        else:
+            super().handle_exit(sig, frame)
 
 
 class Guard:

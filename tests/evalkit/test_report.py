@@ -467,6 +467,10 @@ def test_commands_say_no_by_their_exit_code(tmp_path, capsys):
     assert run(app, ["gate", out, "--min-accuracy", "1"]) == 1
     assert run(app, ["gate", out]) == 2
     assert run(app, ["verify", out]) == 0
+    (tmp_path / "scores").rename(tmp_path / "away")
+    assert run(app, ["verify", out]) == 1, "the number was not computed"
+    assert run(app, ["verify", out, "--scores", str(tmp_path / "away")]) == 0
+    (tmp_path / "away").rename(tmp_path / "scores")
     (tmp_path / "out" / "pairs.parquet").write_bytes(b"")
     assert run(app, ["verify", out]) == 1
     swapped = random_scores(200, 60)

@@ -219,6 +219,8 @@ def test_killed_and_run_again(tmp_path, sliced):
         process.wait()
     assert killed == 2
     assert not (tmp_path / "out/manifest.json").exists()
+    with pytest.raises(UserError, match="is not finished"):
+        Manifest.read(tmp_path / "out")
     log = (tmp_path / "out/_run.log").read_text()
     with pytest.raises(UserError, match="unfinished conversion"):
         convert_dataset(folder, tmp_path / "out", workers=1, seed=1)

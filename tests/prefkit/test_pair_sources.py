@@ -509,6 +509,12 @@ def test_a_split_of_a_data_set_is_no_input_and_what_datasets_notes_is_no_record(
     ("name", "text", "said"),
     [
         ("in.csv", "prompt;chosen;rejected\na;b;c\n", "stand apart by ';', a .csv needs commas"),
+        (
+            "in.jsonl",
+            '{"prompt": "a", "completion": "b", "label": true}',
+            "one response a record, with its '?label'?, is no",
+        ),
+        ("in.jsonl", '{"id": 1, "prompt": {"text": "a"}}', "what no column holds has to be written first"),
         ("in.jsonl", '{"question": "a", "output_1": "b", "output_2": "c", "label": 2}', "'?label'? seems to say which"),
     ],
 )

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -322,6 +323,8 @@ def test_label_then_convert_gives_the_pairs_that_were_chosen(tmp_path, run_prefk
         visit.press({"p": side, "r": side, "t": "t"}[key])
     assert not re.search(r"zqxsecret|labels\.db", visit.received())
     labelling.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    labelling.send_signal(signal.SIGINT)  # pressed again, as people do: what the first ends is not cut
     out, err = labelling.communicate(timeout=30)
     assert (labelling.returncode, err) == (0, "")
     assert "4 of 4 judged (4 now, 0 skipped), kept in labels.db" in out

@@ -288,6 +288,13 @@ def test_metrics_are_means_over_pairs_not_over_steps(model_path, tmp_path):
         assert metrics(tmp_path / "both", key) == [pytest.approx((3 * first + second) / 4)]
 
 
+def test_what_is_left_and_what_no_step_reaches_is_said(model_path, data, tmp_path, capsys):
+    train_dpo(dpo_run(model_path, data, trainer={"max_steps": "1"}), tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "train: 80 of 80 pairs; dropped: none" in out
+    assert "1 steps over 4 of 40 rows" in out
+
+
 def test_the_last_steps_are_logged_however_few(model_path, data, tmp_path, capsys):
     """10 steps, of which every fourth is printed: the last line holds the mean of the two after the eighth."""
     run = dpo_run(model_path, data)
