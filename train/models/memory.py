@@ -13,6 +13,7 @@ from typing import Any
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 TOP_PAD = 256 << 20  # bytes kept ready at the end of the heap
+SMALL = 10_000_000  # weights: below, faulting pages in again takes a quarter of a step
 LAYERS_PER_TRIM = 4  # at most; of a model of few layers a quarter
 
 
@@ -32,7 +33,8 @@ def keep_pages() -> None:
 
 
 def trim_holes(model: Any) -> None:
-    """Give pages in holes of the heap back to the system: now, and every few layers of a forward that keeps tensors.
+    """Give pages in holes of the heap back to the system: now, and unless the model is small every few layers of a forward
+    that keeps tensors.
 
     Between tensors that wait for backward lie the holes of temporaries. An aligned block needs more than its size to
     fit in, so glibc leaves these holes empty and grows: half as much again as a step's tensors. Backward begins at the
@@ -61,8 +63,9 @@ def trim_holes(model: Any) -> None:
     trim(ctypes.c_size_t(0))  # what loading left behind
     layers = list(next((m for m in model.modules() if isinstance(m, nn.ModuleList)), ()))  # the outermost
     every = min(LAYERS_PER_TRIM, max(1, len(layers) // 4))
-    if layers:
-        layers[0].register_forward_pre_hook(before)
+    if not layers or sum(p.numel() for p in model.parameters()) < SMALL:
+        return
+    layers[0].register_forward_pre_hook(before)
     for layer in layers[every - 1 :: every]:
         layer.register_forward_hook(after)
 
