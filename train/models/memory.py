@@ -33,8 +33,9 @@ def keep_pages() -> None:
 
 
 def trim_holes(model: Any) -> None:
-    """Give pages in holes of the heap back to the system: now, and unless the model is small every few layers of a forward
-    that keeps tensors.
+    """Give pages in holes of the heap back to the system: now, and every few layers of a forward that keeps tensors.
+
+    A small model's only now.
 
     Between tensors that wait for backward lie the holes of temporaries. An aligned block needs more than its size to
     fit in, so glibc leaves these holes empty and grows: half as much again as a step's tensors. Backward begins at the
