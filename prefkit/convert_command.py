@@ -178,7 +178,9 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     missing = [f"--options.{side} COLUMN" for side in sides if options[side] not in names]
     if not missing:
         return advice
-    return f"{advice}: name yours with {' '.join(missing)}; what no column holds has to be written first"
+    unnamed = {*names} - {options[side] for side in sides}
+    written = "; what no column holds has to be written first" * (len(unnamed) < len(missing))
+    return f"{advice}: name yours with {' '.join(missing)}{written}"
 
 
 def _severities(given: list[str] | None) -> dict[str, str]:
