@@ -6,7 +6,7 @@ import sys
 
 from cyclopts import App
 
-from prefkit.cli import run
+from prefkit.cli import run_to_end
 
 app = App(
     name="evalkit",
@@ -24,7 +24,7 @@ app.command("evalkit.side_by_side.command:side_by_side", name="side-by-side", he
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(app))
+    sys.exit(run_to_end(app))
 
 
 if __name__ == "__main__":

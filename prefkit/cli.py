@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -86,9 +87,16 @@ def _one_line(e: Exception) -> str:
     return " ".join(str(e).split())
 
 
+def run_to_end(app: App) -> int:
+    """`run` as the last thing that a process does: Ctrl-C while it ends is no traceback."""
+    code = run(app)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return code
+
+
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(run(app))
+    sys.exit(run_to_end(app))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from prefkit.shards import MANIFEST, Manifest, verify
 def push(data: Path, repo: str, *, private: bool = True, message: str = "prefkit push") -> str:
     """Upload every file of the manifest and nothing else; returns the address of the commit.
 
-    Errors: `UserError` where the data set is not whole, or the Hub refuses.
+    Errors: `UserError` where the data set is not whole, or the Hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -28,11 +28,13 @@ def push(data: Path, repo: str, *, private: bool = True, message: str = "prefkit
         commit = api.upload_folder(
             repo_id=repo, repo_type="dataset", folder_path=data, allow_patterns=files, commit_message=message
         )
-    except (*transport, HFValidationError, LocalTokenNotFoundError) as e:
-        reason = str(e).strip().partition("\n")[0]
-        raise UserError(
-            f"the Hub refused: {reason}",
-            repo,
-            "is the Hub to be reached, the name OWNER/NAME, and are you logged in (hf auth login)?",
-        ) from None
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as e:
+        fix = "is the name OWNER/NAME, and are you logged in (hf auth login)?"
+        raise UserError(f"the Hub refused: {_first_line(e)}", repo, fix) from None
+    except transport as e:
+        raise UserError(f"the Hub cannot be reached: {_first_line(e)}", repo, "connect to the network") from None
     return str(commit)
+
+
+def _first_line(e: Exception) -> str:
+    return str(e).strip().partition("\n")[0]

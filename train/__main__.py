@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import NoReturn
 
-from prefkit.cli import run, train
+from prefkit.cli import run_to_end, train
 
 
 def leave(code: int) -> NoReturn:
@@ -25,4 +25,4 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    leave(run(train))
+    leave(run_to_end(train))

@@ -20,6 +20,7 @@ from transformers import PrinterCallback
 
 from prefkit.errors import UserError
 from prefkit.files import write_text
+from prefkit.wording import counted
 from train.callbacks import Interrupt, RunLog, is_main, say
 from train.check import check_places
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
@@ -146,9 +147,11 @@ def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Tem
     limits = Limits(run.data.max_tokens or MAX_TOKENS, run.data.max_prompt_tokens, run.data.too_long)
     found = load_rows(run.data.path, split, limit, kind, tokenizer, template, limits)
     counts = found.counts()
-    dropped = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items()) or "none"
-    say(f"{split}: {found.kept} of {found.read} pairs; dropped: {dropped}; truncated: {counts['truncated_pairs']}")
-    say(f"  {counts['prompts']} prompts, {counts['responses']} responses, {counts['tokens']} tokens")
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in counts["dropped"].items()) or "none"
+    say(
+        f"{split}: {found.kept:,} of {counted(found.read, 'pair')}; dropped: {dropped}; truncated: {counts['truncated_pairs']}"
+    )
+    say(f"  {', '.join(counted(counts[f'{what}s'], what) for what in ('prompt', 'response', 'token'))}")
     if found.rows:
         say(f"  boundary of the first: {found.rows[0].boundary(tokenizer)}")
     return found
@@ -252,7 +255,7 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     trainer.remove_callback(PrinterCallback)
     begin = f", from {session.resume}" if session.resume else ""
     seen, rows = len(np.unique(np.concatenate(plan.steps))), len(session.rows)
-    say(f"{len(plan.steps)} steps over {f'{seen} of ' * (seen < rows)}{rows} rows{begin}")
+    say(f"{counted(len(plan.steps), 'step')} over {f'{seen:,} of ' * (seen < rows)}{counted(rows, 'row')}{begin}")
     start = time.monotonic()
     result = trainer.train(resume_from_checkpoint=session.resume)
     if interrupt.stopped:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,24 @@ def test_a_conversion_without_pairs_leaves_the_folder_free(tmp_path):
     assert "missing_prompt" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("error: not one pair came out, nothing was kept (odd.jsonl)")
     assert prefkit(*arguments, "--options.prompt", "question", cwd=tmp_path).returncode == 0
+
+
+ENDING = """
+import sys, threading, time
+from prefkit.cli import app, run_to_end
+sys.argv = ["prefkit", "sources"]
+code = run_to_end(app)
+threading.Thread(target=time.sleep, args=(60,)).start()  # the interpreter waits for it
+print("ended", flush=True)
+sys.exit(code)
+"""
+
+
+def test_ctrl_c_while_a_finished_command_ends_is_no_traceback():
+    ending = subprocess.Popen([sys.executable, "-c", ENDING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert ending.stdout is not None
+    while ending.stdout.readline() != "ended\n":
+        pass
+    ending.send_signal(signal.SIGINT)
+    assert ending.communicate(timeout=30)[1] == ""
+    assert ending.returncode == -signal.SIGINT

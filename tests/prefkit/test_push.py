@@ -67,3 +67,13 @@ def test_what_the_hub_refuses_is_one_line(data, monkeypatch):
     monkeypatch.setattr(hub, "HfApi", Refusing)
     with pytest.raises(UserError, match="the Hub refused: Repo id must be in the form …"):
         push(data, "not a name")
+
+
+def test_a_hub_out_of_reach_is_no_refusal(data, monkeypatch):
+    class Away(Hub):
+        def create_repo(self, repo, **more):
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(hub, "HfApi", Away)
+    with pytest.raises(UserError, match=r"the Hub cannot be reached: .*Connection refused"):
+        push(data, "ann/beer")

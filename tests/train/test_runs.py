@@ -292,7 +292,7 @@ def test_what_is_left_and_what_no_step_reaches_is_said(model_path, data, tmp_pat
     train_dpo(dpo_run(model_path, data, trainer={"max_steps": "1"}), tmp_path / "run")
     out = capsys.readouterr().out
     assert "train: 80 of 80 pairs; dropped: none" in out
-    assert "1 steps over 4 of 40 rows" in out
+    assert "1 step over 4 of 40 rows" in out
 
 
 def test_the_last_steps_are_logged_however_few(model_path, data, tmp_path, capsys):
