@@ -148,9 +148,8 @@ def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Tem
     found = load_rows(run.data.path, split, limit, kind, tokenizer, template, limits)
     counts = found.counts()
     dropped = ", ".join(f"{n:,} {reason}" for reason, n in counts["dropped"].items()) or "none"
-    say(
-        f"{split}: {found.kept:,} of {counted(found.read, 'pair')}; dropped: {dropped}; truncated: {counts['truncated_pairs']}"
-    )
+    left, cut = f"{found.kept:,} of {counted(found.read, 'pair')}", counts["truncated_pairs"]
+    say(f"{split}: {left}; dropped: {dropped}; truncated: {cut:,}")
     say(f"  {', '.join(counted(counts[f'{what}s'], what) for what in ('prompt', 'response', 'token'))}")
     if found.rows:
         say(f"  boundary of the first: {found.rows[0].boundary(tokenizer)}")
