@@ -76,6 +76,7 @@ def photograph(
     page.goto(url(listening))
     page.wait_for_selector("#pk .pk[data-view]")
     for key in keys:
+        page.wait_for_timeout(320)  # a new screen takes keys after 0.3 s
         before = page.get_attribute("#pk .pk", "data-view")
         page.keyboard.press(key)
         page.wait_for_function("old => document.querySelector('#pk .pk').dataset.view !== old", arg=before)
@@ -94,7 +95,7 @@ def judged_comparison(store: Store) -> BlindSession:
         {str(n): ([{"role": "user", "content": f"{n}"}], [{"role": "assistant", "content": word}]) for n in range(120)}
         for word in ("an answer of some length", "an answer")
     ]
-    matched = match(Answers("sft-then-dpo", sides[0], 0), Answers("sft", sides[1], 0))
+    matched = match(Answers("a.jsonl", "sft-then-dpo", sides[0], 0), Answers("b.jsonl", "sft", sides[1], 0))
     shown, _ = store_items(store, matched, "", 0)
 
     def score() -> Results:

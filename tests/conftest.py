@@ -14,6 +14,7 @@ from hypothesis import settings
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no bug
 settings.load_profile("no deadline")
 
+SETTLED = 320  # milliseconds after which a new screen takes keys (SETTLE_MS of page.js)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--no-sandbox",
@@ -63,13 +64,19 @@ class Visit:
     responses: list = field(default_factory=list)
     errors: list = field(default_factory=list)
 
+    def settle(self) -> None:
+        """Wait until a new screen takes keys."""
+        self.page.wait_for_timeout(SETTLED)
+
     def press(self, key: str) -> str:
         """Press a key, wait for the next screen, return what the page says about it."""
+        self.settle()
         before = self.screen()
         self.page.keyboard.press(key)
         return self.wait_after(before)
 
     def click(self, choice: str) -> str:
+        self.settle()
         before = self.screen()
         self.page.click(f'button[data-choice="{choice}"]')
         return self.wait_after(before)
@@ -125,6 +132,7 @@ def visiting(chromium, address, **context):
     page.goto(address)
     page.wait_for_selector("#pk .pk[data-view]")
     page.wait_for_function("Boolean(window.prefkitKeys)")  # drawn is not yet listening: a key pressed between is lost
+    visit.settle()
     yield visit
     window.close()
 

@@ -39,6 +39,8 @@ def side_by_side(
     from prefkit.web.session import BlindSession
 
     matched = match(read_answers(a), read_answers(b))
+    if not matched.different:
+        raise UserError("nothing to judge: both models gave the same answers", b, "compare other models or prompts")
     who = judge_name(judge)
     listening = bind(host, port)
     store = Store(db)
@@ -46,9 +48,6 @@ def side_by_side(
 
     def score() -> Results:
         return results(tally(store, shown.batch_id, matched.names, alike.items), matched.names)
-
-    if not shown.items:
-        raise UserError("nothing to judge: both models gave the same answers", b, "compare other models or prompts")
 
     from prefkit.web.run import serve_session  # seconds: only once nothing can be refused any more
 

@@ -26,8 +26,9 @@ SHAPE = "an answers file has lines {id, prompt, response, model}, as `evalkit ge
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One file: prompt id → (prompt, response), who answered, and how many lines repeated an id."""
+    """One file: its name, who answered, prompt id → (prompt, response), and how many lines repeated an id."""
 
+    file: str
     name: str
     by_id: dict[str, tuple[list[Message], list[Message]]]
     repeated: int
@@ -85,12 +86,15 @@ def read_answers(path: Path) -> Answers:
     if not by_id:
         raise UserError("no answers", path, SHAPE)
     one_model = next(iter(models)) if len(models) == 1 else ""
-    return Answers(one_model or path.name.partition(".")[0], by_id, repeated)
+    return Answers(encodable(path.name), one_model or encodable(path.name.partition(".")[0]), by_id, repeated)
 
 
 def match(a: Answers, b: Answers) -> Matched:
     """Pair the answers by prompt id; `UserError` when the files have no prompt in common."""
-    names = (a.name, b.name) if a.name != b.name else (f"{a.name} (first file)", f"{b.name} (second file)")
+    names = (a.name, b.name)
+    if a.name == b.name:  # one model twice, told apart by its files whichever comes first
+        files = (a.file, b.file) if a.file != b.file else ("first file", "second file")
+        names = (f"{a.name} ({files[0]})", f"{b.name} ({files[1]})")
     left_out: Counter[str] = Counter()
     for name, mine, theirs in ((names[0], a, b), (names[1], b, a)):
         left_out[f"only in {name}"] = len(mine.by_id.keys() - theirs.by_id.keys())

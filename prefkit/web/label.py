@@ -14,7 +14,7 @@ def label(
     /,
     *,
     db: Db,
-    split: str = "train",
+    split: str | None = None,
     host: Host = "127.0.0.1",
     port: Port = 7860,
     judge: Judge = None,
@@ -28,7 +28,7 @@ def label(
     data
         A data set made by `prefkit convert`, or JSON lines {prompt, responses: [two]}.
     split
-        Which split of a data set to label.
+        Which split of a data set to label; by default train.
     limit
         Label only so many pairs.
     """
@@ -42,7 +42,9 @@ def label(
     if data.is_dir():
         from prefkit.shards import open_pairs
 
-        drafts = drafts_of_pairs(open_pairs(data, split), limit=limit, seed=seed)
+        drafts = drafts_of_pairs(open_pairs(data, split or "train"), limit=limit, seed=seed)
+    elif data.exists() and split is not None:
+        raise UserError("a file has no splits", data, "leave --split out")
     elif data.exists():
         drafts = drafts_of_file(data, limit=limit, seed=seed)
     else:

@@ -13,14 +13,17 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
 MAX_CHARACTERS = 100_000  # longer texts are shown as they are: nobody reads their markup, and parsing must stay quick
+MAX_NESTING = 100  # so are texts with lists and quotes within each other that are deeper: what is inside would be lost
 SAFE_LINK = re.compile(r"^(https?://|mailto:)", re.IGNORECASE)
 
 
 def to_html(text: str) -> str:
     """CommonMark with tables and strikethrough as safe HTML; an image becomes a link that names its host."""
-    if len(text) > MAX_CHARACTERS:
-        return f'<pre class="plain">{html.escape(text)}</pre>'
-    return _MARKDOWN.render(text)
+    if len(text) <= MAX_CHARACTERS:
+        tokens = _MARKDOWN.parse(text)
+        if all(token.level < MAX_NESTING - 1 for token in tokens):
+            return _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+    return f'<pre class="plain">{html.escape(text)}</pre>'
 
 
 def _image(self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
@@ -40,7 +43,9 @@ def _link_open(self: RendererHTML, tokens: Sequence[Token], index: int, options:
 
 
 _LINK = ' target="_blank" rel="noopener noreferrer nofollow" referrerpolicy="no-referrer"'
-_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+# Line breaks stay, for answers may differ by them alone, and so do link definitions, which no link may use.
+_MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": MAX_NESTING})
+_MARKDOWN.enable(["table", "strikethrough"]).disable("reference")
 _MARKDOWN.add_render_rule("image", _image)
 _MARKDOWN.add_render_rule("link_open", _link_open)
 _MARKDOWN.validateLink = lambda url: bool(SAFE_LINK.match(url.strip()))  # type: ignore[method-assign]  # markdown-it has no option

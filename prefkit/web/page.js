@@ -1,5 +1,8 @@
 // Runs once when the page's gr.HTML appears: `element` is it, `trigger` calls Python, `watch` says a new screen is drawn.
 const KEYS = { 1: 'a', 2: 'b', t: 'tie', s: 'skip', u: 'undo' };
+// by their place, where the layout has other signs there: digits that need Shift (AZERTY), letters that are not Latin
+const PLACES = { Digit1: 1, Numpad1: 1, Digit2: 2, Numpad2: 2, KeyT: 't', KeyS: 's', KeyU: 'u' };
+const SETTLE_MS = 300; // what comes sooner after a new screen was meant for the one before: a key pressed twice
 const PATIENCE_MS = 4000; // then say that the answer has not come, and let the key be pressed again
 
 let busy = false;
@@ -19,19 +22,26 @@ function uuid() { // crypto.randomUUID needs https
 
 function act(choice) {
   const button = element.querySelector(`button[data-choice="${choice}"]`);
-  if (busy || !button || button.disabled) return;
+  if (busy || !button || button.disabled || performance.now() - since < SETTLE_MS) return;
   const { view, item, shown } = screen().dataset;
-  if (!attempt || attempt.view !== view || attempt.choice !== choice) attempt = { view, choice, id: uuid() };
+  if (!attempt || attempt.view !== view) attempt = { view, choice, id: uuid() };
+  // a first choice may still arrive, and would then stand in place of a second one
+  if (attempt.choice !== choice) return say('Another choice is not saved yet: press that key again, then undo.');
   busy = true;
   element.classList.add('pk-busy');
+  say('');
   timer = setTimeout(() => {
     release();
-    element.querySelector('.pk-said').textContent = 'Not saved yet: is the program still running? Press the key again.';
+    say('Not saved yet: is the program still running? Press the key again.');
   }, PATIENCE_MS);
   if (choice === 'undo') trigger('undo', { id: attempt.id });
   else if (choice === 'end') trigger('end', {});
   else if (choice === 'back') trigger('back', {});
   else trigger('vote', { id: attempt.id, item, shown, choice, milliseconds: Math.round(performance.now() - since) });
+}
+
+function say(words) {
+  element.querySelector('.pk-said').textContent = words;
 }
 
 function release() {
@@ -54,11 +64,11 @@ element.addEventListener('click', (event) => {
 });
 
 function onKey(event) {
+  if (event.repeat && event.target.closest?.('button[data-choice]')) event.preventDefault(); // Enter held on a button
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey || event.isComposing) return;
   const target = event.target;
   if (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName)) return;
-  // the digits by their place too: where they need Shift (AZERTY) the key alone says & or é
-  const choice = KEYS[event.key.toLowerCase()] || KEYS[(/^(?:Digit|Numpad)([12])$/.exec(event.code) || [])[1]];
+  const choice = KEYS[event.key.toLowerCase()] || (!/^[a-z]$/i.test(event.key) && KEYS[PLACES[event.code]]);
   if (!choice) return;
   event.preventDefault();
   act(choice);

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -19,10 +21,15 @@ def build_page(session: Session, judge: str) -> gr.Blocks:
     """The page over a session; `judge` answers where nobody is logged in."""
 
     def draw(answer: Callable[[str], View], request: gr.Request) -> str:
+        who = request.username or judge
         try:
-            view = answer(request.username or judge)
+            view = answer(who)
         except UserError as e:
-            raise gr.Error(str(e), print_exception=False) from e
+            print(f"error: {e}", file=sys.stderr)
+            try:
+                view = replace(session.view(who), said=f"{e.what}: {e.fix}")  # not where: file names stay here
+            except UserError:
+                raise gr.Error(e.what, print_exception=False) from e
         return page_html(view, title=session.title, question=session.question)
 
     def load(request: gr.Request) -> str:

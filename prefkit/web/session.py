@@ -105,7 +105,10 @@ class BlindSession:
         outcome, winner = ("better", vote.shown[side]) if side >= 0 else (vote.choice, None)
         time = None if vote.milliseconds is None else max(0, vote.milliseconds)
         judgement = Judgement(vote.id, self.batch_id, vote.item_id, vote.shown, outcome, winner, milliseconds=time)
-        self.store.record(queue.judge_id, judgement)
+        try:
+            self.store.record(queue.judge_id, judgement)
+        except ValueError as e:
+            raise UserError(str(e), fix="reload the page") from None
         return self._view(judge, said=f"Saved: {CHOICES[vote.choice]}.")
 
     def undo(self, judge: str, event_id: str) -> View:

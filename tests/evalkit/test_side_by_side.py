@@ -68,7 +68,11 @@ def test_the_same_comparison_in_the_other_order_goes_on_where_it_was(files, tmp_
 def test_one_model_twice_is_told_apart_by_its_file(tmp_path):
     one = read_answers(write(tmp_path / "a.jsonl", "m", {"1": "x"}))
     two = read_answers(write(tmp_path / "b.jsonl", "m", {"1": "y"}))
-    assert match(one, two).names == ("m (first file)", "m (second file)")
+    assert match(one, two).names == ("m (a.jsonl)", "m (b.jsonl)")
+    assert match(two, one).names == ("m (b.jsonl)", "m (a.jsonl)")
+    (tmp_path / "later").mkdir()
+    other = read_answers(write(tmp_path / "later" / "a.jsonl", "m", {"1": "z"}))
+    assert match(one, other).names == ("m (first file)", "m (second file)")
 
 
 def test_repeated_ids_and_empty_answers(tmp_path):
@@ -190,3 +194,11 @@ def test_side_by_side_stays_blind_in_the_browser_and_reveals_at_the_end(files, t
     assert BETA in out
     assert "100 % (34 to 100)" in out
     assert out.endswith("next: prefkit convert votes.db --source judgements --out DIR\n")
+
+
+def test_where_all_answers_are_the_same_no_database_is_left(tmp_path):
+    one, two = (write(tmp_path / f"{name}.jsonl", name, {"1": "x"}) for name in "ab")
+    argv = [sys.executable, "-m", "evalkit.cli", "side-by-side", str(one), str(two), "--db", "votes.db", "--port", "0"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "both models gave the same answers" in done.stderr) == (2, True)
+    assert not (tmp_path / "votes.db").exists()

@@ -104,6 +104,54 @@ def test_keys_are_ignored_while_typing_with_modifiers_and_when_held(tmp_path, op
     assert judgements(session) == {item: "skip"}
 
 
+def test_a_key_pressed_twice_or_held_on_a_button_judges_no_pair_unseen(tmp_path, open_page):
+    visit = open_page(make_session(tmp_path, plain(6)))
+    visit.press("1")
+    visit.page.keyboard.press("1")
+    visit.settle()
+    assert visit.count() == "1 of 6"
+    visit.page.focus("button[data-choice=b]")
+    before = visit.screen()
+    visit.page.keyboard.down("Enter")
+    visit.wait_after(before)
+    for _ in range(20):  # held down: the keyboard repeats it
+        visit.page.wait_for_timeout(50)
+        visit.page.keyboard.down("Enter")
+    visit.page.keyboard.up("Enter")
+    assert visit.count() == "2 of 6"
+
+
+def test_a_vote_that_cannot_be_stored_is_said_with_its_reason(tmp_path, open_page):
+    session = make_session(tmp_path, plain(3))
+    visit = open_page(session)
+    item = visit.item()
+    with session.store.engine.begin() as c:
+        c.exec_driver_sql(
+            "CREATE TRIGGER full BEFORE INSERT ON judgement BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+    assert visit.press("1").startswith("cannot write to the database: the disk is full: is there space")
+    assert (visit.item(), judgements(session)) == (item, {})
+    with session.store.engine.begin() as c:
+        c.exec_driver_sql("DROP TRIGGER full")
+    assert visit.press("1") == "Saved: A is better."
+    assert judgements(session) == {item: "better"}
+    assert "labels.db" not in visit.received()
+
+
+def test_a_choice_that_is_not_yet_answered_cannot_land_after_another(tmp_path, open_page):
+    session = make_session(tmp_path, plain(3))
+    visit = open_page(session)
+    held = []
+    visit.page.route("**/gradio_api/run/**", lambda route: held.append(route) if not held else route.continue_())
+    visit.page.keyboard.press("1")
+    visit.page.wait_for_function("document.querySelector('.pk-said').textContent.startsWith('Not saved yet')")
+    for key in ("2", "u"):
+        visit.page.keyboard.press(key)
+        assert visit.page.inner_text(".pk-said").startswith("Another choice is not saved yet")
+    assert visit.press("1") == "Saved: A is better."
+    assert list(judgements(session).values()) == ["better"]
+
+
 def test_pressing_faster_than_the_server_answers_judges_one_item_once(tmp_path, open_page):
     session = make_session(tmp_path, plain(4))
     visit = open_page(session)
@@ -231,6 +279,20 @@ def test_buttons_are_named_and_reached_in_order_and_keep_the_focus(tmp_path, ope
     assert visit.page.get_attribute("[role=progressbar]", "aria-valuenow") == "1"
 
 
+def test_lists_keep_their_size_and_words_of_tables_stay_whole(tmp_path, open_page):
+    table = "| Ingredient | Quantity | Temperature | Fermentation | Remarks |\n|---|---|---|---|---|\n| Crystal | 5.25 kg | warm | slow | none |"
+    nested = "- one\n  - two\n    - three\n      - four"
+    draft = Draft(text("q", "user"), [Response(text(table)), Response(text(nested))], "")
+    visit = open_page(make_session(tmp_path, [draft]), viewport={"width": 375, "height": 800})
+    sizes = visit.page.eval_on_selector_all(".pk-text li", "items => items.map(i => getComputedStyle(i).fontSize)")
+    assert sizes == ["16px"] * 4
+    heights = visit.page.eval_on_selector_all(
+        ".pk-text th", "cells => cells.map(c => c.getBoundingClientRect().height)"
+    )
+    assert max(heights) < 2 * 1.55 * 16  # one line
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast_and_nothing_overflows_on_a_phone(tmp_path, open_page, scheme):
     long = [
@@ -348,6 +410,7 @@ def test_label_then_convert_gives_the_pairs_that_were_chosen(tmp_path, run_prefk
         (["absent.jsonl"], "no such data set or file"),
         (["items.jsonl", "--host", "0.0.0.0"], "without a login"),  # noqa: S104
         (["items.jsonl", "--limit", "0"], "--limit 0"),
+        (["items.jsonl", "--split", "test"], "a file has no splits (items.jsonl): leave --split out"),
         (["empty.jsonl"], "nothing to judge: 1 not two responses (empty.jsonl)"),
         (["items.jsonl", "--db", "items.jsonl"], "cannot open the database"),
     ],

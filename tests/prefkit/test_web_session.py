@@ -1,5 +1,7 @@
 """What the page shows and stores, without a browser; what it may ask the database; text of strangers made harmless."""
 
+import html
+import re
 import uuid
 
 import pytest
@@ -147,9 +149,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_text_of_strangers_cannot_act(words):
-    from lxml import html
+    import lxml.html
 
-    tree = html.fromstring(f"<div>{to_html(words)}</div>")
+    tree = lxml.html.fromstring(f"<div>{to_html(words)}</div>")
     assert {e.tag for e in tree.iter()} <= {"div", "p", "a", "code", "pre", "span", "em", "strong", "br"}
     for element in tree.iter():
         assert {*element.attrib} <= {"href", "target", "rel", "referrerpolicy", "class"}
@@ -168,6 +170,19 @@ def test_markdown_is_drawn_and_very_long_text_is_not():
     for tag in ("<h1>", "<td>", "<s>", "<strong>", "<code>", '<pre><code class="language-py">x = 1 &lt; 2'):
         assert tag in made
     assert to_html("*" * 200_000).startswith('<pre class="plain">')
+
+
+def test_nothing_of_a_text_is_lost_by_its_markup():
+    for text in (
+        "".join(f"{'  ' * k}- level {k}\n" for k in range(40)),
+        "> " * 60 + "deep",
+        "> " * 3000 + "deeper",
+        "[note]: https://a.example\n[other]: https://b.example",
+        "see [this][1]\n\n[1]: https://a.example",
+    ):
+        shown = html.unescape(re.sub(r"<[^>]*>", "", to_html(text)))
+        assert re.findall(r"\w+", text) == re.findall(r"\w+", shown)
+    assert to_html("one\ntwo") == "<p>one<br />\ntwo</p>\n"
 
 
 def test_only_this_machine_is_listened_to():
