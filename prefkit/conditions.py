@@ -24,7 +24,10 @@ KINDS = {  # what an SQL type is called in a message, by how it begins
     "TIME": "a time",
     "STRUCT": "several values",
 }
-CLOCK = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}  # written like columns
+CLOCK = {  # written like columns, or said by DuckDB to be always alike
+    *("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"),
+    *("current_localtime", "current_localtimestamp"),
+}
 SIGNS = {"~~": "LIKE", "!~~": "NOT LIKE"}
 
 
@@ -59,11 +62,16 @@ def check_condition(where: str | None) -> None:
         raise UserError(f"bad --where {where!r}: it is more than a condition", fix="close every bracket that it opens")
     if any(node.get("class") in ("SUBQUERY", "WINDOW") for node in nodes):
         raise UserError(f"bad --where {where!r}: it looks beyond its row", fix="leave out SELECT and OVER")
-    called = {name for node in nodes if (name := node.get("function_name"))} & {name for (name,) in unsteady}
+    called = {name for node in nodes if (name := node.get("function_name"))} & {*CLOCK, *(n for (n,) in unsteady)}
+    called |= {"age" for node in nodes if node.get("function_name") == "age" and _arguments(node) == 1}  # until today
     called |= {name.lower() for node in nodes for name in node.get("column_names") or ()} & CLOCK
     if called:
         what = f"bad --where {where!r}: {', '.join(sorted(called))} differs from run to run"
         raise UserError(what, fix="use hash(id) for a sample, and dates written out")
+
+
+def _arguments(call: dict) -> int:
+    return len(call.get("arguments") or call.get("children") or ())
 
 
 def _tree(db: duckdb.DuckDBPyConnection, sql: str) -> dict:

@@ -6,6 +6,7 @@ What is published depends on the inputs, the configuration and the tool versions
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,12 @@ def convert_dataset(
     )
     with engines.on(engine, ray_address):
         if is_url(out):
-            return published(str(out), (inputs, settings), lambda local: _convert(inputs, local, settings, workers))
+            return published(
+                str(out),
+                (inputs, settings),
+                make=lambda local: _convert(inputs, local, settings, workers),
+                is_current=lambda manifest: _is_of(manifest, inputs, settings, workers),
+            )
         return _convert(inputs, Path(out), settings, workers)
 
 
@@ -124,6 +130,15 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
         manifest.write(out)
         discard_work(plan.job.work)
     return manifest
+
+
+def _is_of(
+    manifest: Manifest, inputs: Sequence[Path | str] | Path | str, settings: Settings, workers: int | None
+) -> bool:
+    """Whether a conversion of these inputs, as they now are, would have made this data set."""
+    plan = make_plan(local_copies(inputs), Path(WORK), settings, workers)
+    now, then = [plan.config, plan.inputs, tool_versions()], [manifest.config, manifest.inputs, manifest.tools]
+    return json.dumps(now, sort_keys=True) == json.dumps(then, sort_keys=True)
 
 
 def work(plan: Plan, lap: Any) -> Outcome:

@@ -87,6 +87,8 @@ def convert(
 
     if ray_address is not None and engine != "ray":
         raise UserError("--ray-address goes with --engine ray", fix="add --engine ray")
+    if engine != "local" and dry_run:
+        raise UserError("a dry run looks on this machine alone", f"--engine {engine}", "leave one of the two out")
     if engine == "local" and not dry_run:
         warm_up(inputs, workers)  # before the imports, which take as long as its own
     forget_pandas()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ class WorkerLost(UserError):
 def warm_up(inputs: Sequence[Path | str] | Path | str, workers: int | None) -> None:
     """Start the process that workers are forked from, so that it loads libraries while this one does too, unless the
     inputs (files or folders) are so small that there will be none."""
-    if workers == 1:
+    if workers == 1 or _cluster:
         return
     paths = [Path(p) for p in ([inputs] if isinstance(inputs, str | Path) else inputs)]
     files = [f for p in paths for f in (p.rglob("*") if p.is_dir() else [p])]
@@ -76,18 +76,25 @@ def on(engine: str, address: str | None = None) -> Iterator[None]:
     import ray
 
     try:
+        _join_ray(address)
+        _cluster = True
+        yield
+    finally:
+        _cluster = False
+        ray.shutdown()  # also of a cluster that Ctrl-C found starting
+
+
+def _join_ray(address: str | None) -> None:
+    import ray
+
+    try:
         host, _, port = (address or "").removeprefix("ray://").rpartition(":")
         if host:  # Ray itself would wait for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address or "local", ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as e:
-        raise UserError(f"no Ray cluster there: {e}", address or "", "start one with `ray start --head`") from None
-    _cluster = True
-    try:
-        yield
-    finally:
-        _cluster = False
-        ray.shutdown()
+        fix = "start one with `ray start --head`; if it asks for a token, set RAY_AUTH_MODE=token here too"
+        raise UserError(f"no Ray cluster there: {e}", address or "", fix) from None
 
 
 def run_tasks(fn: Callable[[Task], Result], tasks: Sequence[Task], workers: int, label: str) -> list[Result]:
@@ -171,6 +178,7 @@ def _rows(result: object) -> int:
 @contextmanager
 def _interrupt_waits() -> Iterator[None]:
     """Processes started inside never see Ctrl-C, not even while they import; this one sees it when it is out."""
+    resource_tracker.ensure_running()  # first, for it lets signals through again when it has started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -15,7 +14,7 @@ from typing import Any
 
 from prefkit.engine import WorkerLost
 from prefkit.errors import UserError
-from prefkit.files import write_text
+from prefkit.files import NO_ROOM, write_text
 from prefkit.plan import Plan
 from prefkit.shards import MANIFEST, WORK, Manifest
 
@@ -62,7 +61,7 @@ def full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        if e.errno not in NO_ROOM:
             raise
         fix = "make room and run the same command again"
         raise UserError(f"cannot write: {os.strerror(e.errno)}", out, fix) from e

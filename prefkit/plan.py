@@ -34,6 +34,7 @@ from prefkit.inputs import (
 from prefkit.keys import find
 from prefkit.near import THRESHOLD
 from prefkit.publish import JOINED, group_numbers
+from prefkit.remote import local_copies
 from prefkit.schema import SCHEMA_VERSION
 from prefkit.shards import Manifest, open_pairs, read_shard
 from prefkit.sources import Source, get_source, source_options
@@ -112,7 +113,7 @@ def make_plan(
     step = min(max(SLICE_BYTES, total // 2000), 64 << 20)  # so that a worker stays below half a GB
     slices = slices_of(chosen, paths, parsed, step)
     buckets = max(1, -(-total // step))
-    against = named_apart(evaluation_files([Path(os.path.abspath(p)) for p in given.against]))
+    against = named_apart(evaluation_files([Path(os.path.abspath(p)) for p in local_copies(given.against)]))
     job = Job(
         work=folder,
         source=chosen.name,
@@ -143,8 +144,9 @@ def make_plan(
     }
     anchors = None
     if given.splits_from is not None:
-        anchors = read_anchors(Path(given.splits_from), list(shares))
-        config["splits_from"] = Manifest.read(given.splits_from).digest
+        (older,) = map(Path, local_copies(given.splits_from))
+        anchors = read_anchors(older, list(shares))
+        config["splits_from"] = Manifest.read(older).digest
     workers = workers if workers is not None else engine.cores() if total > engine.SMALL_BYTES else 1
     stamps = {piece.path: stamp_of(piece.path) for piece in slices}
     described = describe_inputs(slices, workers)

@@ -98,13 +98,13 @@ def count_records(path: Path) -> int:
     return count_rows(path) if is_table(path) else sum(1 for _ in read_records(path))
 
 
-def _decode(raw: bytes, tally: Counter[str]) -> str:
+def _decode(raw: bytes, tally: Counter[str], encoding: str = "utf-8-sig") -> str:
     """The text of UTF-8 bytes, a BOM left out; what is not UTF-8 is replaced and counted once."""
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode(encoding)
     except UnicodeDecodeError:
         tally["repairs.invalid_utf8"] += 1
-        return raw.decode("utf-8-sig", "replace")
+        return raw.decode(encoding, "replace")
 
 
 def _jsonl(path: Path, tally: Counter[str]) -> Positioned:
@@ -169,7 +169,7 @@ def _csv(path: Path, tally: Counter[str]) -> Positioned:
 def _sound(lines: Iterable[str], tally: Counter[str]) -> Iterator[str]:
     """Lines whose escaped bytes, which were not UTF-8, are replaced."""
     for line in lines:
-        yield line if line.isascii() else _decode(line.encode(errors="surrogateescape"), tally)
+        yield line if line.isascii() else _decode(line.encode(errors="surrogateescape"), tally, "utf-8")
 
 
 def _table(path: Path, tally: Counter[str]) -> Positioned:

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from prefkit.errors import UserError
-from prefkit.files import renamed
+from prefkit.files import NO_ROOM, renamed
 from prefkit.http_file import HttpFile
 from prefkit.progress import progress
 from prefkit.shards import MANIFEST, Manifest
@@ -52,21 +52,28 @@ def _fetch(url: str) -> Path:
     return target
 
 
-def published(url: str, settings: object, make: Callable[[Path], Manifest]) -> Manifest:
+def published(
+    url: str, settings: object, make: Callable[[Path], Manifest], is_current: Callable[[Manifest], bool]
+) -> Manifest:
     """Make a data set locally and upload it to `url`: the files of its manifest, and the manifest last.
 
-    What was stopped, here or while uploading, goes on when called again with the same settings. Errors: `UserError`
-    where a data set is there.
+    What was stopped, here or while uploading, goes on when called again with the same settings; `is_current` says
+    whether what was made then would be made again now. Errors: `UserError` where a data set or another file is there.
     """
     fs, path = _open(url)
     if isinstance(fs, HttpFile):
         raise UserError("nothing can be written to a web address", url, "give --out a folder, or a URL such as s3://…")
     with _reachable(url):
-        if fs.exists(f"{path}/{MANIFEST}"):
-            raise UserError("the output folder already holds a data set", url, "choose another --out or delete it")
+        there = {f[len(path) :].lstrip("/") for f in fs.find(path)} if fs.exists(path) else set()
+    if MANIFEST in there:
+        raise UserError("the output folder already holds a data set", url, "choose another --out or delete it")
     local = _room("outputs", f"{url}\n{settings!r}") / "data"
+    _refuse_others(url, there if not local.exists() else set())
+    if (local / MANIFEST).exists() and not is_current(Manifest.read(local)):
+        shutil.rmtree(local)
     manifest = Manifest.read(local) if (local / MANIFEST).exists() else make(local)
     files = [*manifest.files, MANIFEST]
+    _refuse_others(url, there - {*files})  # of an upload that was stopped only what goes on may be there
     with progress("upload", len(files)) as advance:
         for name in files:
             with _reachable(url):
@@ -75,6 +82,12 @@ def published(url: str, settings: object, make: Callable[[Path], Manifest]) -> M
             advance(1)
     shutil.rmtree(local.parent)
     return manifest
+
+
+def _refuse_others(url: str, files: set[str]) -> None:
+    if files:
+        what = f"the output folder is not empty, it holds {min(files)}{' …' * (len(files) > 1)}"
+        raise UserError(what, url, "choose another --out or empty it")
 
 
 def _room(kind: str, what: str) -> Path:
@@ -111,5 +124,7 @@ def _reachable(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as e:
+        if e.errno in NO_ROOM:
+            raise UserError(f"cannot write: {e}", url, "make room and run the same command again") from None
         why = " ".join(str(e).split())
         raise UserError(f"cannot reach it: {why}", url, "check the address, the network and your credentials") from None

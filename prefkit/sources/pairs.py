@@ -60,7 +60,8 @@ def to_pairs(record: Record, options: PairsOptions) -> Iterator[Pair | Tie]:
         raise Refused("tools_unsupported")
     for name in ("prompt", "system", "group"):
         column = getattr(options, name)
-        if column != getattr(PairsOptions, name) and record.get(column) in (None, ""):
+        empty = column not in record if name == "system" else record.get(column) in (None, "")
+        if column != getattr(PairsOptions, name) and empty:
             raise Refused(f"missing_{name}")
     all_chosen, all_rejected = (_responses(record.get(column)) for column in (options.chosen, options.rejected))
     several = len(all_chosen) > 1 or len(all_rejected) > 1
@@ -109,15 +110,17 @@ def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell
         prompt, chosen, rejected = _implicit(_turns(chosen), _turns(rejected))
     else:
         chosen, rejected = _without(prompt, chosen), _without(prompt, rejected)
-    system = record.get(options.system)
-    if isinstance(system, str) and system.strip() and prompt and prompt[0]["role"] != "system":
-        prompt = [{"role": "system", "content": system}, *prompt]
+    meta = _extra(record, {options.prompt, options.chosen, options.rejected, options.system, *KNOWN})
+    system = _system(record.get(options.system))
+    if system and prompt and prompt[0]["role"] != "system":
+        prompt = [*system, *prompt]
+    elif system and prompt[: len(system)] != system:  # the conversation's own stands
+        meta[options.system] = "\n\n".join(m["content"] for m in system)
     group = record.get(options.group) if options.group else None
     source = options.name or NAME
     score_chosen, score_rejected, margin, p_chosen = (_number(record.get(k)) for k in NUMBERS)
     if p_chosen is not None and not 0 <= p_chosen <= 1:
         raise Refused("bad_number")
-    known = {options.prompt, options.chosen, options.rejected, options.system, *KNOWN}
     return Pair(
         prompt=prompt,
         chosen=chosen,
@@ -130,7 +133,7 @@ def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell
         score_rejected=score_rejected,
         margin=margin,
         p_chosen=p_chosen,
-        meta=_extra(record, known),
+        meta=meta,
     )
 
 
@@ -226,6 +229,16 @@ def _messages(value: Any, role: str) -> list[Message] | None:
     if not isinstance(value, list) or not value:
         return None
     return [_message(turn) for turn in value]
+
+
+def _system(value: Any) -> list[Message]:
+    """The system turns that a cell holds, as text or as messages; none where it is blank."""
+    if value is None or value == [] or value != value or (isinstance(value, str) and not value.strip()):
+        return []
+    turns = _messages(value, "system")
+    if turns is None or any(turn["role"] != "system" for turn in turns):
+        raise Refused("bad_message")
+    return turns
 
 
 def _message(turn: Any) -> Message:

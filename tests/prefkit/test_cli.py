@@ -50,6 +50,7 @@ MISTAKES = {
     "finished": (["convert", "beer.stackexchange.com", "--out", "data"], "already holds a data set"),
     "out under a file": (["convert", "beer.stackexchange.com", "--out", "text.xml/new"], "cannot make the output folder"),
     "out before input": (["convert", "nowhere", "--out", "text.xml/new"], "cannot make the output folder"),
+    "dry ray": (["convert", "beer.stackexchange.com", "--dry-run", "--engine", "ray"], "a dry run looks on this machine alone"),
     "no ray": (["convert", "beer.stackexchange.com", "--out", "new", "--ray-address", "auto"], "add --engine ray"),
     "profile of a URL": (["convert", "beer.stackexchange.com", "--out", "memory://new", "--profile"], "--profile needs a folder on this machine"),
     "splits": (["convert", "beer.stackexchange.com", "--out", "new", "--splits", "train=2"], "bad splits"),

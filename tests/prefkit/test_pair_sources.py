@@ -174,6 +174,41 @@ def test_columns_scores_system_and_groups(tmp_path):
     assert sorted(json.loads(p["meta"])["note"] for p in pairs) == list(range(8))
 
 
+def test_no_system_message_is_lost(tmp_path):
+    told = {"role": "system", "content": "Be brief."}
+    rows = [
+        ROW | {"prompt": "text", "first": "Be brief."},
+        ROW | {"prompt": "messages", "first": [told]},
+        ROW | {"prompt": "as JSON", "first": json.dumps([told])},
+        ROW | {"prompt": "none", "first": ""},
+        ROW | {"prompt": "null", "first": None},
+        ROW | {"prompt": [told, U | {"content": "its own, the same"}], "first": "Be brief."},
+        ROW | {"prompt": [S | {"content": "Be long."}, U | {"content": "its own"}], "first": "Be brief."},
+        ROW | {"prompt": "no system", "first": [U | {"content": "x"}]},
+        ROW | {"prompt": "a number", "first": 7},
+    ]
+    manifest, pairs = converted(tmp_path, rows, system="first")
+    assert manifest.sources["pairs"]["records"]["rejected"] == {"bad_message": 2}
+    found = {p["prompt"][-1]["content"]: p for p in pairs}
+    assert len(found) == 7
+    for asked in ("text", "messages", "as JSON", "its own, the same"):
+        assert found[asked]["prompt"][:-1] == [told]
+        assert "first" not in json.loads(found[asked]["meta"])
+    for asked in ("none", "null"):
+        assert len(found[asked]["prompt"]) == 1
+    assert found["its own"]["prompt"][0]["content"] == "Be long."
+    assert json.loads(found["its own"]["meta"])["first"] == "Be brief."
+
+
+def test_a_bom_inside_a_csv_cell_stays(tmp_path):
+    (tmp_path / "rows.csv").write_bytes('\ufeffprompt,chosen,rejected\r\nq,"one é\n\ufefftwo é",b\r\n'.encode())
+    convert_dataset(
+        tmp_path / "rows.csv", tmp_path / "out", source="pairs", splits="train=1", checks={"too_short": "off"}
+    )
+    (pair,) = open_pairs(tmp_path / "out").to_pylist()
+    assert pair["chosen"][0]["content"] == "one é\n\ufefftwo é"
+
+
 @pytest.mark.parametrize("name", ["prompt", "system", "group"])
 def test_a_named_column_that_is_absent_refuses_the_record(tmp_path, name):
     talk = {k: [*WHOLE, A | {"content": k}] for k in ("chosen", "rejected")}

@@ -1,5 +1,6 @@
 """Inputs and outputs by URL: fetched once, uploaded with the manifest last, against a server that speaks S3."""
 
+import errno
 import hashlib
 import sys
 import threading
@@ -12,6 +13,7 @@ from s3_server import serving
 
 from prefkit import convert_dataset, remote
 from prefkit.errors import UserError
+from prefkit.plan import Settings
 from prefkit.shards import verify
 
 
@@ -180,3 +182,55 @@ def test_what_the_web_says_is_what_the_user_reads(tmp_path):
             assert "install" not in str(e.value)
     with pytest.raises(UserError, match="nothing can be written to a web address"):
         convert_dataset(tmp_path, f"{address}/out")
+
+
+def rows_of(n, answer="c"):
+    return b"".join(
+        b'{"prompt": "p%d", "chosen": "%s%d", "rejected": "r"}\n' % (i, answer.encode(), i) for i in range(n)
+    )
+
+
+def test_an_upload_that_stopped_is_made_anew_where_the_input_changed(tmp_path):
+    rows, url = tmp_path / "rows.jsonl", f"file://{tmp_path}/out"
+    rows.write_bytes(rows_of(20))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/train").touch()  # no folder can be made there
+    with pytest.raises(UserError, match="not empty, it holds train"):
+        convert_dataset(rows, url)
+    (tmp_path / "out/train").unlink()
+    local = remote._room("outputs", f"{url}\n{(rows, Settings())!r}") / "data"
+    convert_dataset(rows, local)  # as if the upload had stopped at once
+    rows.write_bytes(rows_of(10, "other"))
+    manifest = convert_dataset(rows, url)
+    assert sum(s["rows"] for s in manifest.splits.values()) == 10
+    assert verify(tmp_path / "out") == []
+    assert not local.exists()
+
+
+def test_what_another_upload_left_is_not_mixed_in(tmp_path):
+    rows, url = tmp_path / "rows.jsonl", f"file://{tmp_path}/out"
+    rows.write_bytes(rows_of(20))
+    local = remote._room("outputs", f"{url}\n{(rows, Settings())!r}") / "data"
+    convert_dataset(rows, local)
+    (tmp_path / "out/train").mkdir(parents=True)
+    (tmp_path / "out/train/data-00000-of-00009.parquet").touch()
+    with pytest.raises(UserError, match=r"not empty, it holds train/data-00000-of-00009\.parquet"):
+        convert_dataset(rows, url)
+    (tmp_path / "out/train/data-00000-of-00009.parquet").unlink()
+    convert_dataset(rows, url)
+    assert verify(tmp_path / "out") == []
+
+
+def test_evaluation_sets_and_older_data_sets_by_url(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(rows_of(20))
+    convert_dataset(rows, tmp_path / "older")
+    given = {"against": [f"file://{rows}"], "splits_from": f"file://{tmp_path}/older"}
+    far = convert_dataset(rows, tmp_path / "far", **given)
+    near = convert_dataset(rows, tmp_path / "near", against=[rows], splits_from=tmp_path / "older")
+    assert (far.config, far.splits) == (near.config, near.splits)
+
+
+def test_a_full_disk_is_said_as_such(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write: .*No space left.*make room"), remote._reachable("s3://x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
