@@ -7,9 +7,11 @@ import sys
 from cyclopts import App
 
 from prefkit.cli import run_to_end
+from prefkit.command_line import whole_numbers
 
 app = App(
     name="evalkit",
+    config=whole_numbers,
     help="Held-out accuracy of implicit rewards, reports, and blind comparison.",
     suppress_keyboard_interrupt=False,
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from evalkit.metrics import FEW_GROUPS
 from prefkit.unseen import visible
+from prefkit.wording import counted
 
 FEW = f"fewer than {FEW_GROUPS} groups, or so few large ones that decide: read the interval as a rough guide"
 ROUGH = f"(rough): {FEW}."
@@ -47,7 +48,7 @@ def headline(report: dict[str, Any]) -> str:
     a, longer = report["accuracy"], report["baselines"]["longer_wins"]
     alone = "".join(f" · {SHORT[n]} {report['baselines'][n]['value']:.3f}" for n in ALONE if n in report["baselines"])
     line = (
-        f"{measured(report)} on {report['n']} pairs of {report['n_groups']} groups"
+        f"{measured(report)} on {counted(report['n'], 'pair')} of {counted(report['n_groups'], 'group')}"
         f" · longer wins {interval(longer)}{alone}"
         f" · mean margin {report['margin']['mean']:+.4f} at β {report['beta']:g}"
     )
@@ -75,7 +76,8 @@ def verdict_line(d: dict[str, Any]) -> str:
     if d["verdict"] == "not distinguishable" and d["detectable"] and d["detectable"] == d["detectable"]:
         what += f"; so many would show a difference of {d['detectable']:.3f}"
     line = f"{a['first']:.3f} → {a['second']:.3f}, difference {a['difference']:+.3f}{interval}, {p}: {what}"
-    return f"{d['second']} against {d['first']} on {d['n']} pairs of {d['n_groups']} groups: {line}{noted(limits(d))}"
+    size = f"{counted(d['n'], 'pair')} of {counted(d['n_groups'], 'group')}"
+    return f"{d['second']} against {d['first']} on {size}: {line}{noted(limits(d))}"
 
 
 def _p(p: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnknownCommandError
 
-from prefkit.command_line import mistake
+from prefkit.command_line import mistake, whole_numbers
 from prefkit.errors import UserError, unknown_name
 
 EXTRAS = {  # module that is missing -> the extra that brings it
@@ -21,6 +21,7 @@ EXTRAS = {  # module that is missing -> the extra that brings it
 app = App(
     name="prefkit",
     help="From human judgements to a tuned model and an honest number.",
+    config=whole_numbers,
     default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
 )
@@ -42,6 +43,7 @@ app.command("prefkit.web.label:label", help="Label pairs in the browser, blind a
 
 train = App(
     name="train",
+    config=whole_numbers,
     help="SFT and DPO with LoRA or QLoRA; each prompt computed once.",
     suppress_keyboard_interrupt=False,
 )

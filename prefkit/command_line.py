@@ -5,7 +5,15 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+from cyclopts import (
+    App,
+    ArgumentCollection,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from prefkit.errors import UserError
 from prefkit.wording import TYPES
@@ -29,6 +37,16 @@ def mistake(e: CycloptsError) -> Exception:
         if (must := TYPES.get(getattr(e.target_type, "__name__", ""))) is not None:
             return UserError(what, where, f"it must be {must}")
     return e
+
+
+def whole_numbers(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """cyclopts configuration hook: refuse 1.5 where a whole number is asked for; cyclopts itself would round it."""
+    for argument in arguments:
+        for token in argument.tokens if argument.hint in (int, int | None) else ():
+            if "." in token.value and token.value.partition(".")[2].strip("0"):
+                where = token.source if token.source not in ("", "cli") else ""
+                what = f"{token.keyword or argument.name} is {token.value!r}"
+                raise UserError(what, where, f"it must be {TYPES['int']}")
 
 
 def _unknown_option(e: UnknownOptionError) -> UserError:

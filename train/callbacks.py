@@ -65,6 +65,7 @@ class RunLog(TrainerCallback):
         self.epoch_ends = set(epoch_ends)  # but the last, which Trainer sees as the end of its only epoch
         self.units_per_epoch = units_per_epoch
         self.last = (time.monotonic(), 0.0)
+        self.step_ended = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget what was logged after the checkpoint that training resumes from."""
@@ -78,12 +79,18 @@ class RunLog(TrainerCallback):
 
         A checkpoint is logged too: its sums since the last log are not in it, so a run that resumes would lose them.
         """
+        self.step_ended = time.monotonic()
         if state.global_step in self.epoch_ends:
             control.should_evaluate |= args.eval_strategy == "epoch"
             control.should_save |= args.save_strategy == "epoch"
             control.should_log |= args.logging_strategy == "epoch"
         last = state.global_step == state.max_steps
         control.should_log |= (last or control.should_save) and args.logging_strategy != "no"
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The speed of training leaves its time out."""
+        began = max(self.step_ended, self.last[0])
+        self.last = (self.last[0] + time.monotonic() - began, self.last[1])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Write and print."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+from math import inf
 from pathlib import Path
 
 from prefkit.errors import UserError, unknown_name
@@ -28,7 +30,9 @@ def check(run: Run) -> Run:
         if key in OWNED or key.startswith("dataloader_"):
             raise UserError(f"trainer.{key} is not yours to set", fix=OWNED.get(key, OURS))
     _check_length(given)
-    coerce_trainer(given)
+    rate = coerce_trainer(given).get("learning_rate")
+    if rate is not None and not 0 <= rate < inf:
+        raise UserError(f"trainer.learning_rate is {rate}", fix="it must be a finite number, 0 or above")
     if run.data.template is not None:
         Template.named(run.data.template)
     if not 0 <= run.seed < 2**32:
@@ -86,8 +90,14 @@ def check_loss(name: str) -> None:
     known = keys_of("train.losses", "LOSSES")
     if name not in known and not file.endswith(".py"):
         raise unknown_name("loss", name, known)
-    if name not in known and not Path(file).is_file():
+    if name in known:
+        return
+    if not Path(file).is_file():
         raise UserError("loss file not found", name, "write it as ./file.py:function")
+    try:
+        ast.parse(Path(file).read_bytes())
+    except SyntaxError as e:
+        raise UserError(f"the loss file is no Python: {e.msg}", f"{file}:{e.lineno}", "mend it") from None
 
 
 def _check_length(trainer: dict[str, str]) -> None:
@@ -108,5 +118,5 @@ def _positive(run: Run, *names: str) -> None:
     for name in names:
         section, key = name.split(".")
         value = getattr(getattr(run, section), key)
-        if value is not None and not value > 0:
-            raise UserError(f"{name} is {value}", fix="it must be above 0")
+        if value is not None and not 0 < value < inf:
+            raise UserError(f"{name} is {value}", fix="it must be above 0" + " and finite" * (value == inf))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from prefkit.command_line import whole_numbers
 from prefkit.errors import UserError
 from train.check import check, check_places
 from train.config import DpoRun, Run, SftRun
@@ -27,8 +32,8 @@ ConfigFile = Annotated[
     Path | None, Parameter(help="YAML file with these sections (model, data, lora, …); flags win over it.")
 ]
 
-sft = App(name="sft", config=from_yaml, help="Supervised fine-tuning on the chosen responses.")
-dpo = App(name="dpo", config=from_yaml, help="Direct preference optimisation on pairs.")
+sft = App(name="sft", config=(from_yaml, whole_numbers), help="Supervised fine-tuning on the chosen responses.")
+dpo = App(name="dpo", config=(from_yaml, whole_numbers), help="Direct preference optimisation on pairs.")
 
 
 @sft.default
@@ -55,11 +60,36 @@ def _dpo(
 
 def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
-    check_places(checked, out)
-    keep_pages()
-    lean_peft()
-    module, _, function = trainer.partition(":")
-    getattr(importlib.import_module(module), function)(checked, out)
+    with _only_run(out):
+        check_places(checked, out)
+        keep_pages()
+        lean_peft()
+        module, _, function = trainer.partition(":")
+        getattr(importlib.import_module(module), function)(checked, out)
+
+
+@contextmanager
+def _only_run(out: Path) -> Iterator[None]:
+    """Hold the run folder, or a `UserError`: another process trains into it. The first of several processes holds it.
+
+    What was not there and stays empty is removed again.
+    """
+    if os.environ.get("RANK", "0") != "0" or out.is_file():  # a file is refused by `check_places`
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(folder)
+        raise UserError("another run is writing there", out, "wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        os.close(folder)
+        if not any(out.iterdir()):
+            out.rmdir()
 
 
 def tiny_model(
@@ -82,9 +112,10 @@ def tiny_model(
     out
         Model folder.
     """
-    lean_libraries()
-    from train.tiny_model import write_tiny_model
+    from train.tiny_model import check_shape, write_tiny_model
 
+    check_shape(out, vocab_size, hidden, layers, heads, max_positions)
+    lean_libraries()
     write_tiny_model(data, out, vocab_size, hidden, layers, heads, max_positions, seed)
 
 

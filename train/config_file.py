@@ -35,7 +35,10 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
     if unknown := next((k for k in values if k.replace("_", "-") not in known), None):
         raise unknown_name("section", unknown, known)
     given = {t.keys[0].replace("-", "_") for t in trainer.tokens if t.keys}
-    for key, value in (values.pop("trainer", None) or {}).items():
+    section = values.pop("trainer", None) or {}
+    if again := {k for k in section if "-" in k} & {k.replace("_", "-") for k in section if "_" in k}:
+        raise UserError(f"trainer.{min(again).replace('-', '_')} is given twice", path, "leave one spelling out")
+    for key, value in section.items():
         if key.replace("-", "_") not in given:
             text = value if isinstance(value, str) else json.dumps(value)
             trainer.append(CliToken(keyword=f"--trainer.{key}", value=text, source=str(path), keys=(key,)))

@@ -69,7 +69,10 @@ def find_loss(name: str) -> Loss:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:  # whatever a user's own code raises
+        raise UserError(f"the loss file fails: {type(e).__name__}: {e}", file, "mend it") from e
     loss = getattr(module, attribute, None)
     if not callable(loss) or len(inspect.signature(loss).parameters) != 3:
         raise UserError(f"no function {attribute}(pair_logps, beta, label_smoothing)", file, "see train/losses.py")

@@ -21,7 +21,7 @@ from transformers import PrinterCallback
 from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.wording import counted
-from train.callbacks import Interrupt, RunLog, is_main, say
+from train.callbacks import METRICS, Interrupt, RunLog, is_main, say
 from train.check import check_places
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
 from train.core.encode import Limits, Template
@@ -29,7 +29,16 @@ from train.core.logprobs import check_fits, check_head
 from train.core.rows import Row, Rows
 from train.data.dataset import Kind, data_digest, load_rows, splits_of
 from train.models.load import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
-from train.models.locate import CHECKPOINT, RUN_FILE, SUMMARY, is_adapter, locate, run_config, weights_digest
+from train.models.locate import (
+    CHECKPOINT,
+    RUN_FILE,
+    SUMMARY,
+    adapter_config,
+    is_adapter,
+    locate,
+    run_config,
+    weights_digest,
+)
 from train.models.memory import peak_megabytes, trim_holes
 from train.models.sharing import Sharing, decide_sharing
 from train.schedule import schedule
@@ -103,7 +112,7 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
         trainer = trainer | {args.mixed_precision: "true"}
     elif full and torch.cuda.is_available():  # fp32 weights, bf16 arithmetic
         trainer = {"bf16": "true"} | trainer
-    run = replace(run, model=model, data=data, trainer=trainer)
+    run = replace(run, model=model, data=data, trainer=trainer, lora=_lora_of(run))
     if earlier and bool(earlier["model"].get("four_bit")) != run.model.four_bit:
         then = "plain" if run.model.four_bit else "4-bit"
         say(f"note: {run.model.path} was trained on a {then} base, this run is not")
@@ -130,6 +139,24 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
     counts = {split: read.counts() for split, read in found.items()}
     dropped = {split: read.dropped for split, read in found.items() if read.dropped}
     return Session(run, digests, out, tokenizer, template, trained.rows, evaluated.rows, counts, dropped, resume), run
+
+
+def _lora_of(run: Run) -> LoraConfig:
+    """What is asked for; of an adapter that is continued its own shape."""
+    folder = locate(run.model.path)
+    if not is_adapter(folder) or not run.lora.enabled:
+        return run.lora
+    known = adapter_config(folder)
+    targets = known.get("target_modules") or ()
+    own = LoraConfig(
+        r=known["r"],
+        alpha=known["lora_alpha"],
+        dropout=known["lora_dropout"],
+        targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
+    )
+    if run.lora not in (LoraConfig(), own):
+        say("note: an adapter that is continued keeps its own shape: what lora says is not used")
+    return own
 
 
 def _max_tokens(asked: int | None, model: str) -> int:
@@ -170,10 +197,12 @@ def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
     then = {section: recorded.get(section) for section in now}
     changed = [f"{key} was {old}, is {new}" for key, old, new in differences(then, now)]
     changed += [f"{k} has changed" for k, v in digests.items() if recorded.get("digests", {}).get(k) != v]
+    found = [p for p in out.iterdir() if CHECKPOINT.fullmatch(p.name)]
+    if changed and not found and not (out / METRICS).exists():  # it ended before its first step
+        return None
     if changed:
         what = f"the folder holds another run: {', '.join(changed[:FEW])}{' …' * (len(changed) > FEW)}"
         raise UserError(what, out, "choose another --out, or remove it")
-    found = [p for p in out.iterdir() if CHECKPOINT.fullmatch(p.name)]
     latest = sorted(found, key=lambda p: -int(p.name.rpartition("-")[2]))
     for folder in latest:
         if is_whole(folder):
@@ -211,8 +240,6 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     if is_adapter(locate(config.path)):
         if not lora.enabled:
             raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
-        if lora != LoraConfig():
-            say("note: an adapter that is continued keeps its own shape: what lora says is not used")
         model = load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
     else:
         model = load_model(config.path, config.dtype, config.four_bit, config.attn)

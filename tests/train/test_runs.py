@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from prefkit.errors import UserError
 from prefkit.shards import open_pairs
+from train.callbacks import RunLog
 from train.check import check
 from train.config import DataConfig, DpoConfig, DpoRun, LoraConfig, ModelConfig, SftConfig, SftRun
 from train.core.batch import collate
@@ -697,3 +699,43 @@ def test_weights_can_be_read_by_those_who_may_read_the_run(model_path, data, tmp
     modes = {p.stat().st_mode & 0o777 for p in (tmp_path / "run").iterdir() if p.is_file() and p.name != "_run.log"}
     (tmp_path / "new").write_text("")
     assert modes == {(tmp_path / "new").stat().st_mode & 0o777}
+
+
+def test_a_run_that_took_no_step_does_not_keep_its_folder(model_path, data, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise UserError("too late")
+
+    run = dpo_run(model_path, data, beta=0.3, trainer={"max_steps": "1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(StepTrainer, "train", refuse)
+        with pytest.raises(UserError, match="too late"):
+            train_dpo(run, tmp_path / "run")
+    train_dpo(dpo_run(model_path, data, beta=0.2, trainer={"max_steps": "1"}), tmp_path / "run")
+    assert yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())["dpo"]["beta"] == 0.2
+
+
+def test_run_yaml_has_the_shape_of_the_adapter_that_is_continued(model_path, data, tmp_path, capsys):
+    own = LoraConfig(r=3, alpha=6, targets=("q_proj", "v_proj"))
+    train_sft(sft_run(model_path, data, lora=own, trainer={"max_steps": "1"}), tmp_path / "sft")
+    capsys.readouterr()
+    asked = LoraConfig(r=2)
+    train_dpo(dpo_run(tmp_path / "sft", data, lora=asked, trainer={"max_steps": "1"}), tmp_path / "dpo")
+    assert "an adapter that is continued keeps its own shape" in capsys.readouterr().out
+    kept = yaml.safe_load((tmp_path / "dpo" / "run.yaml").read_text())["lora"]
+    assert (kept["r"], kept["alpha"], sorted(kept["targets"])) == (3, 6, ["q_proj", "v_proj"])
+
+
+def test_the_printed_speed_is_of_training_alone(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("train.callbacks.time.monotonic", lambda: now)
+    args = SimpleNamespace(eval_strategy="steps", save_strategy="no", logging_strategy="steps")
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=9, epoch=0.0)
+    control = SimpleNamespace(should_log=False, should_save=False, should_evaluate=False)
+    log = RunLog(tmp_path, "pairs", 80, [])
+    log.on_train_begin(args, state, control)
+    for event, took in ((log.on_step_end, 10), (log.on_evaluate, 100), (log.on_step_end, 10)):
+        now += took
+        state.global_step += 1
+        event(args, state, control)
+    log.on_log(args, state, control, logs={"loss": 1.0, "epoch": 0.5})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["pairs_per_second"] == 0.5 * 80 / 20

@@ -18,7 +18,9 @@ from prefkit.cli import run as run_cli
 from prefkit.cli import train as app
 from prefkit.errors import UserError
 from train.check import check
+from train.cli import _only_run
 from train.config import DpoRun, ModelConfig
+from train.losses import find_loss
 from train.models.locate import _is_whole
 from train.trainer import training_arguments
 from train.trainer_keys import OWNED, coerce_trainer
@@ -169,6 +171,9 @@ OWN_MISTAKES = {
     "dataloader key": (["--trainer.dataloader-num-workers", "4"], "not yours to set"),
     "smoothing": (["--dpo.label-smoothing", "0.5"], "0 ≤ ε < 0.5"),
     "beta": (["--dpo.beta", "0"], "above 0"),
+    "no end": (["--dpo.beta", "inf"], "dpo.beta is inf: it must be above 0 and finite"),
+    "rate": (["--trainer.learning-rate=-1"], "trainer.learning_rate is -1.0: it must be a finite number, 0 or above"),
+    "fraction": (["--dpo.pairs-per-step", "1.5"], "--dpo.pairs-per-step is '1.5': it must be a whole number"),
     "limit": (["--data.limit=-5"], "data.limit is -5: it must be above 0"),
     "seed": (["--seed=-1"], "seed is -1: give a whole number from 0"),
     "alpha": (["--lora.alpha", "0"], "lora.alpha is 0: it must be above 0"),
@@ -186,6 +191,53 @@ OWN_MISTAKES = {
     "no such data": ([], "no such data set (d)"),
     "no config file": (["--config", "gone.yaml"], "configuration file not found"),
 }
+
+
+FILE_MISTAKES = {
+    "dpo: {pairs_per_step: 1.5}": "'1.5' (run.yaml): it must be a whole number",
+    "trainer: {learning-rate: 1e-3, learning_rate: 2e-3}": "trainer.learning_rate is given twice (run.yaml)",
+}
+
+
+@pytest.mark.parametrize("text", FILE_MISTAKES)
+def test_mistakes_in_a_file(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(text)
+    assert run_cli(app, ["dpo", *REQUIRED, "--config", "run.yaml"]) == 2
+    assert FILE_MISTAKES[text] in capsys.readouterr().err
+
+
+def test_a_whole_number_may_have_a_point(monkeypatch):
+    assert parsed(monkeypatch, *REQUIRED, "--dpo.pairs-per-step", "8.0").dpo.pairs_per_step == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("def loss(x, b, e: return", "is no Python: "), ("import nonsense_9", "fails: ModuleNotFoundError")],
+)
+def test_a_loss_file_that_is_broken_is_one_line(tmp_path, text, said):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=f"the loss file {said}"):
+        find_loss(f"{tmp_path}/mine.py:loss")
+
+
+def test_two_runs_cannot_write_into_one_folder(tmp_path):
+    out = tmp_path / "run"
+    with _only_run(out):
+        with pytest.raises(UserError, match="another run is writing there"), _only_run(out):
+            pass
+        assert out.is_dir()
+    assert not out.exists()  # nothing was written
+    with _only_run(out):
+        (out / "kept").touch()
+    assert (out / "kept").exists()
+
+
+@pytest.mark.parametrize("flags", [["--layers", "0"], ["--hidden", "130"], ["--vocab-size", "100"], ["--out", "."]])
+def test_an_impossible_tiny_model_is_refused_before_libraries_load(flags):
+    start = time.monotonic()
+    assert_one_line(cli("tiny-model", "--data.path", "d", "--out", "m", *flags), "error: ")
+    assert time.monotonic() - start < 5, "a second when the machine is idle"
 
 
 @pytest.mark.parametrize("name", OWN_MISTAKES)
