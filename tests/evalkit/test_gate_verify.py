@@ -55,7 +55,7 @@ def test_a_comparison_on_few_shared_pairs_does_not_pass(tmp_path):
     a, b = reported(load(one), tmp_path / "a"), reported(load(two), tmp_path / "b")
     (found,) = check(b, None, a, None)
     assert not found.passed
-    for text in ("on 1 pairs of 1 groups", "299 more pairs are its own alone", "99.7%", "not known to be the same"):
+    for text in ("on 1 pair of 1 group", "299 more pairs are its own alone", "99.7%", "not known to be the same"):
         assert text in found.text
     assert "more are missing than --allow-missing 0" in found.text
     assert [c.passed for c in check(b, None, a, None, allow_missing=0.997)] == [True]
