@@ -19,7 +19,6 @@ from prefkit import engine as engines
 from prefkit import tables
 from prefkit.card import NAME as CARD
 from prefkit.card import card
-from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.finish import rejects_table
 from prefkit.folder import (
@@ -32,12 +31,13 @@ from prefkit.folder import (
     refuse_finished,
 )
 from prefkit.keys import Columns, find
+from prefkit.ledgers import ledgers_of, nested_counts
 from prefkit.near import THRESHOLD, near_duplicates
 from prefkit.plan import Plan, Settings, make_plan, prepare, refuse_changed, tool_versions
 from prefkit.publish import Publication, Published, publish
 from prefkit.remote import is_url, local_copies, published
 from prefkit.schema import Reject
-from prefkit.shards import WORK, Manifest, ledgers_out_of_balance
+from prefkit.shards import WORK, Manifest
 from prefkit.shards import describe as describe_file
 from prefkit.sources import Slice
 from prefkit.split import CAPPED, DEFAULT_SPLITS, DUPLICATE, KEYS, REFUSED, Anchors, Resolved, cap, joined_by, resolve
@@ -280,7 +280,7 @@ def _write_map_rejects(job: Job, markers: list[dict], first_lines: Sequence[int]
 
 def describe(plan: Plan, outcome: Outcome, made: Published) -> Manifest:
     """The manifest of what was found and written."""
-    nested = _nested(outcome.tally)
+    nested = nested_counts(outcome.tally)
     manifest = Manifest(
         config=plan.config,
         inputs=plan.inputs,
@@ -295,31 +295,3 @@ def describe(plan: Plan, outcome: Outcome, made: Published) -> Manifest:
         tools=tool_versions(),
     )
     return manifest
-
-
-def ledgers_of(tally: Counter[str]) -> dict[str, Any]:
-    """Both ledgers of the source; `UserError` unless each balances, for then something was lost."""
-    nested = _nested(tally)
-    ledgers = {
-        "records": {"read": 0, "used": 0, "unused": {}, "rejected": {}} | nested.get("records", {}),
-        "candidates": dict.fromkeys(("made", "pairs", "ties", "capped", "filtered", "duplicate"), 0)
-        | {"rejected": {}}
-        | nested.get("candidates", {}),
-    }
-    if wrong := ledgers_out_of_balance(ledgers):
-        fix = "run the command again, which begins anew; if it says the same, please report it: prefkit is at fault"
-        raise UserError(f"what was read and what became of it differ: {' and '.join(wrong)}", fix=fix)
-    return ledgers
-
-
-def _nested(tally: Counter[str]) -> dict[str, Any]:
-    """`records.unused.only_ties: 3` as nested dicts, without zeros."""
-    nested: dict[str, Any] = {}
-    for name, count in sorted(tally.items()):
-        *parents, leaf = name.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        if count:
-            place[leaf] = count
-    return nested

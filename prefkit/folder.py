@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from prefkit.engine import WorkerLost
 from prefkit.errors import UserError
-from prefkit.files import NO_ROOM, write_text
+from prefkit.files import NO_ROOM, only_holder, write_text
 from prefkit.plan import Plan
 from prefkit.shards import MANIFEST, WORK, Manifest
 
@@ -100,15 +99,9 @@ def discard_work(work: Path) -> None:
     shutil.rmtree(work)
 
 
-@contextmanager
-def only_writer(out: Path) -> Iterator[None]:
-    """Hold the lock, or a `UserError`: another process is writing there."""
-    with (out / "_run.log").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError("another convert is writing there", out, "wait for it, or choose another --out") from None
-        yield
+def only_writer(out: Path) -> AbstractContextManager[None]:
+    """Hold the folder, or a `UserError`: another process is writing there."""
+    return only_holder(out / "_run.log", "another convert is writing there")
 
 
 @contextmanager

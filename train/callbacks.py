@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 import time
@@ -13,19 +12,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from prefkit.files import write_text
-
-METRICS = "metrics.jsonl"
-
-
-def is_main() -> bool:
-    """Whether this process writes and prints."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def say(text: str) -> None:
-    """Print once, whatever the number of processes."""
-    if is_main():
-        print(text, flush=True)
+from train.folder import METRICS
+from train.terminal import say
 
 
 class Interrupt(TrainerCallback):

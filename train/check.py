@@ -12,6 +12,7 @@ from train.config import DpoRun, Run
 from train.core.encode import Template
 from train.data.dataset import splits_of
 from train.declared import keys_of
+from train.folder import LOCK
 from train.models.locate import RUN_FILE, SUMMARY, locate_finished
 from train.trainer_keys import DEFAULTS, OURS, OWNED, coerce_trainer
 
@@ -78,7 +79,7 @@ def _check_out(out: Path) -> None:
     """A run folder is new, or of a run that can go on."""
     if out.exists() and not out.is_dir():
         raise UserError("the output is a file", out, "choose another --out")
-    if out.exists() and any(out.iterdir()) and not (out / RUN_FILE).is_file():
+    if out.exists() and any(p.name != LOCK for p in out.iterdir()) and not (out / RUN_FILE).is_file():
         raise UserError("the output folder is not empty and holds no run", out, "choose another --out")
     if (out / SUMMARY).is_file():
         raise UserError("this run is finished", out, "choose another --out, or remove it")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +14,7 @@ from prefkit.errors import UserError
 from train.check import check, check_places
 from train.config import DpoRun, Run, SftRun
 from train.config_file import from_yaml
+from train.folder import only_run
 from train.models.libraries import lean_libraries, lean_peft
 from train.models.memory import keep_pages
 
@@ -60,36 +57,12 @@ def _dpo(
 
 def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
-    with _only_run(out):
+    with only_run(out):
         check_places(checked, out)
         keep_pages()
         lean_peft()
         module, _, function = trainer.partition(":")
         getattr(importlib.import_module(module), function)(checked, out)
-
-
-@contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Hold the run folder, or a `UserError`: another process trains into it. The first of several processes holds it.
-
-    What was not there and stays empty is removed again.
-    """
-    if os.environ.get("RANK", "0") != "0" or out.is_file():  # a file is refused by `check_places`
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(folder)
-        raise UserError("another run is writing there", out, "wait for it, or choose another --out") from None
-    try:
-        yield
-    finally:
-        os.close(folder)
-        if not any(out.iterdir()):
-            out.rmdir()
 
 
 def tiny_model(

@@ -14,7 +14,6 @@ from transformers import set_seed
 
 from prefkit.errors import UserError
 from prefkit.progress import progress
-from train.callbacks import say
 from train.config import DpoRun
 from train.core.batch import Batch
 from train.core.head import TokenLogps
@@ -28,6 +27,7 @@ from train.models.locate import is_adapter, locate
 from train.models.policies import add_reference, reference_context
 from train.models.sharing import Sharing
 from train.run import Session, default_budget, examine, fit, load_trainable, prepare
+from train.terminal import say
 from train.trainer import Outcome, token_sums, training_arguments
 
 

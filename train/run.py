@@ -5,32 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import is_zipfile
 
 import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
 from transformers import PrinterCallback
 
 from prefkit.errors import UserError
 from prefkit.files import write_text
 from prefkit.wording import counted
-from train.callbacks import METRICS, Interrupt, RunLog, is_main, say
+from train.callbacks import Interrupt, RunLog
 from train.check import check_places
 from train.config import DpoRun, LoraConfig, ModelConfig, Run, SftRun
 from train.core.encode import Limits, Template
 from train.core.logprobs import check_fits, check_head
 from train.core.rows import Row, Rows
 from train.data.dataset import Kind, data_digest, load_rows, splits_of
+from train.folder import open_folder, settings
 from train.models.load import context_length, default_dtype, load_adapter, load_model, load_tokenizer, new_adapter
 from train.models.locate import (
-    CHECKPOINT,
     RUN_FILE,
     SUMMARY,
     adapter_config,
@@ -42,15 +39,12 @@ from train.models.locate import (
 from train.models.memory import peak_megabytes, trim_holes
 from train.models.sharing import Sharing, decide_sharing
 from train.schedule import schedule
-from train.trainer import Layout, Objective, StepTrainer, trainer_mistakes, training_arguments
-from train.trainer_keys import coerce_trainer
+from train.terminal import is_main, say
+from train.trainer import NONFINITE, Layout, Objective, StepTrainer, trainer_mistakes, training_arguments
 from train.weights import save_policy
 
 DROPPED = "dropped.json"
-FEW = 5  # changed settings that are named
 MAX_TOKENS = 1024  # of a prompt with one response, unless the run says otherwise
-# Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
-STATE, TORCH_FILES = "trainer_state.json", ("optimizer.pt", "scheduler.pt")
 
 R = TypeVar("R", SftRun, DpoRun)
 
@@ -144,14 +138,14 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
 def _lora_of(run: Run) -> LoraConfig:
     """What is asked for; of an adapter that is continued its own shape."""
     folder = locate(run.model.path)
-    if not is_adapter(folder) or not run.lora.enabled:
+    known = adapter_config(folder) if is_adapter(folder) and run.lora.enabled else {}
+    if known.get("peft_type") != "LORA":
         return run.lora
-    known = adapter_config(folder)
     targets = known.get("target_modules") or ()
-    own = LoraConfig(
-        r=known["r"],
-        alpha=known["lora_alpha"],
-        dropout=known["lora_dropout"],
+    own = LoraConfig(  # what a file leaves out is peft's own default
+        r=known.get("r", 8),
+        alpha=known.get("lora_alpha", 8),
+        dropout=known.get("lora_dropout", 0.0),
         targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
     )
     if run.lora not in (LoraConfig(), own):
@@ -183,56 +177,6 @@ def _read(run: Run, split: str, limit: int | None, tokenizer: Any, template: Tem
     return found
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """The sections as run.yaml holds them: lists as lists, numbers as numbers."""
-    return json.loads(json.dumps(asdict(run) | {"trainer": coerce_trainer(run.trainer)}))
-
-
-def open_folder(run: Run, digests: dict[str, str], out: Path) -> str | None:
-    """The checkpoint to resume from, or None for a fresh folder; UserError when the folder holds another run."""
-    recorded = run_config(out)
-    if recorded is None:
-        return None
-    now = settings(run)
-    then = {section: recorded.get(section) for section in now}
-    changed = [f"{key} was {old}, is {new}" for key, old, new in differences(then, now)]
-    changed += [f"{k} has changed" for k, v in digests.items() if recorded.get("digests", {}).get(k) != v]
-    found = [p for p in out.iterdir() if CHECKPOINT.fullmatch(p.name)]
-    if changed and not found and not (out / METRICS).exists():  # it ended before its first step
-        return None
-    if changed:
-        what = f"the folder holds another run: {', '.join(changed[:FEW])}{' …' * (len(changed) > FEW)}"
-        raise UserError(what, out, "choose another --out, or remove it")
-    latest = sorted(found, key=lambda p: -int(p.name.rpartition("-")[2]))
-    for folder in latest:
-        if is_whole(folder):
-            return str(folder)
-        say(f"note: {folder} is not whole: it is not resumed from")
-    return None
-
-
-def differences(then: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The keys (`dpo.beta`) whose values differ between two settings, with both; one that is missing is null."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in {**then, **now}:
-            yield from differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif then != now:
-        yield name, json.dumps(then, ensure_ascii=False), json.dumps(now, ensure_ascii=False)
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether all that a run goes on from is there, to the last byte: a kill or a full disk may have cut a file."""
-    weights = list(folder.glob("*.safetensors"))
-    try:
-        json.loads((folder / STATE).read_text("utf-8"))
-        for file in weights:
-            with safe_open(file, "pt"):  # its header says how long the file is
-                pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    return bool(weights) and all(is_zipfile(folder / name) for name in TORCH_FILES)
-
-
 def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
     """The model to train: with a fresh LoRA, with the adapter that the path is, or whole."""
     if config.attn == "flex" and not torch.cuda.is_available():
@@ -262,6 +206,8 @@ def fit(session: Session, model: Any, objective: Objective, per_step: int, budge
     args = training_arguments(run.trainer, out, run.seed, len(plan.steps))
     if is_main():
         out.mkdir(parents=True, exist_ok=True)
+        for stale in (DROPPED, NONFINITE):  # of a run that took no step here, or stopped at one
+            (out / stale).unlink(missing_ok=True)
         if session.dropped:
             write_text(out / DROPPED, json.dumps(session.dropped, indent=1))
         write_text(out / RUN_FILE, yaml.safe_dump({"command": session.kind, **settings(run), **session.noted}))

@@ -23,15 +23,17 @@ from transformers import Trainer, TrainingArguments
 
 from prefkit.errors import UserError
 from prefkit.files import write_text
-from train.callbacks import is_main
 from train.core.batch import Batch, collate
 from train.core.head import TokenLogps
 from train.core.logprobs import PairPolicy
 from train.core.plan import plan_rows
 from train.core.rows import Row
 from train.schedule import Schedule
+from train.terminal import is_main
 from train.trainer_keys import WHOLE, coerce_trainer
 from train.weights import load_weights, save_policy
+
+NONFINITE = "nonfinite.json"
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class StepTrainer(Trainer):
         if not self.accelerator.reduce(torch.tensor(len(wrong), device=self.args.device), "sum"):
             return
         wrong = gather_object(wrong)
-        file = Path(str(self.args.output_dir)) / "nonfinite.json"
+        file = Path(str(self.args.output_dir)) / NONFINITE
         if is_main():
             write_text(file, json.dumps({"step": self.state.global_step + 1, "ids": wrong}, indent=1))
         self.accelerator.wait_for_everyone()

@@ -8,12 +8,9 @@ pair with every rejected one, all of one set (RewardBench 2, RM-Bench).
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ import pyarrow.compute as pc
 from prefkit import columns, tables
 from prefkit.columns import Columns
 from prefkit.file_formats import readable_files
+from prefkit.messages import messages_of, shared_prompt, system_turns, transcript_turns, without_prompt
 from prefkit.readers import column_names
 from prefkit.schema import Message, Pair, prompt_hash
 from prefkit.shards import MANIFEST
@@ -35,9 +33,6 @@ NAME = "pairs"
 NUMBERS = ("score_chosen", "score_rejected", "margin", "p_chosen")  # passed through where present
 KNOWN = ("id", "source_id", "set_id", "subset", "positions", *NUMBERS)  # columns that `meta` does not repeat
 SAY_WHICH = {"label", "winner", "preference", "preferred", "better", "better_response_id"}
-ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
-TOOL_FIELDS = ("tool_calls", "tool_call_id", "function_call")
-TURN = re.compile(r"\n\n(Human|Assistant): ?")  # before each turn of a transcript
 
 
 @dataclass(frozen=True)
@@ -101,17 +96,17 @@ def _responses(value: Any) -> list[Any]:
 
 
 def _pair(record: Record, options: PairsOptions, chosen_cell: Any, rejected_cell: Any) -> Pair:
-    prompt = _messages(record.get(options.prompt), "user")
-    chosen = _messages(chosen_cell, "assistant")
-    rejected = _messages(rejected_cell, "assistant")
+    prompt = messages_of(record.get(options.prompt), "user")
+    chosen = messages_of(chosen_cell, "assistant")
+    rejected = messages_of(rejected_cell, "assistant")
     if chosen is None or rejected is None:
         raise Refused("missing_text")
     if prompt is None:
-        prompt, chosen, rejected = _implicit(_turns(chosen), _turns(rejected))
+        prompt, chosen, rejected = shared_prompt(transcript_turns(chosen), transcript_turns(rejected))
     else:
-        chosen, rejected = _without(prompt, chosen), _without(prompt, rejected)
+        chosen, rejected = without_prompt(prompt, chosen), without_prompt(prompt, rejected)
     meta = _extra(record, {options.prompt, options.chosen, options.rejected, options.system, *KNOWN})
-    system = _system(record.get(options.system))
+    system = system_turns(record.get(options.system))
     if system and prompt and prompt[0]["role"] != "system":
         prompt = [*system, *prompt]
     elif system and prompt[: len(system)] != system:  # the conversation's own stands
@@ -215,82 +210,6 @@ def _plain(value: str | int | float | bool) -> str | int | float | bool:
 def _hashable(prompt: list[Message]) -> list[Message]:
     """For hashing only: text may still hold lone surrogates."""
     return [{"role": encodable(m["role"]), "content": encodable(m["content"])} for m in prompt]
-
-
-def _messages(value: Any, role: str) -> list[Message] | None:
-    """A cell as messages: a string is one turn, a message list keeps its roles (ShareGPT's from and value too)."""
-    if isinstance(value, str) and value.lstrip().startswith('[{"'):  # a message list that went through CSV
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list) or not value:
-        return None
-    return [_message(turn) for turn in value]
-
-
-def _system(value: Any) -> list[Message]:
-    """The system turns that a cell holds, as text or as messages; none where it is blank."""
-    if value is None or value == [] or value != value or (isinstance(value, str) and not value.strip()):
-        return []
-    turns = _messages(value, "system")
-    if turns is None or any(turn["role"] != "system" for turn in turns):
-        raise Refused("bad_message")
-    return turns
-
-
-def _message(turn: Any) -> Message:
-    if not isinstance(turn, dict):
-        raise Refused("bad_message")
-    if any(turn.get(k) for k in TOOL_FIELDS):
-        raise Refused("tools_unsupported")
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if isinstance(content, list):
-        content = _text_of(content)
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise Refused("bad_message")
-    return {"role": ROLES.get(role, role), "content": content}
-
-
-def _text_of(parts: list) -> str | None:
-    """Typed content parts as one text; None if one is no text (an image)."""
-    texts = [p.get("text", p.get("value")) for p in parts if isinstance(p, dict) and p.get("type", "text") == "text"]
-    sound = [t for t in texts if isinstance(t, str)]
-    return "".join(sound) if len(sound) == len(parts) else None
-
-
-def _turns(response: list[Message]) -> list[Message]:
-    """A transcript ("\\n\\nHuman: …\\n\\nAssistant: …") as its turns; any other response as it is."""
-    start, *parts = TURN.split(response[0]["content"])
-    if len(response) > 1 or start or not parts:
-        return response
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[who], "content": text} for who, text in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def _implicit(chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
-    """The prompt is what both conversations share, up to the last user turn before they part."""
-    if len(chosen) < 2 or len(rejected) < 2:
-        raise Refused("missing_prompt")
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
-    while shared and chosen[shared - 1]["role"] not in ("user", "tool"):
-        shared -= 1
-    if not shared:
-        raise Refused("prompt_mismatch")
-    return chosen[:shared], chosen[shared:], rejected[shared:]
-
-
-def _without(prompt: list[Message], response: list[Message]) -> list[Message]:
-    """A response that repeats the prompt loses it; one that begins with another prompt is refused."""
-    if response[0]["role"] == "assistant":
-        return response
-    if response[: len(prompt)] != prompt or len(response) == len(prompt):
-        raise Refused("prompt_mismatch")
-    return response[len(prompt) :]
 
 
 def _number(value: Any) -> float | None:

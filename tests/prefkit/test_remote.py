@@ -219,6 +219,7 @@ def test_what_another_upload_left_is_not_mixed_in(tmp_path):
     (tmp_path / "out/train/data-00000-of-00009.parquet").unlink()
     convert_dataset(rows, url)
     assert verify(tmp_path / "out") == []
+    assert not local.exists()  # it was this that went on
 
 
 def test_evaluation_sets_and_older_data_sets_by_url(tmp_path):

@@ -138,13 +138,19 @@ def test_a_vote_that_cannot_be_stored_is_said_with_its_reason(tmp_path, open_pag
     assert "labels.db" not in visit.received()
 
 
-def test_a_choice_that_is_not_yet_answered_cannot_land_after_another(tmp_path, open_page):
-    session = make_session(tmp_path, plain(3))
-    visit = open_page(session)
+def press_without_an_answer(visit):
+    """Key 1, whose request is held back until the page has said so; the request, in a list."""
     held = []
     visit.page.route("**/gradio_api/run/**", lambda route: held.append(route) if not held else route.continue_())
     visit.page.keyboard.press("1")
     visit.page.wait_for_function("document.querySelector('.pk-said').textContent.startsWith('Not saved yet')")
+    return held
+
+
+def test_a_choice_that_is_not_yet_answered_cannot_land_after_another(tmp_path, open_page):
+    session = make_session(tmp_path, plain(3))
+    visit = open_page(session)
+    press_without_an_answer(visit)
     for key in ("2", "u"):
         visit.page.keyboard.press(key)
         assert visit.page.inner_text(".pk-said").startswith("Another choice is not saved yet")
@@ -170,10 +176,7 @@ def test_pressing_faster_than_the_server_answers_judges_one_item_once(tmp_path, 
 def test_an_answer_that_does_not_come_is_said_and_the_key_pressed_again_is_the_same_event(tmp_path, open_page):
     session = make_session(tmp_path, plain(3))
     visit = open_page(session)
-    held = []
-    visit.page.route("**/gradio_api/run/**", lambda route: held.append(route) if not held else route.continue_())
-    visit.page.keyboard.press("1")
-    visit.page.wait_for_function("document.querySelector('.pk-said').textContent.startsWith('Not saved yet')")
+    held = press_without_an_answer(visit)
     assert visit.press("1") == "Saved: A is better."
     held[0].fetch()  # now the first arrives too
     with session.store.engine.connect() as c:

@@ -32,9 +32,10 @@ from train.core.rewards import hits
 from train.core.rows import build_rows, pair_texts
 from train.data.dataset import load_rows
 from train.dpo import load_start, train_dpo
+from train.folder import is_whole
 from train.models.load import load_model, load_tokenizer
 from train.models.policies import describe_policy, load_policy, reference_context
-from train.run import is_whole
+from train.run import _lora_of
 from train.sft import train_sft
 from train.tiny_model import write_tiny_model
 from train.trainer import StepTrainer
@@ -739,3 +740,29 @@ def test_the_printed_speed_is_of_training_alone(tmp_path, monkeypatch):
         event(args, state, control)
     log.on_log(args, state, control, logs={"loss": 1.0, "epoch": 0.5})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["pairs_per_second"] == 0.5 * 80 / 20
+
+
+def test_what_an_earlier_try_left_is_not_said_of_this_run(model_path, data, tmp_path):
+    out = tmp_path / "run"
+    run = dpo_run(model_path, data, trainer={"max_steps": "1"})
+    train_dpo(run, out)
+    for name in ("summary.json", "metrics.jsonl"):
+        (out / name).unlink()
+    for name in ("dropped.json", "nonfinite.json"):
+        (out / name).write_text("{}")
+    train_dpo(run, out)
+    assert not {"dropped.json", "nonfinite.json", ".lock"} & {p.name for p in out.iterdir()}
+
+
+def test_an_adapter_of_another_kind_is_continued_as_it_is(model_path):
+    folder = model_path.parent / "other-adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "IA3", "base_model_name_or_path": str(model_path)})
+    )
+    run = SftRun(ModelConfig(path=str(folder)))
+    assert _lora_of(run) == run.lora
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(model_path), "target_modules": "all-linear"})
+    )
+    assert _lora_of(run) == LoraConfig(r=8, alpha=8, targets=("all-linear",))

@@ -18,8 +18,8 @@ from prefkit.cli import run as run_cli
 from prefkit.cli import train as app
 from prefkit.errors import UserError
 from train.check import check
-from train.cli import _only_run
 from train.config import DpoRun, ModelConfig
+from train.folder import only_run
 from train.losses import find_loss
 from train.models.locate import _is_whole
 from train.trainer import training_arguments
@@ -223,20 +223,28 @@ def test_a_loss_file_that_is_broken_is_one_line(tmp_path, text, said):
 
 def test_two_runs_cannot_write_into_one_folder(tmp_path):
     out = tmp_path / "run"
-    with _only_run(out):
-        with pytest.raises(UserError, match="another run is writing there"), _only_run(out):
+    with only_run(out):
+        with pytest.raises(UserError, match="another run is writing there"), only_run(out):
             pass
         assert out.is_dir()
     assert not out.exists()  # nothing was written
-    with _only_run(out):
+    with only_run(out):
         (out / "kept").touch()
     assert (out / "kept").exists()
 
 
-@pytest.mark.parametrize("flags", [["--layers", "0"], ["--hidden", "130"], ["--vocab-size", "100"], ["--out", "."]])
+IMPOSSIBLE = {
+    "--out m --layers 0": "layers is 0: it must be above 0",
+    "--out m --hidden 130": "hidden 130 does not divide into 4 heads",
+    "--out m --vocab-size 100": "vocab_size is 100",
+    "--out .": "the output folder is not empty",
+}
+
+
+@pytest.mark.parametrize("flags", IMPOSSIBLE)
 def test_an_impossible_tiny_model_is_refused_before_libraries_load(flags):
     start = time.monotonic()
-    assert_one_line(cli("tiny-model", "--data.path", "d", "--out", "m", *flags), "error: ")
+    assert_one_line(cli("tiny-model", "--data.path", "d", *flags.split()), IMPOSSIBLE[flags])
     assert time.monotonic() - start < 5, "a second when the machine is idle"
 
 
