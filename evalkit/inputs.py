@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from prefkit.errors import UserError
 from prefkit.file_formats import is_readable
+from prefkit.ledgers import ledger_lines
 from prefkit.readers import read_records
-from prefkit.shards import MANIFEST, ledger_lines
+from prefkit.shards import MANIFEST
 from train.data.cache import cache_folder
 
 SPLIT = "test"  # where pairs that came without a split lie

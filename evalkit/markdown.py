@@ -7,7 +7,7 @@ from typing import Any
 
 from evalkit.findings import findings, section_notes
 from evalkit.lines import MODES, ROUGH, against_half, cell, code, ends, headline, number, small, verdict_line
-from prefkit.shards import ledger_lines
+from prefkit.ledgers import ledger_lines
 
 LABELS = {
     "accuracy": "implicit-reward accuracy",

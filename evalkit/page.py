@@ -13,8 +13,8 @@ from evalkit.markdown import LABELS, styles_of
 from evalkit.shown import KINDS
 from prefkit import plots
 from prefkit.html import render
+from prefkit.ledgers import ledger_lines
 from prefkit.plots import Mark, shorten
-from prefkit.shards import ledger_lines
 from prefkit.unseen import visible
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -26,7 +26,6 @@ from prefkit.folder import (
     discard_work,
     full_disk,
     log_of,
-    make_folder,
     only_writer,
     refuse_finished,
 )
@@ -119,7 +118,6 @@ def _convert(inputs: Sequence[Path | str] | Path | str, out: Path, settings: Set
     inputs = local_copies(inputs)
     engines.warm_up(inputs, workers)
     plan = make_plan(inputs, out / WORK, settings, workers)
-    make_folder(out)
     with only_writer(out), full_disk(out), claimed(out, plan), log_of(out, plan) as lap:
         outcome = work(plan, lap)
         made = publish(out, outcome.publication, plan.job, plan.workers, settings.format)

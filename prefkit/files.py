@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
-
-from prefkit.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # why nothing can be written
 
@@ -28,16 +25,3 @@ def write_text(path: Path, text: str) -> None:
     """A text, in UTF-8."""
     with renamed(path) as new:
         new.write_text(text, "utf-8")
-
-
-@contextmanager
-def only_holder(lock: Path, otherwise: str) -> Iterator[None]:
-    """Hold a lock file, or a `UserError` that says `otherwise`; where a file system has no locks it goes on without."""
-    with lock.open("a") as file:  # for writing: NFS locks nothing else
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(otherwise, lock.parent, "wait for it, or choose another --out") from None
-        except OSError:
-            pass
-        yield

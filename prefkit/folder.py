@@ -7,28 +7,28 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from prefkit.engine import WorkerLost
 from prefkit.errors import UserError
-from prefkit.files import NO_ROOM, only_holder, write_text
+from prefkit.files import NO_ROOM, write_text
+from prefkit.locks import made, only_holder
 from prefkit.plan import Plan
 from prefkit.shards import MANIFEST, WORK, Manifest
 
+LOG = "_run.log"  # also the lock of its folder
 NOTE = "conversion"  # in a work folder: which conversion it is of
 
 
 def discard(out: Path) -> None:
     """Remove a data set and nothing else that may lie in its folder."""
-    for name in [*Manifest.read(out).files, MANIFEST, "_run.log"]:
+    for name in [*Manifest.read(out).files, MANIFEST, LOG]:
         (out / name).unlink(missing_ok=True)
-    for folder in sorted((p for p in out.rglob("*") if p.is_dir()), reverse=True):
-        if not any(folder.iterdir()):
+    for folder in (*sorted((p for p in out.rglob("*") if p.is_dir()), reverse=True), out):
+        with suppress(OSError):  # something else is in it
             folder.rmdir()
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 def refuse_finished(out: Path) -> None:
@@ -41,17 +41,8 @@ def refuse_finished(out: Path) -> None:
     nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"cannot make the output folder in {nearest}", out, "choose another --out")
-    if out.is_dir() and not (out / WORK).exists() and any(p.name != "_run.log" for p in out.iterdir()):
+    if out.is_dir() and not (out / WORK).exists() and any(p.name != LOG for p in out.iterdir()):
         raise UserError("the output folder is not empty", out, "choose another --out or empty it")
-
-
-def make_folder(out: Path) -> None:
-    """Make it, with the log that also serves as its lock."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "_run.log").touch()
-    except OSError as e:
-        raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
 
 
 @contextmanager
@@ -87,9 +78,7 @@ def claimed(out: Path, plan: Plan) -> Iterator[None]:
         raise
     except UserError:
         discard_work(work)
-        (out / "_run.log").unlink(missing_ok=True)
-        if not any(out.iterdir()):
-            out.rmdir()
+        (out / LOG).unlink(missing_ok=True)
         raise
 
 
@@ -99,16 +88,24 @@ def discard_work(work: Path) -> None:
     shutil.rmtree(work)
 
 
-def only_writer(out: Path) -> AbstractContextManager[None]:
-    """Hold the folder, or a `UserError`: another process is writing there."""
-    return only_holder(out / "_run.log", "another convert is writing there")
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Make the folder and hold it by its log, or a `UserError`: it cannot be made, or another process writes there."""
+    busy = UserError("another convert is writing there", out, "wait for it, or choose another --out")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made(out))
+            stack.enter_context(only_holder(out / LOG, busy))
+        except OSError as e:
+            raise UserError(f"cannot make the output folder: {e.strerror}", out, "choose another --out") from None
+        yield
 
 
 @contextmanager
 def log_of(out: Path, plan: Plan) -> Iterator[Any]:
     """`_run.log`: what is not part of the data set, such as times, workers and where the inputs lay."""
     started = last = time.perf_counter()
-    with (out / "_run.log").open("a") as log:
+    with (out / LOG).open("a") as log:
         for path in dict.fromkeys(s.path for s in plan.job.slices):
             print(json.dumps({"input": str(path.resolve())}, ensure_ascii=False), file=log)
 

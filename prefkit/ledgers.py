@@ -1,4 +1,4 @@
-"""The two ledgers of a source, from flat counts: what became of every record, and of every candidate pair."""
+"""The two ledgers of a source: what became of every record that was read, and of every candidate pair."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from prefkit.errors import UserError
-from prefkit.shards import ledgers_out_of_balance
+from prefkit.wording import counts_text
 
 
 def ledgers_of(tally: Counter[str]) -> dict[str, Any]:
@@ -35,3 +35,30 @@ def nested_counts(tally: Counter[str]) -> dict[str, Any]:
         if count:
             place[leaf] = count
     return nested
+
+
+def ledgers_out_of_balance(ledgers: dict[str, Any]) -> list[str]:
+    """Which of the two ledgers of a source does not add up: its first entry is the sum of all the others."""
+    wrong = []
+    for name, first in (("records", "read"), ("candidates", "made")):
+        rest = [v for k, v in ledgers[name].items() if k != first]
+        total = sum(sum(v.values()) if isinstance(v, dict) else v for v in rest)
+        if total != ledgers[name][first]:
+            wrong.append(name)
+    return wrong
+
+
+def ledger_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
+    """Both ledgers of every source as people read them: what became of all that was read, and of all candidates."""
+    lines = []
+    for source, ledgers in sources.items():
+        lines.append(source)
+        for name, first in (("records", "read"), ("candidates", "made")):
+            ledger = ledgers[name]
+            totals = {k: sum(v.values()) if isinstance(v, dict) else v for k, v in ledger.items()}
+            rest = " + ".join(f"{n:,} {k}" for k, n in totals.items() if k != first)
+            lines.append(f"  {name:<11} {totals[first]:,} {first} = {rest}")
+            for kind, reasons in ledger.items():
+                if isinstance(reasons, dict) and reasons:
+                    lines.append(f"    {kind:<9} {counts_text(reasons)}")
+    return lines

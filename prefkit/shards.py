@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from prefkit.errors import UserError, unknown_name
 from prefkit.files import renamed, write_text
+from prefkit.ledgers import ledgers_out_of_balance
 from prefkit.schema import SCHEMA_VERSION
-from prefkit.wording import counts_text
 
 MANIFEST = "manifest.json"
 BATCH_ROWS = 1000
@@ -212,30 +212,3 @@ def _count_problems(manifest: Manifest) -> Iterator[str]:
     for source, ledgers in manifest.sources.items():
         for ledger in ledgers_out_of_balance(ledgers):
             yield f"{source}: the ledger of {ledger} does not balance"
-
-
-def ledgers_out_of_balance(ledgers: dict[str, Any]) -> list[str]:
-    """Which of the two ledgers of a source does not add up: its first entry is the sum of all the others."""
-    wrong = []
-    for name, first in (("records", "read"), ("candidates", "made")):
-        rest = [v for k, v in ledgers[name].items() if k != first]
-        total = sum(sum(v.values()) if isinstance(v, dict) else v for v in rest)
-        if total != ledgers[name][first]:
-            wrong.append(name)
-    return wrong
-
-
-def ledger_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
-    """Both ledgers of every source as people read them: what became of all that was read, and of all candidates."""
-    lines = []
-    for source, ledgers in sources.items():
-        lines.append(source)
-        for name, first in (("records", "read"), ("candidates", "made")):
-            ledger = ledgers[name]
-            totals = {k: sum(v.values()) if isinstance(v, dict) else v for k, v in ledger.items()}
-            rest = " + ".join(f"{n:,} {k}" for k, n in totals.items() if k != first)
-            lines.append(f"  {name:<11} {totals[first]:,} {first} = {rest}")
-            for kind, reasons in ledger.items():
-                if isinstance(reasons, dict) and reasons:
-                    lines.append(f"    {kind:<9} {counts_text(reasons)}")
-    return lines

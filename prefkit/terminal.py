@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from prefkit.shards import NO_PAIR, Manifest, ledger_lines
+from prefkit.ledgers import ledger_lines
+from prefkit.shards import NO_PAIR, Manifest
 from prefkit.wording import counted, counts_text
 
 STDOUT = Console(markup=False, highlight=False, soft_wrap=True, emoji=False)

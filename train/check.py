@@ -12,8 +12,8 @@ from train.config import DpoRun, Run
 from train.core.encode import Template
 from train.data.dataset import splits_of
 from train.declared import keys_of
-from train.folder import LOCK
-from train.models.locate import RUN_FILE, SUMMARY, locate_finished
+from train.folder import refuse_taken
+from train.models.locate import locate_finished
 from train.trainer_keys import DEFAULTS, OURS, OWNED, coerce_trainer
 
 MOST_EPOCHS = 100_000  # their steps are all planned at the start
@@ -62,7 +62,7 @@ def check(run: Run) -> Run:
 
 def check_places(run: Run, out: Path) -> None:
     """UserError where the output is taken, or model, data or splits are not there; a model on the hub is fetched."""
-    _check_out(out)
+    refuse_taken(out)
     data, splits = run.data, splits_of(run.data.path)
     if not splits and isinstance(run, DpoRun):
         raise UserError("a file of conversations has no pairs", data.path, "give a data set made by prefkit convert")
@@ -73,16 +73,6 @@ def check_places(run: Run, out: Path) -> None:
     if splits and data.eval_split not in ("", "test", *splits):  # "test" is what nobody needs to have asked for
         raise unknown_name("evaluation split", data.eval_split, splits)
     locate_finished(run.model.path)
-
-
-def _check_out(out: Path) -> None:
-    """A run folder is new, or of a run that can go on."""
-    if out.exists() and not out.is_dir():
-        raise UserError("the output is a file", out, "choose another --out")
-    if out.exists() and any(p.name != LOCK for p in out.iterdir()) and not (out / RUN_FILE).is_file():
-        raise UserError("the output folder is not empty and holds no run", out, "choose another --out")
-    if (out / SUMMARY).is_file():
-        raise UserError("this run is finished", out, "choose another --out, or remove it")
 
 
 def check_loss(name: str) -> None:

@@ -58,7 +58,7 @@ def _dpo(
 def _start(trainer: str, run: Run, out: Path) -> None:
     checked = check(run)  # before libraries that take seconds to import
     with only_run(out):
-        check_places(checked, out)
+        check_places(checked, out)  # another run may have finished there since
         keep_pages()
         lean_peft()
         module, _, function = trainer.partition(":")

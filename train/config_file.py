@@ -54,6 +54,9 @@ def _read_sections(path: Path) -> dict[str, Any]:
     sections = ("model", "data", "lora", "dpo", "sft", "trainer")
     if not isinstance(values, dict) or any(not isinstance(values.get(k) or {}, dict) for k in sections):
         raise UserError("a configuration is sections with keys", path, "see recipes/ for examples")
+    names = [*values, *(key for section in sections for key in values.get(section) or ())]
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"{odd[0]!r} is no name of a section or key", path, "see recipes/ for examples")
     return {k: _without_nulls(v) for k, v in values.items() if k not in ("versions", "digests")}
 
 

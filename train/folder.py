@@ -1,4 +1,4 @@
-"""The folder of a run: held by one process, and whether it is new, goes on, or is of another run."""
+"""The folder of a run: held by one process, and whether it is new, goes on, is finished or is of another run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zipfile import is_zipfile
 from safetensors import SafetensorError, safe_open
 
 from prefkit.errors import UserError
-from prefkit.files import only_holder
+from prefkit.locks import made, only_holder
 from train.config import Run
-from train.models.locate import CHECKPOINT, run_config
+from train.models.locate import CHECKPOINT, RUN_FILE, SUMMARY, run_config
 from train.terminal import is_main, say
 from train.trainer_keys import coerce_trainer
 
 METRICS = "metrics.jsonl"
-LOCK = ".lock"
+LOCK = ".run.lock"
 FEW = 5  # changed settings that are named
 # Trainer writes the state last; a kill in between leaves a folder that must not be resumed from.
 STATE, TORCH_FILES = "trainer_state.json", ("optimizer.pt", "scheduler.pt")
@@ -28,23 +28,30 @@ STATE, TORCH_FILES = "trainer_state.json", ("optimizer.pt", "scheduler.pt")
 
 @contextmanager
 def only_run(out: Path) -> Iterator[None]:
-    """Hold the run folder, or a `UserError`: another process trains into it. The first of several processes holds it.
+    """Hold the run folder, or a `UserError`: it is taken, or another process trains into it.
 
-    What was not there and stays empty is removed again.
+    Of several processes the first one holds it. A folder that was not there and stays empty is removed again.
     """
-    if not is_main() or out.is_file():  # a file is refused by `check_places`
+    refuse_taken(out)  # before anything is put into a folder that is somebody else's
+    if not is_main():
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with only_holder(out / LOCK, "another run is writing there"):
-            try:
-                yield
-            finally:
-                (out / LOCK).unlink()
-    finally:
-        if not any(out.iterdir()):
-            out.rmdir()
+    busy = UserError("another run is writing there", out, "wait for it, or choose another --out")
+    with made(out), only_holder(out / LOCK, busy):
+        try:
+            yield
+        finally:
+            (out / LOCK).unlink(missing_ok=True)
+
+
+def refuse_taken(out: Path) -> None:
+    """UserError unless the run folder is new, empty, or of a run that can go on."""
+    if out.exists() and not out.is_dir():
+        raise UserError("the output is a file", out, "choose another --out")
+    if out.exists() and any(p.name != LOCK for p in out.iterdir()) and not (out / RUN_FILE).is_file():
+        raise UserError("the output folder is not empty and holds no run", out, "choose another --out")
+    if (out / SUMMARY).is_file():
+        raise UserError("this run is finished", out, "choose another --out, or remove it")
 
 
 def settings(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run folder, and what every run does before its first step: read the data, encode it, write down the settings."""
+"""What every run does: read the data and encode it, write down the settings, train, evaluate, save."""
 
 from __future__ import annotations
 
@@ -136,18 +136,15 @@ def prepare(run: R, out: Path, kind: Kind) -> tuple[Session, R]:
 
 
 def _lora_of(run: Run) -> LoraConfig:
-    """What is asked for; of an adapter that is continued its own shape."""
+    """What is asked for; of an adapter that is continued its own shape, as far as these settings can tell it."""
     folder = locate(run.model.path)
-    known = adapter_config(folder) if is_adapter(folder) and run.lora.enabled else {}
-    if known.get("peft_type") != "LORA":
+    if not (is_adapter(folder) and run.lora.enabled):
         return run.lora
-    targets = known.get("target_modules") or ()
-    own = LoraConfig(  # what a file leaves out is peft's own default
-        r=known.get("r", 8),
-        alpha=known.get("lora_alpha", 8),
-        dropout=known.get("lora_dropout", 0.0),
-        targets=(targets,) if isinstance(targets, str) else tuple(sorted(targets)),
-    )
+    known, own = adapter_config(folder), LoraConfig()
+    if known.get("peft_type") == "LORA":  # what a file leaves out is peft's own default
+        own = LoraConfig(r=known.get("r", 8), alpha=known.get("lora_alpha", 8), dropout=known.get("lora_dropout", 0.0))
+        if isinstance(names := known.get("target_modules"), list) and names:  # not a pattern, which may hold commas
+            own = replace(own, targets=tuple(sorted(names)))
     if run.lora not in (LoraConfig(), own):
         say("note: an adapter that is continued keeps its own shape: what lora says is not used")
     return own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import json
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pyarrow as pa
 from evalkit.generate.base import Backend, Settings
 from prefkit.errors import UserError
 from prefkit.files import write_text
+from prefkit.locks import hold
 from prefkit.schema import Message, prompt_hash
 from train.models.locate import weights_digest
 
@@ -46,15 +46,15 @@ def write_answers(
     Lines gather in `.OUT.partial`, so that an interrupted run goes on where it stopped; the file appears under its own
     name when it is whole, in the order of the prompts. `progress` is told of each answer.
     """
-    if out.exists():
-        raise UserError("the answers exist already", out, "give another --out or remove the file")
+    _refuse_finished(out)
     weights = weights_digest(model) if backend == "local" else None  # a model trained again is another model
     wanted = json.dumps({"model": model, "weights": weights, "name": name, "settings": vars(settings)}, sort_keys=True)
     answers: Backend = importlib.import_module(BACKENDS[backend]).answers
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     with partial.open("a+b") as f:
-        _claim(f, out)
+        hold(f, partial, UserError("another generate is writing there", out, "wait for it, or give another --out"))
+        _refuse_finished(out)  # another generate may have finished since
         done = _read_partial(f, wanted)
         progress(len(done))
         todo = [(key, prompt) for key, prompt in prompts.items() if key not in done]
@@ -70,11 +70,9 @@ def write_answers(
     return sum(done[k]["finish"] != "stop" for k in prompts)
 
 
-def _claim(f: BinaryIO, out: Path) -> None:
-    try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError("another generate is writing there", out, "wait for it, or give another --out") from None
+def _refuse_finished(out: Path) -> None:
+    if out.exists():
+        raise UserError("the answers exist already", out, "give another --out or remove the file")
 
 
 def _read_partial(f: BinaryIO, wanted: str) -> dict[str, dict]:

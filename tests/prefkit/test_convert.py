@@ -16,8 +16,9 @@ from dumps import answer, many, question, tree_digest, write_dump
 
 from prefkit import convert, convert_dataset, open_pairs, plan
 from prefkit.errors import UserError
+from prefkit.ledgers import ledgers_out_of_balance
 from prefkit.schema import PAIRS, pair_id
-from prefkit.shards import Manifest, ledgers_out_of_balance, verify
+from prefkit.shards import Manifest, verify
 
 DUMP = "stack-exchange-dump"
 

@@ -18,7 +18,7 @@ from prefkit import convert_dataset, open_pairs
 from prefkit.checks import CHECKS
 from prefkit.cli import app, run
 from prefkit.errors import UserError
-from prefkit.shards import ledgers_out_of_balance
+from prefkit.ledgers import ledgers_out_of_balance
 from prefkit.sources import SOURCES, get_source, source_options
 
 U, A, S = ({"role": r} for r in ("user", "assistant", "system"))

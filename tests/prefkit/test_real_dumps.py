@@ -12,8 +12,9 @@ import pytest
 from lxml import etree
 
 from prefkit import archives, convert_dataset, open_pairs
+from prefkit.ledgers import ledgers_out_of_balance
 from prefkit.markup import is_plain, to_markdown
-from prefkit.shards import ledgers_out_of_balance, verify
+from prefkit.shards import verify
 
 DUMPS = {
     "ai-2016-12": "ai-2016-12",

@@ -32,7 +32,7 @@ from train.core.rewards import hits
 from train.core.rows import build_rows, pair_texts
 from train.data.dataset import load_rows
 from train.dpo import load_start, train_dpo
-from train.folder import is_whole
+from train.folder import LOCK, is_whole
 from train.models.load import load_model, load_tokenizer
 from train.models.policies import describe_policy, load_policy, reference_context
 from train.run import _lora_of
@@ -751,18 +751,22 @@ def test_what_an_earlier_try_left_is_not_said_of_this_run(model_path, data, tmp_
     for name in ("dropped.json", "nonfinite.json"):
         (out / name).write_text("{}")
     train_dpo(run, out)
-    assert not {"dropped.json", "nonfinite.json", ".lock"} & {p.name for p in out.iterdir()}
+    assert not {"dropped.json", "nonfinite.json", LOCK} & {p.name for p in out.iterdir()}
 
 
-def test_an_adapter_of_another_kind_is_continued_as_it_is(model_path):
-    folder = model_path.parent / "other-adapter"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "IA3", "base_model_name_or_path": str(model_path)})
-    )
-    run = SftRun(ModelConfig(path=str(folder)))
-    assert _lora_of(run) == run.lora
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(model_path), "target_modules": "all-linear"})
-    )
-    assert _lora_of(run) == LoraConfig(r=8, alpha=8, targets=("all-linear",))
+@pytest.mark.parametrize(
+    ("adapter", "told"),
+    [
+        ({"peft_type": "IA3"}, LoraConfig()),
+        ({"peft_type": "LORA", "target_modules": ["v", "q"]}, LoraConfig(r=8, alpha=8, targets=("q", "v"))),
+        ({"peft_type": "LORA", "target_modules": None, "target_parameters": ["experts"]}, LoraConfig(r=8, alpha=8)),
+        ({"peft_type": "LORA", "target_modules": r"layers\.\d{1,2}\.q_proj"}, LoraConfig(r=8, alpha=8)),
+    ],
+)
+def test_what_run_yaml_says_of_an_adapter_that_is_continued_may_be_given_again(tmp_path, capsys, adapter, told):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter | {"base_model_name_or_path": "base"}))
+    run = SftRun(ModelConfig(path=str(tmp_path)), lora=LoraConfig(r=4))
+    assert _lora_of(run) == told == replace(told)  # reads back as it was written
+    assert "keeps its own shape" in capsys.readouterr().out
+    assert _lora_of(replace(run, lora=told)) == told
+    assert not capsys.readouterr().out

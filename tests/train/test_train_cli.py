@@ -19,7 +19,7 @@ from prefkit.cli import train as app
 from prefkit.errors import UserError
 from train.check import check
 from train.config import DpoRun, ModelConfig
-from train.folder import only_run
+from train.folder import LOCK, only_run
 from train.losses import find_loss
 from train.models.locate import _is_whole
 from train.trainer import training_arguments
@@ -195,6 +195,7 @@ OWN_MISTAKES = {
 
 FILE_MISTAKES = {
     "dpo: {pairs_per_step: 1.5}": "'1.5' (run.yaml): it must be a whole number",
+    "trainer: {1: 2}": "1 is no name of a section or key (run.yaml)",
     "trainer: {learning-rate: 1e-3, learning_rate: 2e-3}": "trainer.learning_rate is given twice (run.yaml)",
 }
 
@@ -231,6 +232,19 @@ def test_two_runs_cannot_write_into_one_folder(tmp_path):
     with only_run(out):
         (out / "kept").touch()
     assert (out / "kept").exists()
+    (out / LOCK).write_text("somebody else's")
+    with pytest.raises(UserError, match="is not empty and holds no run"), only_run(out):
+        pass
+    assert {p.name for p in out.iterdir()} == {"kept", LOCK}  # nothing of theirs is touched
+
+
+def test_a_lock_that_is_gone_hides_no_error(tmp_path):
+    def fail() -> None:
+        (tmp_path / "run" / LOCK).unlink()
+        raise UserError("the true reason")
+
+    with pytest.raises(UserError, match="the true reason"), only_run(tmp_path / "run"):
+        fail()
 
 
 IMPOSSIBLE = {
