@@ -3,7 +3,7 @@
 Each runs in a process of its own and shows what it prints; one that fails is named below the table, and then the exit
 code is 1. Stopped with Ctrl-C, the table holds what was measured so far. All of them take about two hours on two cores.
 
-    python benchmarks/table.py [PART OF A COMMAND…]      for example: convert  "train_vs_trl.py --case toy"
+    python benchmarks/table.py [PART OF A COMMAND…]      for example: convert  "train_vs_trl.py --case toy --checkpoints"
 """
 
 import json
@@ -21,7 +21,7 @@ COMMANDS = (
     "train_vs_trl.py --reference cached",
     "train_vs_trl.py --dtype bfloat16",
     "train_vs_trl.py --case hh",
-    "train_vs_trl.py --case toy",
+    "train_vs_trl.py --case toy --checkpoints",
     "sft_vs_trl.py",
     "sft_vs_trl.py --of pairs",
     "score_vs_peers.py",

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from prefkit.errors import UserError, unknown_name
 from prefkit.files import renamed, write_text
@@ -95,6 +94,8 @@ def write_shard(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> di
     rows = 0
     with renamed(path) as new:
         if path.suffix == ".parquet":
+            import pyarrow.parquet as pq  # heavy beside the rest: see `tabular`
+
             with pq.ParquetWriter(new, schema, compression="zstd", store_schema=False) as parquet:
                 for table in tables:
                     rows += table.num_rows
@@ -154,6 +155,8 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One shard (of Parquet only some columns), memory-mapped if it is Arrow; `UserError` if missing or damaged."""
     try:
         if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
             return pq.read_table(path, columns=columns)
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as e:

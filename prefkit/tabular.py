@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prefkit.errors import UserError
 from prefkit.file_formats import Piece, file_format, readable
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 TABLE_ROWS = 1 << 14
 
@@ -38,7 +41,8 @@ def row_groups(path: Path) -> int:
     """How many row groups or record batches a table has."""
     with readable(path):
         if file_format(path) == "parquet":
-            return pq.read_metadata(path).num_row_groups
+            with _parquet_file(path) as f:
+                return f.num_row_groups
         with pa.memory_map(str(path)) as source:
             return sum(1 for _ in _record_batches(source))
 
@@ -47,7 +51,8 @@ def count_rows(path: Path) -> int:
     """How many rows a table has."""
     with readable(path):
         if file_format(path) == "parquet":
-            return pq.read_metadata(path).num_rows
+            with _parquet_file(path) as f:
+                return f.metadata.num_rows
         with pa.memory_map(str(path)) as source:
             return sum(batch.num_rows for batch in _record_batches(source))
 
@@ -56,7 +61,8 @@ def table_columns(path: Path) -> list[str]:
     """The names of a table's columns."""
     with readable(path):
         if file_format(path) == "parquet":
-            return pq.read_schema(path).names
+            with _parquet_file(path) as f:
+                return f.schema_arrow.names
         with pa.memory_map(str(path)) as source:
             return next((batch.schema.names for batch in _record_batches(source)), [])
 
@@ -90,8 +96,14 @@ def _microseconds(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def _parquet_file(path: Path) -> pq.ParquetFile:
+    import pyarrow.parquet as pq  # with the clients of object stores that it brings, 9 MB that most commands never need
+
+    return pq.ParquetFile(path)
+
+
 def _parquet(path: Path, piece: Piece, rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    with pq.ParquetFile(path) as f:
+    with _parquet_file(path) as f:
         before = sum(f.metadata.row_group(i).num_rows for i in range(piece.start))
         groups = range(piece.start, piece.stop if piece.kind else f.metadata.num_row_groups)
         for batch in f.iter_batches(rows, row_groups=groups):

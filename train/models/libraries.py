@@ -9,7 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-UNNEEDED = ("datasets", "scipy")  # transformers imports them wherever they are: for data sets, for object detection
+UNNEEDED = {  # transformers imports them wherever they are: what it asks to know that
+    "datasets": "is_datasets_available",
+    "scipy": "is_scipy_available",  # for object detection
+    "PIL": "is_vision_available",
+}
 
 
 def quiet_libraries() -> None:
@@ -33,8 +37,8 @@ def lean_libraries() -> None:
     forget_pandas()
     with _hidden(*UNNEEDED):
         quiet_libraries()
-        for name in UNNEEDED:
-            _ask_transformers(name)
+        for question in UNNEEDED.values():
+            _ask_transformers(question)
 
 
 def lean_peft() -> None:
@@ -43,7 +47,7 @@ def lean_peft() -> None:
     What needs it (models in 4 or 8 bit, its optimizers) imports it itself; only then has peft layers for it.
     """
     lean_libraries()
-    _ask_transformers("bitsandbytes")
+    _ask_transformers("is_bitsandbytes_available")
     with _hidden("bitsandbytes"):
         import peft
     from peft.tuners.lora import model as lora
@@ -53,11 +57,11 @@ def lean_peft() -> None:
             setattr(lora, ask, _once_loaded("bitsandbytes", known))
 
 
-def _ask_transformers(package: str) -> None:
+def _ask_transformers(question: str) -> None:
     """Whether a package is installed: transformers remembers its first answer."""
     from transformers.utils import import_utils
 
-    getattr(import_utils, f"is_{package}_available", bool)()
+    getattr(import_utils, question, bool)()
 
 
 def _once_loaded(package: str, known: Callable[[], bool]) -> Callable[[], bool]:
