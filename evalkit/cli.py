@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from prefkit.cli import run_to_end
 from prefkit.command_line import whole_numbers
@@ -12,6 +12,7 @@ from prefkit.command_line import whole_numbers
 app = App(
     name="evalkit",
     config=whole_numbers,
+    default_parameter=Parameter(negative_iterable=()),
     help="Held-out accuracy of implicit rewards, reports, and blind comparison.",
     suppress_keyboard_interrupt=False,
 )

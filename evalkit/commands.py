@@ -26,7 +26,7 @@ from train.models.memory import keep_pages
 def score(
     *,
     policy: list[str],
-    data: Path,
+    data: str,
     out: Path,
     source: str | None = None,
     options: dict[str, str] | None = None,
@@ -39,7 +39,7 @@ def score(
     policy
         Run folder, adapter, model folder or hub name; give it again for further policies.
     data
-        A data set made by `prefkit convert`, or a file or folder of pairs that it could convert.
+        A data set made by `prefkit convert`, or what it could convert (a file, folder or URL), all in split test.
     out
         Folder, or a .parquet file, for the scores; of several policies, a folder with a folder for each.
     source
@@ -47,6 +47,8 @@ def score(
     options
         Options of the source, such as --options.prompt question.
     """
+    if how.ray_address is not None and how.engine != "ray":
+        raise UserError("--ray-address goes with --engine ray", fix="add --engine ray")
     if len(policy) > 1 and out.suffix == ".parquet":
         raise UserError("several policies need a folder", out, "give --out DIR")
     check_folder(scores_path(out).parent)

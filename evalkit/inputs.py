@@ -13,6 +13,7 @@ from prefkit.errors import UserError
 from prefkit.file_formats import is_readable
 from prefkit.ledgers import ledger_lines
 from prefkit.readers import read_records
+from prefkit.remote import local_copies
 from prefkit.shards import MANIFEST
 from train.data.cache import cache_folder
 
@@ -27,11 +28,12 @@ class Data(NamedTuple):
     ledgers: dict[str, Any] | None = None
 
 
-def open_data(data: Path, source: str | None, options: dict[str, str] | None, say: Callable[[str], None]) -> Data:
-    """The shards: `data` itself, else its pairs, all in split "test", kept in the cache by their content.
+def open_data(data: Path | str, source: str | None, options: dict[str, str] | None, say: Callable[[str], None]) -> Data:
+    """The shards: `data` itself (a path or URL), else its pairs, all in split "test", kept in the cache by content.
 
     Raises UserError where `prefkit convert` does, and where not one pair comes out.
     """
+    data = Path(local_copies(data)[0])
     if (data / MANIFEST).is_file():
         if source is not None or options:
             raise UserError("--source and --options speak of data that is to be converted", data, "leave them out")

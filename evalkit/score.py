@@ -63,7 +63,7 @@ def score_pairs(
     import pandas as pd
 
     tell = say or (lambda line: None)
-    folder, how = open_data(Path(data), source, source_options, tell), ScoreOptions(**options)
+    folder, how = open_data(data, source, source_options, tell), ScoreOptions(**options)
     paths = [policy] if isinstance(policy, str) else list(policy)
     policies = dict(zip([short_name(p) for p in paths] if len(paths) == 1 else short_names(paths), paths, strict=True))
     results = {name: score(path, folder, how, tell) for name, path in policies.items()}

@@ -1,10 +1,10 @@
 """Human judgements in, validated preference shards out.
 
-The tour: `cli` names the commands, `convert` is the main path (plan → map → pair → resolve → publish). `sources`
-turn foreign records into `schema.Pair`; `readers`, `xmlrows` and `archives` read files; `markup` makes Markdown of
-HTML; `pairing` makes pairs of scored answers; `checks` say what a valid pair is; `split` decides what belongs
-together and where it goes; `tasks` are what workers do and `engine` runs them; `shards` are the data set on disk
-with its manifest.
+The tour: `cli` names the commands, `convert` is the main path (plan → map → look up → pair → near → resolve →
+publish). `sources` turn foreign records into `schema.Pair`; `readers`, `xmlrows` and `archives` read files; `markup`
+makes Markdown of HTML; `pairing` makes pairs of scored answers; `checks` say what a valid pair is; `split` decides
+what belongs together and where it goes; `tasks` are what workers do and `engine` runs them; `shards` are the data set
+on disk with its manifest.
 """
 
 from __future__ import annotations

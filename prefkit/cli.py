@@ -44,7 +44,8 @@ app.command("prefkit.web.label:label", help="Label pairs in the browser, blind a
 train = App(
     name="train",
     config=whole_numbers,
-    help="SFT and DPO with LoRA or QLoRA; each prompt computed once.",
+    help="SFT and DPO with LoRA or QLoRA; in DPO each prompt is computed once.",
+    default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,
 )
 train.command("train.cli:tiny_model", name="tiny-model", help="Train a tokenizer and write a small random model.")

@@ -1,4 +1,4 @@
-"""From preference sources to a data set, top to bottom: plan → map → pair → resolve → publish.
+"""From preference sources to a data set, top to bottom: plan → map → look up → pair → near → resolve → publish.
 
 Exact prompts and pair ids exist only once markup is converted, so duplicates and groups are resolved after pairing.
 What is published depends on the inputs, the configuration and the tool versions alone.
@@ -140,7 +140,7 @@ def _is_of(
 
 
 def work(plan: Plan, lap: Any) -> Outcome:
-    """map → pair → resolve: from inputs to rows that know their split, group and shard."""
+    """map → look up → pair → near → resolve: from inputs to rows that know their split, group and shard."""
     prepare(plan)
     job, tally, troubles = plan.job, Counter[str](), defaultdict[str, list[str]](list)
     if plan.source.join is None:

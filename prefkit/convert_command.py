@@ -33,8 +33,8 @@ def convert(
     format: Literal["arrow", "parquet"] = "arrow",
     check: list[str] | None = None,
     near: float = 0.8,
-    against: list[Path] | None = None,
-    splits_from: Path | None = None,
+    against: list[str] | None = None,
+    splits_from: str | None = None,
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     profile: bool = False,
@@ -216,7 +216,7 @@ def rejects(
     replay: bool = False,
     out: Path | None = None,
     check: list[str] | None = None,
-    against: list[Path] | None = None,
+    against: list[str] | None = None,
 ) -> int:
     """Say what was refused and why; show it, or convert it again after a fix.
 
@@ -270,7 +270,7 @@ def rejects(
 
 
 def _replay(
-    data: Path, out: Path | None, checks: dict[str, str], against: list[Path], found: Mapping[str, Mapping[str, object]]
+    data: Path, out: Path | None, checks: dict[str, str], against: list[str], found: Mapping[str, Mapping[str, object]]
 ) -> None:
     """Convert what was refused into `out` as the data set was, its groups in the splits where that has them."""
     from prefkit.convert import convert_dataset

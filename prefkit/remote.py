@@ -29,7 +29,18 @@ def is_url(path: object) -> TypeGuard[str]:
 def local_copies(inputs: Sequence[Path | str] | Path | str) -> list[Path | str]:
     """The inputs, those given by URL fetched; one that was fetched before and has not changed is not fetched again."""
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    return [_fetch(path) if is_url(path) else path for path in given]
+    return [_local(path) if is_url(path) else path for path in given]
+
+
+def _local(url: str) -> Path:
+    """What a URL names as a path: a store of judgements is copied, files are fetched."""
+    kind = url.partition("://")[0].partition("+")[0].lower()
+    if kind not in ("postgresql", "postgres", "sqlite"):
+        return _fetch(url)
+    from prefkit.judgements.database import database_url
+    from prefkit.judgements.snapshot import snapshot
+
+    return Path(str(database_url(url).database)) if kind == "sqlite" else snapshot(url, _cache() / "judgements")
 
 
 def _fetch(url: str) -> Path:
@@ -92,8 +103,11 @@ def _refuse_others(url: str, files: set[str]) -> None:
 
 def _room(kind: str, what: str) -> Path:
     """A folder of this URL's own in the cache."""
-    cache = Path(os.environ.get("PREFKIT_CACHE") or Path.home() / ".cache" / "prefkit")
-    return cache / kind / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+    return _cache() / kind / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("PREFKIT_CACHE") or Path.home() / ".cache" / "prefkit")
 
 
 def _open(url: str) -> tuple[Any, str]:

@@ -5,6 +5,10 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # for a model this small, thread
 OUT=${1:-demo}
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 
+if ls "$OUT"/*.db >/dev/null 2>&1; then
+  echo "error: $OUT holds judgements ($(ls "$OUT"/*.db | tr '\n' ' ')): move them away, a demo begins with an empty folder" >&2
+  exit 2
+fi
 rm -rf "$OUT"
 run prefkit sample "$OUT/mending.example"
 run prefkit convert "$OUT/mending.example" --out "$OUT/data" --splits train=.8,test=.2

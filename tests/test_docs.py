@@ -12,6 +12,7 @@ import pytest
 from evalkit.cli import app as evalkit_app
 from prefkit.cli import app as prefkit_app
 from prefkit.cli import train as train_app
+from prefkit.schema import PAIRS
 from prefkit.sources import SOURCES, get_source
 
 ROOT = Path(__file__).parent.parent
@@ -88,13 +89,19 @@ def test_the_page_on_converting_shows_what_the_commands_print(real_data, tmp_pat
     assert not found, "\n".join(found)
 
 
+def test_the_page_on_converting_names_every_column():
+    table = CONVERT.partition("## The columns of a pair")[2].partition("##")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)`", " ".join(first)) == PAIRS.names
+
+
 def test_what_is_not_here_yet_is_not_here():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Not here yet")[2].partition("##")[0]
     missing, program = [], ""
     for words in re.findall(r"`([a-z ]+)`", text):
         program = words.rpartition(" ")[0] or program
         missing.append(f"{program} {words.split()[-1]}")
-    assert len(missing) == 12
+    assert len(missing) == 13
     assert not {*missing} & {*COMMANDS}
 
 

@@ -12,26 +12,26 @@ from cyclopts import Parameter
 class ModelConfig:
     """What is trained."""
 
-    path: str = ""
+    path: Annotated[str, Parameter(show_default=False)] = ""
     "Model folder, run folder, adapter folder, or a name on the hub (required)."
     dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
     "Of the weights; default bfloat16 on CUDA, float32 on CPU and for full fine-tuning."
     four_bit: bool = False
     "Load the frozen base in 4-bit NF4 with double quantisation (QLoRA)."
     attn: Literal["rows", "flex", "sdpa", "eager"] = "rows"
-    "rows: each prompt once, no padding; flex: the same by FlexAttention, on a GPU; sdpa, eager: the model's own."
+    "rows: no padding, in DPO each prompt once; flex: that by FlexAttention, on a GPU; sdpa, eager: the model's own."
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """What it is trained on."""
 
-    path: str = ""
-    "Data set folder written by prefkit convert (required)."
+    path: Annotated[str, Parameter(show_default=False)] = ""
+    'Data set folder written by prefkit convert; for SFT also a file of {"messages": [...]} records (required).'
     split: str = "train"
     "Split to train on."
     eval_split: str = "test"
-    "Split for evaluation, used where the data set has it; empty: none."
+    "Evaluated after the last step (with trainer.eval_strategy more often) where the data set has it; empty: none."
     limit: int | None = None
     "Use only the first pairs of the split."
     eval_limit: int | None = None
@@ -84,7 +84,7 @@ class DpoConfig:
     "cached: computed once for all epochs and runs; none: rewards are the policy's own log-probabilities."
     pairs_per_step: int = 32
     "Of one optimizer step, over all processes; a step ends with a whole prompt."
-    tokens_per_forward: int = 0
+    tokens_per_forward: Annotated[int, Parameter(show_default=False)] = 0
     "Tokens of one micro-batch: memory, never the result; default 1536 on CPU, 16384 on CUDA."
 
 
@@ -96,7 +96,7 @@ class SftConfig:
     "Of one optimizer step, over all processes."
     loss_on: Literal["response", "all"] = "response"
     "Train on response tokens only, or on the prompt's too."
-    tokens_per_forward: int = 0
+    tokens_per_forward: Annotated[int, Parameter(show_default=False)] = 0
     "Tokens of one micro-batch: memory, never the result; default 1536 on CPU, 16384 on CUDA."
 
 
@@ -108,8 +108,8 @@ class SftRun:
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     sft: SftConfig = field(default_factory=SftConfig)
-    trainer: dict[str, str] = field(default_factory=dict)
-    "Any field of transformers.TrainingArguments, e.g. --trainer.learning-rate 1e-4."
+    trainer: Annotated[dict[str, str], Parameter(show_default=False)] = field(default_factory=dict)
+    "Fields of TrainingArguments, as --trainer.learning-rate 1e-4, the default; cosine, 3 % warm-up, 1 epoch."
     seed: int = 0
     "Of the order of prompts, the adapter's first weights and dropout."
 
@@ -122,8 +122,8 @@ class DpoRun:
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
-    trainer: dict[str, str] = field(default_factory=dict)
-    "Any field of transformers.TrainingArguments, e.g. --trainer.learning-rate 1e-5."
+    trainer: Annotated[dict[str, str], Parameter(show_default=False)] = field(default_factory=dict)
+    "Fields of TrainingArguments, as --trainer.learning-rate 5e-5, the default; cosine, 3 % warm-up, 1 epoch."
     seed: int = 0
     "Of the order of prompts, the adapter's first weights and dropout."
 

@@ -180,7 +180,9 @@ def load_trainable(config: ModelConfig, lora: LoraConfig) -> Any:
         raise UserError("FlexAttention has no backward on this device", "--model.attn flex", "use --model.attn rows")
     if is_adapter(locate(config.path)):
         if not lora.enabled:
-            raise UserError("an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it first")
+            raise UserError(
+                "an adapter cannot be trained in full", config.path, "keep lora.enabled, or merge it with peft first"
+            )
         model = load_adapter(config.path, config.dtype, config.four_bit, config.attn, trainable=True)
     else:
         model = load_model(config.path, config.dtype, config.four_bit, config.attn)

@@ -34,6 +34,7 @@ def side_by_side(
         Answers of the other to the same prompts.
     """
     from evalkit.side_by_side.session import match, read_answers, results, store_items, tally
+    from prefkit.judgements.database import without_password
     from prefkit.judgements.store import Store
     from prefkit.web.address import bind
     from prefkit.web.session import BlindSession
@@ -54,7 +55,7 @@ def side_by_side(
     session = BlindSession(store, shown.batch_id, title="Side by side, blind", seed=seed, results=score)
     left_out = [f"{n} left out: {why}" for why, n in matched.left_out.items()]
     say(" · ".join([f"{shown.items} prompts to judge", f"{alike.items} identical, not shown", *left_out]))
-    serve_session(session, who, listening, db)
+    serve_session(session, who, listening, without_password(db))
     if session.is_over(who):
         found = session.end(who).results  # from here on the judge is not blind, and the store remembers it
         assert found is not None
@@ -62,7 +63,7 @@ def side_by_side(
     else:
         print("which model is which stays hidden until all are judged or you end the session on the page")
     store.close()
-    print(f"next: prefkit convert {db} --source judgements --out DIR")
+    print(f"next: prefkit convert {without_password(db)} --source judgements --out DIR")
 
 
 def print_results(found: Results) -> None:

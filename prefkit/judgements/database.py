@@ -26,13 +26,17 @@ def database_url(db: str) -> URL:
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
 
+def without_password(db: str) -> str:
+    """A path or a sound URL as it may be printed."""
+    return make_url(db).render_as_string(hide_password=True) if "://" in db else db
+
+
 def open_engine(db: str, *, create: bool) -> Engine:
     """An engine on a database of our schema, made if absent and `create`; raises `UserError` naming what is wrong."""
-    url = database_url(db)
-    shown = url.render_as_string(hide_password=True) if "://" in db else db
+    url, name = database_url(db), without_password(db)
     if url.get_backend_name() == "sqlite" and url.database != ":memory:":
         _check_path(Path(str(url.database)), create=create)
-    unknown = UserError("unknown kind of database", shown, "use SQLite (a path) or postgresql://…")
+    unknown = UserError("unknown kind of database", name, "use SQLite (a path) or postgresql://…")
     if url.get_backend_name() not in ("sqlite", "postgresql"):
         raise unknown
     try:
@@ -42,13 +46,13 @@ def open_engine(db: str, *, create: bool) -> Engine:
     except ImportError as e:
         if (e.name or "").partition(".")[0] == "psycopg":  # ours: what to install is told elsewhere
             raise
-        raise UserError(f"the driver {e.name} is not installed", shown, "use a path, or postgresql://…") from None
+        raise UserError(f"the driver {e.name} is not installed", name, "use a path, or postgresql://…") from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     try:
         with engine.execution_options(writing=create).begin() as c:
-            _require_schema(c, shown, create=create)
+            _require_schema(c, name, create=create)
         if engine.dialect.name == "sqlite":  # kept in the file, so only once it is known to be ours
             with engine.connect() as c:
                 c.connection.cursor().execute("PRAGMA journal_mode=WAL")  # readers never wait
@@ -56,7 +60,7 @@ def open_engine(db: str, *, create: bool) -> Engine:
         engine.dispose()
         why = " ".join(str(getattr(e, "orig", e)).split())
         raise UserError(
-            f"cannot open the database: {why}", shown, "is it a labels database, and may you write there?"
+            f"cannot open the database: {why}", name, "is it a labels database, and may you write there?"
         ) from e
     return engine
 

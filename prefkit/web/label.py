@@ -32,6 +32,7 @@ def label(
     limit
         Label only so many pairs.
     """
+    from prefkit.judgements.database import without_password
     from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
     from prefkit.judgements.store import Store
     from prefkit.web.address import bind
@@ -64,6 +65,6 @@ def label(
         left_out["same prompt and responses"] = len(drafts.items) - added.items
     reasons = "".join(f" · {n} left out: {why}" for why, n in left_out.items())
     print(f"{data.name}: {counted(added.items, 'pair')} to judge{reasons}")
-    serve_session(session, who, listening, db)
+    serve_session(session, who, listening, without_password(db))
     store.close()
-    print(f"next: prefkit convert {db} --source judgements --out DIR")
+    print(f"next: prefkit convert {without_password(db)} --source judgements --out DIR")

@@ -7,12 +7,15 @@ import uuid
 import pytest
 
 from prefkit import convert_dataset
+from prefkit.cli import app
+from prefkit.cli import run as run_cli
 from prefkit.errors import UserError
 from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
 from prefkit.judgements.items import Draft, Judgement, Response, item_id
+from prefkit.judgements.snapshot import snapshot
 from prefkit.judgements.store import Store
 from prefkit.schema import PAIRS
-from prefkit.shards import open_pairs
+from prefkit.shards import Manifest, open_pairs
 from prefkit.sources import Slice, Tie, Unused, source_options
 from prefkit.sources.judgements import SOURCE
 from prefkit.stats import describe
@@ -32,9 +35,13 @@ DRAFT = Draft(
 
 
 def judged(tmp_path, votes, drafts=(DRAFT,), kind="person", name="labels.db"):
-    """A database in which judge n gave votes[n] to the first draft: right, wrong, tie or skip."""
-    path = tmp_path / name
-    store = Store(str(path))
+    """A file in which judge n gave votes[n] to the first draft: right, wrong, tie or skip."""
+    judge(str(tmp_path / name), votes, drafts, kind)
+    return tmp_path / name
+
+
+def judge(db, votes, drafts=(DRAFT,), kind="person"):
+    store = Store(db)
     batch = store.add_batch("labels", "test", drafts).batch_id
     item = store.item(item_id(drafts[0]))
     right = item.responses.index(drafts[0].responses[0].messages)
@@ -45,13 +52,32 @@ def judged(tmp_path, votes, drafts=(DRAFT,), kind="person", name="labels.db"):
             store.judge(f"judge {n}", kind), Judgement(str(uuid.uuid4()), batch, item.id, (0, 1), outcome, winner)
         )
     store.close()
-    return path
 
 
 @pytest.mark.parametrize(("splits", "count"), [("train=.5,test=.5", 1), ("test=1", 0)])
 def test_convert_tells_that_splits_are_not_carried_over(tmp_path, splits, count):
     manifest = convert_dataset(judged(tmp_path, ["right"]), tmp_path / "out", splits=splits)
     assert sum("not carried over" in w for w in manifest.warnings) == count
+
+
+def test_a_store_on_a_server_is_converted_as_its_copy_in_a_file(tmp_path, postgres, monkeypatch, capsys):
+    monkeypatch.setenv("PREFKIT_CACHE", str(tmp_path / "cache"))
+    other = Draft(text("And grass?", "user"), [Response(text("Green.")), Response(text("Chlorophyll."))], "grass/1")
+    votes = ["right", "wrong", "right", "tie", "skip"]
+    for db in (str(tmp_path / "labels.db"), postgres):
+        judge(db, votes, [DRAFT, other])
+        judge(db, ["wrong"], [other])
+    of_file = convert_dataset(tmp_path / "labels.db", tmp_path / "file", splits="train=1")
+    assert run_cli(app, ["convert", postgres, "--out", str(tmp_path / "server"), "--splits", "train=1"]) == 0
+    made = [open_pairs(tmp_path / name, "train").drop_columns(["created", "meta"]) for name in ("file", "server")]
+    assert made[0].equals(made[1])
+    assert made[0].num_rows == 2
+    of_server = Manifest.read(tmp_path / "server")
+    assert of_server.sources == of_file.sources
+    assert snapshot(postgres, tmp_path / "cache/judgements") == snapshot(postgres, tmp_path / "cache/judgements")
+    said = capsys.readouterr()
+    kept = "".join(p.read_text(errors="replace") for p in (tmp_path / "server").rglob("*") if p.is_file())
+    assert "hush-hush" not in said.out + said.err + kept
 
 
 def outcome(path, **options):

@@ -33,9 +33,10 @@ def event(batch, item, outcome="better", winner=0, id=None):
     return Judgement(id or str(uuid.uuid4()), batch, item, (1, 0), outcome, winner if outcome == "better" else None)
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = Store(str(tmp_path / "labels.db"))
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    sqlite = request.param == "sqlite"
+    store = Store(str(tmp_path / "labels.db") if sqlite else request.getfixturevalue("postgres"))
     yield store
     store.close()
 

@@ -1,0 +1,50 @@
+"""A store on a server as a SQLite file that convert reads like any other: what it held at one moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import Connection, insert, select
+
+from prefkit.judgements import tables as t
+from prefkit.judgements.store import CHUNK, Store
+
+
+def snapshot(url: str, folder: Path) -> Path:
+    """The store at a database URL as a file under `folder`, whose place tells its content: the same again is the same.
+
+    Errors: `UserError` where there is no store that can be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f".{uuid4().hex}.tmp"
+    try:
+        with closing(Store(url, create=False)) as store, closing(Store(str(new))) as copy:
+            one_moment = store.engine.execution_options(isolation_level="REPEATABLE READ")
+            with one_moment.connect() as source, copy.engine.begin() as target:
+                digest = _copy(source, target)
+            copy.settle()
+        place = folder / digest / f"{store.engine.url.database}.db"
+        if not place.exists():  # another convert may be reading it
+            place.parent.mkdir(exist_ok=True)
+            new.replace(place)
+        return place
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _copy(source: Connection, target: Connection) -> str:
+    """All rows of all tables in the order of their keys; returns a digest of them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for table in t.metadata.sorted_tables:
+        if table is t.schema_version:  # the copy has its own
+            continue
+        found = source.execution_options(yield_per=CHUNK).execute(select(table).order_by(*table.primary_key))
+        for rows in found.mappings().partitions():
+            some = [dict(row) for row in rows]
+            digest.update(json.dumps([table.name, some], sort_keys=True).encode())
+            target.execute(insert(table), some)
+    return digest.hexdigest()
