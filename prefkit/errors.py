@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 FEW = 30  # names that are still listed
+PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")  # in a URL
 
 
 class UserError(Exception):
@@ -13,7 +15,8 @@ class UserError(Exception):
 
     def __init__(self, what: str, where: object = "", fix: str = ""):
         self.what, self.where, self.fix = what, str(where), fix
-        super().__init__(what + (f" ({where})" if self.where else "") + (f": {fix}" if fix else ""))
+        line = what + (f" ({where})" if self.where else "") + (f": {fix}" if fix else "")
+        super().__init__(PASSWORD.sub(r"\1:***@", line))
 
     def __reduce__(self):  # crosses process pools whole
         return type(self), (self.what, self.where, self.fix)

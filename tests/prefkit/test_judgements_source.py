@@ -75,7 +75,9 @@ def test_a_store_on_a_server_is_converted_as_its_copy_in_a_file(tmp_path, postgr
     of_server = Manifest.read(tmp_path / "server")
     assert of_server.sources == of_file.sources
     assert snapshot(postgres, tmp_path / "cache/judgements") == snapshot(postgres, tmp_path / "cache/judgements")
+    assert run_cli(app, ["convert", postgres, "--out", str(tmp_path / "none"), "--where", "margin > 9"]) == 2
     said = capsys.readouterr()
+    assert "not one pair came out" in said.err
     kept = "".join(p.read_text(errors="replace") for p in (tmp_path / "server").rglob("*") if p.is_file())
     assert "hush-hush" not in said.out + said.err + kept
 
