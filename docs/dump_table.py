@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 
 from prefkit import convert_dataset, open_pairs
 from prefkit.errors import UserError
-from prefkit.shards import counts_text
 from prefkit.stats import describe
+from prefkit.wording import counts_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("PREFKIT_REAL_DATA", ROOT.parent / "shared" / "data")) / "stack-exchange"

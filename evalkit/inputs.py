@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from prefkit.errors import UserError
 from prefkit.file_formats import is_readable
 from prefkit.ledgers import ledger_lines
 from prefkit.readers import read_records
-from prefkit.remote import local_copies
+from prefkit.remote import is_url, local_copies
 from prefkit.shards import MANIFEST
 from train.data.cache import cache_folder
 
@@ -33,6 +34,8 @@ def open_data(data: Path | str, source: str | None, options: dict[str, str] | No
 
     Raises UserError where `prefkit convert` does, and where not one pair comes out.
     """
+    if is_url(data) and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("several processes cannot fetch one input", data, "convert it first, or copy it here")
     data = Path(local_copies(data)[0])
     if (data / MANIFEST).is_file():
         if source is not None or options:

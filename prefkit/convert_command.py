@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefkit.checks import CONTAMINATED
-from prefkit.errors import FEW, UserError
+from prefkit.errors import FEW, UserError, masked
 from prefkit.no_pandas import forget_pandas
 from prefkit.shards import Manifest
 from prefkit.split import DEFAULT_SPLITS
@@ -45,7 +45,7 @@ def convert(
     Parameters
     ----------
     inputs
-        Dumps, files of pairs, or folders of them; paths or URLs (s3://…, gs://…, https://…).
+        Dumps, files of pairs, or folders of them; paths or URLs (s3://…, gs://…, https://…; of a store postgresql://…).
     out
         Folder (or URL) for the data set, new or empty. A stopped run goes on when the same command is given again.
     source
@@ -71,9 +71,9 @@ def convert(
     near
         Prompts whose word 3-grams overlap at least so much (Jaccard) never part; 0 does not look for them.
     against
-        Evaluation sets, files or folders, whose texts no pair may repeat; may be given more than once.
+        Evaluation sets, files or folders or URLs, whose texts no pair may repeat; may be given more than once.
     splits_from
-        A data set whose prompts stay in their splits.
+        A data set, folder or URL, whose prompts stay in their splits.
     engine
         local processes, or ray for a cluster of machines that see the same files.
     ray_address
@@ -116,7 +116,7 @@ def convert(
     _refuse_if_empty(manifest, inputs[0], out)
     seconds = max(time.perf_counter() - started, 1e-9)
     read = sum(i["bytes"] for i in manifest.inputs)
-    STDOUT.print(f"{out}: read {size_text(read)} in {seconds:.1f} s ({size_text(read / seconds)}/s)")
+    STDOUT.print(f"{masked(out)}: read {size_text(read)} in {seconds:.1f} s ({size_text(read / seconds)}/s)")
 
 
 def _look(inputs: tuple[str, ...], shared: dict[str, Any]) -> None:
@@ -157,6 +157,8 @@ def _advice(manifest: Manifest, given: str | Path) -> str:
     from prefkit.unseen import visible
 
     source, options = manifest.config["source"], manifest.config["options"]
+    if source == "judgements":
+        return "see the reasons above"
     if source == "rejects":
         return "see the reasons above; refused posts need their dump: convert that again"
     if not manifest.sources[source]["records"]["read"]:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 
 FEW = 30  # names that are still listed
-PASSWORD = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")  # in a URL
+# In a URL, also one that was taken for a path: what stands after the name, unless it is a port; and as a parameter.
+SECRET = re.compile(r"(:/{1,2}[^/\s:@]*):(?!\d+(?:[/?]|$))[^@\s]+@|([?&]password=)[^&\s)]*")
 
 
 class UserError(Exception):
@@ -16,10 +17,15 @@ class UserError(Exception):
     def __init__(self, what: str, where: object = "", fix: str = ""):
         self.what, self.where, self.fix = what, str(where), fix
         line = what + (f" ({where})" if self.where else "") + (f": {fix}" if fix else "")
-        super().__init__(PASSWORD.sub(r"\1:***@", line))
+        super().__init__(masked(line))
 
     def __reduce__(self):  # crosses process pools whole
         return type(self), (self.what, self.where, self.fix)
+
+
+def masked(text: str) -> str:
+    """Text whose URLs show no password."""
+    return SECRET.sub(lambda m: f"{m[1]}:***@" if m[2] is None else f"{m[2]}***", text)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -13,7 +13,12 @@ from typing import IO
 
 from prefkit.errors import UserError
 
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # the file system has none, or its server none to give
+NO_LOCKS = (
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOLCK,
+)  # the file system has none, or its server none to give
 
 
 @contextmanager

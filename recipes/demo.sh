@@ -5,8 +5,9 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # for a model this small, thread
 OUT=${1:-demo}
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 
-if ls "$OUT"/*.db >/dev/null 2>&1; then
-  echo "error: $OUT holds judgements ($(ls "$OUT"/*.db | tr '\n' ' ')): move them away, a demo begins with an empty folder" >&2
+JUDGED=$(find "$OUT" -name '*.db' -o -name '*.sqlite*' 2>/dev/null | head -1)
+if [ -n "$JUDGED" ]; then
+  echo "error: $OUT holds judgements ($JUDGED): move them away, the demo begins with an empty folder" >&2
   exit 2
 fi
 rm -rf "$OUT"

@@ -86,7 +86,7 @@ def test_the_demo_does_not_delete_judgements(tmp_path):
     (tmp_path / "labels.db").write_text("hours of work")
     done = subprocess.run(["sh", "recipes/demo.sh", tmp_path], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"error: {tmp_path} holds judgements ({tmp_path}/labels.db )" in done.stderr
+    assert f"error: {tmp_path} holds judgements ({tmp_path}/labels.db)" in done.stderr
     assert (tmp_path / "labels.db").read_text() == "hours of work"
 
 

@@ -53,8 +53,10 @@ def write_answers(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     with partial.open("a+b") as f:
-        hold(f, partial, UserError("another generate is writing there", out, "wait for it, or give another --out"))
-        _refuse_finished(out)  # another generate may have finished since
+        try:
+            hold(f, partial, UserError("another generate is writing there", out, "wait for it, or give another --out"))
+        finally:
+            _refuse_finished(out)  # that one may have finished since
         done = _read_partial(f, wanted)
         progress(len(done))
         todo = [(key, prompt) for key, prompt in prompts.items() if key not in done]

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, make_url, select, text, update
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from prefkit.errors import UserError
+from prefkit.errors import UserError, masked
 from prefkit.judgements import tables as t
 
 BUSY_SECONDS = 30  # how long a writer waits for another: an import of many items is one transaction
@@ -28,7 +28,7 @@ def database_url(db: str) -> URL:
 
 def without_password(db: str) -> str:
     """A path or a sound URL as it may be printed."""
-    return make_url(db).render_as_string(hide_password=True) if "://" in db else db
+    return masked(make_url(db).render_as_string(hide_password=True)) if "://" in db else db
 
 
 def open_engine(db: str, *, create: bool) -> Engine:

@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import DBAPIError
 
+from prefkit.errors import UserError
 from prefkit.judgements import tables as t
+from prefkit.judgements.database import without_password
 from prefkit.judgements.store import CHUNK, Store
 
 
 def snapshot(url: str, folder: Path) -> Path:
     """The store at a database URL as a file under `folder`, whose place tells its content: the same again is the same.
 
-    Errors: `UserError` where there is no store that can be read.
+    Only its owner may read the folder, for the server asks for a login. Errors: `UserError` where there is no store
+    that can be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     new = folder / f".{uuid4().hex}.tmp"
     try:
         with closing(Store(url, create=False)) as store, closing(Store(str(new))) as copy:
+            name = re.sub(r"\W+", "-", store.engine.url.database or "judgements")
             one_moment = store.engine.execution_options(isolation_level="REPEATABLE READ")
             with one_moment.connect() as source, copy.engine.begin() as target:
                 digest = _copy(source, target)
+        with closing(Store(str(new), create=False)) as copy:  # opened anew: what made the tables still holds them
             copy.settle()
-        place = folder / digest / f"{store.engine.url.database}.db"
+        place = folder / digest / f"{name}.db"
         if not place.exists():  # another convert may be reading it
             place.parent.mkdir(exist_ok=True)
             new.replace(place)
         return place
+    except (DBAPIError, sqlite3.Error) as e:
+        why = " ".join(str(getattr(e, "orig", e)).split())
+        fix = "may you read all of its tables, and is there space?"
+        raise UserError(f"cannot copy the database: {why}", without_password(url), fix) from None
     finally:
-        new.unlink(missing_ok=True)
+        for left in folder.glob(f"{new.name}*"):
+            left.unlink()
 
 
 def _copy(source: Connection, target: Connection) -> str:

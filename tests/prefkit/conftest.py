@@ -1,4 +1,5 @@
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -15,18 +16,24 @@ sys.path.insert(0, str(Path(__file__).parent))  # for dumps.py, the fixtures' he
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The folder of the socket of a PostgreSQL server of our own, where its programs are installed."""
-    found = [*Path("/usr/lib/postgresql").glob("*/bin"), *(Path(p).parent for p in [shutil.which("initdb")] if p)]
-    if not found:
-        pytest.skip("PostgreSQL is not installed")
+    servers = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))  # where Debian has them, not on PATH
+    initdb = servers[-1] if servers else shutil.which("initdb")
+    if not initdb:
+        pytest.skip("no PostgreSQL server is installed")
     folder = tempfile.mkdtemp(prefix="pg", dir="/tmp")  # a socket's path must be short
     as_other = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        if not shutil.which("runuser") or "postgres" not in {user.pw_name for user in pwd.getpwall()}:
+            pytest.skip("root needs an account postgres, and runuser")
         shutil.chown(folder, "postgres", "postgres")
         as_other = ["runuser", "-u", "postgres", "--"]
 
     def run(program: str, *arguments: str) -> None:
         subprocess.run(
-            [*as_other, str(found[-1] / program), *arguments], check=True, cwd="/", stdout=subprocess.DEVNULL
+            [*as_other, str(Path(initdb).with_name(program)), *arguments],
+            check=True,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
         )
 
     run("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres", "--no-sync")

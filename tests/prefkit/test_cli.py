@@ -13,6 +13,7 @@ import pytest
 from dumps import many, write_dump
 
 from prefkit.cli import app
+from prefkit.errors import UserError
 
 PREFKIT = Path(sys.executable).with_name("prefkit")
 
@@ -217,3 +218,17 @@ def test_ctrl_c_while_a_finished_command_ends_is_no_traceback():
     ending.send_signal(signal.SIGINT)
     assert ending.communicate(timeout=30)[1] == ""
     assert ending.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://ann:s3/cr@host:5432/db", "postgresql://ann:***@host:5432/db"),
+        ("(postgresql:/ann:sec@localhost/db)", "(postgresql:/ann:***@localhost/db)"),
+        ("postgresql://ann@h/db?host=x&password=sec): fix", "postgresql://ann@h/db?host=x&password=***): fix"),
+        ("https://host:8080/a@b s3://bucket/x", "https://host:8080/a@b s3://bucket/x"),
+        ("data.jsonl:12, ann@host:/path", "data.jsonl:12, ann@host:/path"),
+    ],
+)
+def test_no_error_shows_a_password(text, shown):
+    assert str(UserError("wrong", text)) == f"wrong ({shown})"

@@ -3,13 +3,17 @@
 import json
 import time
 import uuid
+from contextlib import closing
 
 import pytest
+from sqlalchemy import select
 
 from prefkit import convert_dataset
 from prefkit.cli import app
 from prefkit.cli import run as run_cli
 from prefkit.errors import UserError
+from prefkit.judgements import snapshot as snapshot_module
+from prefkit.judgements import tables
 from prefkit.judgements.drafts import drafts_of_file, drafts_of_pairs
 from prefkit.judgements.items import Draft, Judgement, Response, item_id
 from prefkit.judgements.snapshot import snapshot
@@ -74,12 +78,53 @@ def test_a_store_on_a_server_is_converted_as_its_copy_in_a_file(tmp_path, postgr
     assert made[0].num_rows == 2
     of_server = Manifest.read(tmp_path / "server")
     assert of_server.sources == of_file.sources
-    assert snapshot(postgres, tmp_path / "cache/judgements") == snapshot(postgres, tmp_path / "cache/judgements")
+    folder = tmp_path / "cache/judgements"
+    first = snapshot(postgres, folder)
+    assert snapshot(postgres, folder) == first
+    judge(postgres, ["right"] * 6)  # of judge 5, who had not voted
+    assert snapshot(postgres, folder) != first
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+    assert folder.stat().st_mode & 0o77 == 0
     assert run_cli(app, ["convert", postgres, "--out", str(tmp_path / "none"), "--where", "margin > 9"]) == 2
     said = capsys.readouterr()
     assert "not one pair came out" in said.err
     kept = "".join(p.read_text(errors="replace") for p in (tmp_path / "server").rglob("*") if p.is_file())
     assert "hush-hush" not in said.out + said.err + kept
+
+
+def test_a_copy_of_a_store_has_every_row_of_one_moment(tmp_path, postgres, monkeypatch):
+    many = [
+        Draft(text(f"q{n}", "user"), [Response(text(f"a{n}")), Response(text(f"b{n}"))], f"g{n}") for n in range(700)
+    ]
+    judge(postgres, ["right"], many)
+    plain = snapshot_module._copy
+
+    def copy(source, target):
+        list(source.execute(select(tables.judge)))  # the moment
+        judge(postgres, ["wrong", "wrong"], many)
+        return plain(source, target)
+
+    monkeypatch.setattr(snapshot_module, "_copy", copy)
+    copied = Store(str(snapshot(postgres, tmp_path)), create=False)
+    counts = {
+        table.name: len(list(copied.engine.connect().execute(select(table))))
+        for table in (tables.item, tables.producer, tables.batch_item, tables.judgement)
+    }
+    copied.close()
+    assert counts == {"item": 700, "producer": 1400, "batch_item": 700, "judgement": 1}
+
+
+def test_a_store_without_rows_and_one_that_may_not_be_read(tmp_path, postgres, monkeypatch):
+    monkeypatch.setenv("PREFKIT_CACHE", str(tmp_path / "cache"))
+    Store(postgres).close()
+    with closing(Store(str(snapshot(postgres, tmp_path / "copies")), create=False)) as copied:
+        assert not copied.has_unsettled()
+    with closing(Store(postgres)) as store, store.engine.begin() as c:
+        c.exec_driver_sql("CREATE ROLE reader LOGIN")
+        c.exec_driver_sql("GRANT SELECT ON item, schema_version TO reader")
+    with pytest.raises(UserError, match=r"cannot copy the database: permission denied .*reader:\*\*\*@"):
+        snapshot(postgres.replace("postgres:hush-hush@", "reader:hush-hush@"), tmp_path / "copies")
+    assert not list((tmp_path / "copies").glob(".*"))
 
 
 def outcome(path, **options):
