@@ -13,12 +13,8 @@ from typing import IO
 
 from prefkit.errors import UserError
 
-NO_LOCKS = (
-    errno.ENOSYS,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-    errno.ENOLCK,
-)  # the file system has none, or its server none to give
+# The file system has none, or its server has none to give.
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager

@@ -56,7 +56,9 @@ def write_answers(
         try:
             hold(f, partial, UserError("another generate is writing there", out, "wait for it, or give another --out"))
         finally:
-            _refuse_finished(out)  # that one may have finished since
+            if out.exists():  # that one has finished since
+                partial.unlink(missing_ok=True)
+            _refuse_finished(out)
         done = _read_partial(f, wanted)
         progress(len(done))
         todo = [(key, prompt) for key, prompt in prompts.items() if key not in done]
@@ -68,7 +70,7 @@ def write_answers(
             f.flush()
             progress(1)
         write_text(out, "".join(json.dumps(done[k], ensure_ascii=False) + "\n" for k in prompts))
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     return sum(done[k]["finish"] != "stop" for k in prompts)
 
 
