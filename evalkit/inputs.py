@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from prefkit.errors import UserError
 from prefkit.file_formats import is_readable
+from prefkit.files import cache_folder
 from prefkit.ledgers import ledger_lines
 from prefkit.readers import read_records
 from prefkit.remote import is_url, local_copies
 from prefkit.shards import MANIFEST
-from train.data.cache import cache_folder
 
 SPLIT = "test"  # where pairs that came without a split lie
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from prefkit.engine import WorkerLost
 from prefkit.errors import UserError
-from prefkit.files import NO_ROOM, write_text
-from prefkit.locks import made, only_holder
+from prefkit.files import NO_ROOM, made, write_text
+from prefkit.locks import only_holder
 from prefkit.plan import Plan
 from prefkit.shards import MANIFEST, WORK, Manifest
 

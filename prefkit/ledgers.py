@@ -8,6 +8,8 @@ from typing import Any
 from prefkit.errors import UserError
 from prefkit.wording import counts_text
 
+FIRST = {"records": "read", "candidates": "made"}  # of each ledger what all its other entries add up to
+
 
 def ledgers_of(tally: Counter[str]) -> dict[str, Any]:
     """Both ledgers of the source; `UserError` unless each balances, for then something was lost."""
@@ -40,10 +42,9 @@ def nested_counts(tally: Counter[str]) -> dict[str, Any]:
 def ledgers_out_of_balance(ledgers: dict[str, Any]) -> list[str]:
     """Which of the two ledgers of a source does not add up: its first entry is the sum of all the others."""
     wrong = []
-    for name, first in (("records", "read"), ("candidates", "made")):
-        rest = [v for k, v in ledgers[name].items() if k != first]
-        total = sum(sum(v.values()) if isinstance(v, dict) else v for v in rest)
-        if total != ledgers[name][first]:
+    for name, first in FIRST.items():
+        totals = _totals(ledgers[name])
+        if totals.pop(first) != sum(totals.values()):
             wrong.append(name)
     return wrong
 
@@ -53,12 +54,16 @@ def ledger_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for source, ledgers in sources.items():
         lines.append(source)
-        for name, first in (("records", "read"), ("candidates", "made")):
-            ledger = ledgers[name]
-            totals = {k: sum(v.values()) if isinstance(v, dict) else v for k, v in ledger.items()}
+        for name, first in FIRST.items():
+            totals = _totals(ledgers[name])
             rest = " + ".join(f"{n:,} {k}" for k, n in totals.items() if k != first)
             lines.append(f"  {name:<11} {totals[first]:,} {first} = {rest}")
-            for kind, reasons in ledger.items():
+            for kind, reasons in ledgers[name].items():
                 if isinstance(reasons, dict) and reasons:
                     lines.append(f"    {kind:<9} {counts_text(reasons)}")
     return lines
+
+
+def _totals(ledger: dict[str, Any]) -> dict[str, int]:
+    """Of each entry how many, whatever the reason."""
+    return {k: sum(v.values()) if isinstance(v, dict) else v for k, v in ledger.items()}

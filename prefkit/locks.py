@@ -7,7 +7,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -15,19 +15,6 @@ from prefkit.errors import UserError
 
 # The file system has none, or its server has none to give.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-
-
-@contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """A folder, made where it is missing; one that was made here and stays empty is removed again."""
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        if new:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
 
 
 @contextmanager

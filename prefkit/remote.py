@@ -6,7 +6,6 @@ Conversion itself works on local files: byte ranges, memory maps and renames are
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any, TypeGuard
 from urllib.parse import unquote, urlsplit
 
 from prefkit.errors import UserError
-from prefkit.files import NO_ROOM, renamed
+from prefkit.files import NO_ROOM, cache_folder, renamed
 from prefkit.http_file import HttpFile
 from prefkit.progress import progress
 from prefkit.shards import MANIFEST, Manifest
@@ -40,7 +39,7 @@ def _local(url: str) -> Path:
     from prefkit.judgements.database import database_url
     from prefkit.judgements.snapshot import snapshot
 
-    return Path(str(database_url(url).database)) if kind == "sqlite" else snapshot(url, _cache() / "judgements")
+    return Path(str(database_url(url).database)) if kind == "sqlite" else snapshot(url, cache_folder() / "judgements")
 
 
 def _fetch(url: str) -> Path:
@@ -103,11 +102,7 @@ def _refuse_others(url: str, files: set[str]) -> None:
 
 def _room(kind: str, what: str) -> Path:
     """A folder of this URL's own in the cache."""
-    return _cache() / kind / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("PREFKIT_CACHE") or Path.home() / ".cache" / "prefkit")
+    return cache_folder() / kind / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
 
 
 def _open(url: str) -> tuple[Any, str]:

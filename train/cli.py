@@ -102,7 +102,7 @@ def cache(*, prune: bool = False, days: Annotated[float | None, Parameter(valida
     days
         With --prune: what was not used for so long, by default 30; 0 is everything.
     """
-    from train.data.cache import cache_folder
+    from prefkit.files import cache_folder
     from train.data.cached_files import entries
     from train.data.cached_files import prune as remove
 

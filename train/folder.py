@@ -13,7 +13,8 @@ from zipfile import is_zipfile
 from safetensors import SafetensorError, safe_open
 
 from prefkit.errors import UserError
-from prefkit.locks import made, only_holder
+from prefkit.files import made
+from prefkit.locks import only_holder
 from train.config import Run
 from train.models.locate import CHECKPOINT, RUN_FILE, SUMMARY, run_config
 from train.terminal import is_main, say

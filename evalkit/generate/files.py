@@ -46,19 +46,17 @@ def write_answers(
     Lines gather in `.OUT.partial`, so that an interrupted run goes on where it stopped; the file appears under its own
     name when it is whole, in the order of the prompts. `progress` is told of each answer.
     """
-    _refuse_finished(out)
+    partial = out.with_name(f".{out.name}.partial")
+    _refuse_finished(out, partial)
     weights = weights_digest(model) if backend == "local" else None  # a model trained again is another model
     wanted = json.dumps({"model": model, "weights": weights, "name": name, "settings": vars(settings)}, sort_keys=True)
     answers: Backend = importlib.import_module(BACKENDS[backend]).answers
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
     with partial.open("a+b") as f:
         try:
             hold(f, partial, UserError("another generate is writing there", out, "wait for it, or give another --out"))
         finally:
-            if out.exists():  # that one has finished since
-                partial.unlink(missing_ok=True)
-            _refuse_finished(out)
+            _refuse_finished(out, partial)  # that one may have finished since
         done = _read_partial(f, wanted)
         progress(len(done))
         todo = [(key, prompt) for key, prompt in prompts.items() if key not in done]
@@ -74,8 +72,9 @@ def write_answers(
     return sum(done[k]["finish"] != "stop" for k in prompts)
 
 
-def _refuse_finished(out: Path) -> None:
+def _refuse_finished(out: Path, partial: Path) -> None:
     if out.exists():
+        partial.unlink(missing_ok=True)
         raise UserError("the answers exist already", out, "give another --out or remove the file")
 
 

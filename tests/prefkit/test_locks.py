@@ -11,7 +11,8 @@ import pytest
 
 from prefkit import locks
 from prefkit.errors import UserError
-from prefkit.locks import made, only_holder
+from prefkit.files import cache_folder, made
+from prefkit.locks import only_holder
 
 BUSY = UserError("busy")
 
@@ -75,3 +76,20 @@ def test_a_folder_is_removed_only_if_it_was_made_here_and_stays_empty(tmp_path):
         with pytest.raises(UserError, match="the true reason"), made(tmp_path / name):
             fail(tmp_path / name / "file" if name == "full" else None)
     assert {p.name for p in tmp_path.iterdir()} == {"own", "link", "target", "full"}
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [
+        ({"PREFKIT_CACHE": "/a"}, "/a"),
+        ({"PREFKIT_CACHE": "~/a"}, "/home/ann/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/prefkit"),
+        ({}, "/home/ann/.cache/prefkit"),
+    ],
+)
+def test_there_is_one_cache(monkeypatch, given, folder):
+    for name in ("PREFKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (given | {"HOME": "/home/ann"}).items():
+        monkeypatch.setenv(name, value)
+    assert str(cache_folder()) == folder

@@ -20,19 +20,13 @@ import numpy as np
 import pyarrow as pa
 
 from prefkit.errors import UserError
-from prefkit.files import renamed
+from prefkit.files import cache_folder, renamed
 from train.core.rows import Row, Rows, SequenceLogp
 
 ENCODING_VERSION = 5  # of what encode.py and rows.py make of a text: raised when that changes
 LOGPS_VERSION = 1  # of what logprobs.py makes of a sequence
 BUSY_SECONDS = 60
 CHUNK = 500  # keys in one IN (…)
-
-
-def cache_folder() -> Path:
-    """Where caches lie."""
-    home = os.environ.get("PREFKIT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "prefkit"
-    return Path(home).expanduser()
 
 
 def digest(*parts: object) -> str:

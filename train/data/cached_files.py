@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from prefkit.errors import UserError
-from train.data.cache import cache_folder
+from prefkit.files import cache_folder
 
 
 class Entry(NamedTuple):
